@@ -1,0 +1,5 @@
+"""`python -m compressor` is the `compress` command."""
+
+from compressor.cli import main
+
+main()

@@ -1,0 +1,73 @@
+"""Tiny networks and images that every test may use. No file outside the repository is needed."""
+
+import pytest
+import torch
+from torch import nn
+
+
+class TinyClassifier(nn.Module):
+    """Two convolutions with BatchNorm and a linear head: `[B, C, H, W]` to `[B, K]`."""
+
+    def __init__(self, classes: int = 4, channels: int = 3, width: int = 8) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(channels, width, 3, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+            nn.Conv2d(width, width, 3, stride=2, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+        )
+        self.head = nn.Linear(width, classes)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.head(self.body(images).mean(dim=(2, 3)))
+
+
+class LinearClassifier(nn.Module):
+    """Logits are linear in the pixels, so that every boundary is a known hyperplane."""
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight)
+        self.bias = nn.Parameter(torch.zeros(len(weight)) if bias is None else bias)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.flatten(1) @ self.weight.T + self.bias
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def tiny():
+    """A function that makes a small trained-looking classifier (BatchNorm statistics are not the initial ones)."""
+
+    def make(classes: int = 4, channels: int = 3, width: int = 8, seed: int = 0) -> TinyClassifier:
+        torch.manual_seed(seed)
+        network = TinyClassifier(classes, channels, width)
+        network.train()
+        with torch.no_grad():
+            for _ in range(3):
+                network(torch.rand(16, channels, 8, 8))
+        return network.eval()
+
+    return make
+
+
+@pytest.fixture
+def linear():
+    """A function that makes a linear classifier from a weight `[K, C*H*W]`."""
+    return LinearClassifier
+
+
+@pytest.fixture
+def images():
+    """A function that makes images `[B, C, H, W]` in `[0, 1]` from a seed."""
+
+    def make(count: int = 8, channels: int = 3, size: int = 8, seed: int = 0) -> torch.Tensor:
+        return torch.rand(count, channels, size, size, generator=torch.Generator().manual_seed(seed))
+
+    return make
