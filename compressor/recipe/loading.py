@@ -1,0 +1,188 @@
+"""From a file, flags and `--set` to a checked recipe, and back to text.
+
+Relative paths in a file are relative to its folder; those in flags and `--set` to the working directory, since they
+were typed there. The resolved copy stored with a run has absolute paths and every default written out, so it alone
+repeats the run.
+"""
+
+import json
+import os
+import re
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from compressor.errors import UsageError
+from compressor.recipe import shape
+from compressor.recipe.complaints import explain
+from compressor.recipe.document import Dumper, Place, parse, read
+from compressor.recipe.schema import Recipe
+
+_FOLDER = "folder:"
+
+
+@dataclass(frozen=True)
+class Override:
+    """One value that replaces the file's. `label` tells the user where it was typed."""
+
+    place: Place
+    value: Any
+    label: str | None = None
+
+
+@dataclass
+class _Draft:
+    """Plain values on their way to a recipe, and where each came from."""
+
+    values: dict[str, Any]
+    source: str | None = None
+    lines: dict[Place, int] = field(default_factory=dict)
+    overrides: list[Override] = field(default_factory=list)
+
+    def where(self, place: Place) -> str | None:
+        for override in reversed(self.overrides):
+            above = override.place[: len(place)]
+            if place[: len(above)] == above and (above == override.place or place not in self.lines):
+                return override.label
+        while place and place not in self.lines:
+            place = place[:-1]
+        return f"{self.source}:{self.lines[place]}" if place else self.source
+
+
+def load(path: Path, overrides: Sequence[str] = (), *, values: Mapping[str, Any] | None = None) -> Recipe:
+    """Return the recipe in a file, after `values` (flags, nested like a recipe), then `overrides` (`a.b=c`), apply.
+
+    Raises:
+        UsageError: the file is not a recipe. The message has the line, the dotted name and what was expected.
+    """
+    document = parse(read(path), str(path))
+    if document.values is None:
+        raise UsageError(f"{path} is empty", hint="compress recipes show digits-bss prints one to start from")
+    if not isinstance(document.values, dict):
+        raise UsageError(f"{path}: a recipe is made of keys, such as student: {{arch: resnet20}}")
+    draft = _Draft(document.values, str(path), document.lines)
+    draft.values = _absolute(draft.values, path.absolute().parent)
+    flags = [Override(place, value) for place, value in _leaves(values or {})]
+    return _recipe(draft, flags, overrides)
+
+
+def build(values: Mapping[str, Any], overrides: Sequence[str] = (), *, base: Path) -> Recipe:
+    """Return the recipe in `values`, nested like a file, with relative paths from `base`, after `overrides` apply."""
+    return _recipe(_Draft(_absolute(_plain(values), base.absolute())), [], overrides)
+
+
+def dump(recipe: Recipe) -> str:
+    """Return the recipe as YAML with every default written out and absolute paths; loading it gives an equal recipe."""
+    values = _absolute(recipe.model_dump(mode="json", by_alias=True), Path.cwd())
+    text = yaml.dump(values, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=120)
+    return f"# Resolved recipe of {recipe.name}: every default written out.\n{text}"
+
+
+def _recipe(draft: _Draft, flags: Sequence[Override], overrides: Sequence[str]) -> Recipe:
+    for override in [*flags, *map(_override, overrides)]:
+        _set(draft.values, override)
+        draft.overrides.append(override)
+    values = _absolute(_plain(draft.values), Path.cwd())
+    try:
+        return Recipe.model_validate_json(json.dumps(values), strict=True)
+    except ValidationError as error:
+        raise explain(error, values, draft.where) from None
+
+
+def _override(text: str) -> Override:
+    """Return the place and the value of `a.b=c`. The value is read as YAML, as it would be in a file."""
+    key, equals, value = text.partition("=")
+    label = f"--set {shlex.quote(text)}"
+    if not equals:
+        raise UsageError(f"{label} has no =", hint="write a key and a value: --set train.lr=0.05")
+    if not re.fullmatch(r"\w+(\.\w+)*", key.strip()):
+        raise UsageError(f"{label}: {key.strip()!r} is not a key", hint="write a key and a value: --set train.lr=0.05")
+    place = tuple(int(part) if part.isdecimal() else part for part in key.strip().split("."))
+    return Override(place, parse(value, label).values, label)
+
+
+def _leaves(values: Mapping[str, Any], place: Place = ()) -> Iterator[tuple[Place, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, (*place, key))
+        else:
+            yield (*place, key), value
+
+
+def _set(values: dict[str, Any], override: Override) -> None:
+    """Write one value into `values`, making the sections on the way."""
+    *way, last = override.place
+    here: Any = values
+    for depth, key in enumerate(way):
+        if isinstance(here, dict) and here.get(key) is None:
+            here[key] = _start(override.place[: depth + 1], override.place[depth + 1], values)
+        here = here[_key(here, key, override)]
+        if not isinstance(here, dict | list):
+            name = ".".join(map(str, override.place[: depth + 1]))
+            raise UsageError(f"{override.label or 'flags'}: {name} is not a section")
+    before = shape.keys(tuple(way), values) if last == "kind" else []
+    here[_key(here, last, override)] = override.value
+    after = shape.keys(tuple(way), values) if last == "kind" else []
+    for key in set(before) - set(after or before):  # another kind keeps the keys that it shares with the old one
+        here.pop(key, None)
+
+
+def _start(place: Place, following: str | int, values: Any) -> Any:
+    """Return what an override inside a section that is not written begins with: its default where that matters."""
+    default = shape.at(place, values).get("default")
+    if isinstance(default, list) and isinstance(following, int):
+        return deepcopy(default)
+    if isinstance(default, dict) and "kind" in default and following != "kind":
+        return {"kind": default["kind"]}
+    return {}
+
+
+def _key(here: Any, key: str | int, override: Override) -> str | int:
+    """Return the key in a section, or the index in a list, that an override names."""
+    if isinstance(here, dict):
+        return str(key)
+    if isinstance(key, int) and key < len(here):
+        return key
+    raise UsageError(
+        f"{override.label or 'flags'}: {key} is not an entry of a list of {len(here)}", hint="entries count from 0"
+    )
+
+
+def _plain(values: Any) -> Any:
+    """Return values as JSON has them: paths as text, tuples as lists."""
+    try:
+        text = json.dumps(values, default=os.fspath, ensure_ascii=False)
+        text.encode()
+    except UnicodeEncodeError:
+        raise UsageError("the recipe has text or a path that is not valid UTF-8") from None
+    return json.loads(text)
+
+
+def _absolute(values: Any, base: Path, node: shape.Node | None = None) -> Any:
+    """Return `values` with every path absolute: what the schema calls a path, and `folder:PATH` data."""
+    node = shape.at((), values) if node is None else node
+    if isinstance(values, dict):
+        return {key: _absolute(value, base, shape.child(node, key, values)) for key, value in values.items()}
+    if isinstance(values, list):
+        return [_absolute(value, base, shape.child(node, index, values)) for index, value in enumerate(values)]
+    formats = {variant.get("format") for variant in shape.variants(node, values)}
+    if isinstance(values, str) and "path" in formats:
+        return _path(values, base)
+    if isinstance(values, str) and "data-name" in formats and values.startswith(_FOLDER):
+        return _FOLDER + _path(values.removeprefix(_FOLDER), base)
+    return values
+
+
+def _path(text: str, base: Path) -> str:
+    if not text:
+        raise UsageError("a path in the recipe is empty", hint="write a path, or leave the key out")
+    try:
+        return str((base / Path(text).expanduser()).resolve())
+    except (OSError, RuntimeError, ValueError) as error:  # no such ~user, a loop of links, a NUL
+        raise UsageError(f"{text!r} is not a usable path: {str(error).lower().rstrip('.')}") from None
