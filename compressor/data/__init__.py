@@ -1,0 +1,118 @@
+"""Data sets by name or folder, as three splits whose batches any device and any run can repeat."""
+
+import hashlib
+import math
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from compressor.data.augment import Augmentation, chosen
+from compressor.data.folder import open_folder
+from compressor.data.holdout import hold_out
+from compressor.data.named import NORMALISATIONS, OFFICIAL, open_digits, open_official
+from compressor.data.part import Loaded, Part, Statistics
+from compressor.data.split import Dataset, Split
+from compressor.errors import UsageError, did_you_mean
+from compressor.recipe import Data
+
+NAMES = ("digits", *OFFICIAL)
+_SAMPLE = 10_000  # training images, at most, whose mean and standard deviation are measured
+
+__all__ = ["NAMES", "NORMALISATIONS", "Dataset", "Split", "open_data"]
+
+
+def open_data(config: Data, *, device: torch.device, seed: int = 0, held: bool | None = None) -> Dataset:
+    """Open the data set of a recipe.
+
+    Args:
+        device: where batches are wanted.
+        seed: which images are held out for validation. It is not the run's seed: runs that are to be compared share
+            it. The test split never depends on it.
+        held: hold the images of a folder on the device, or stream them, whatever their size.
+
+    Raises:
+        UsageError: the name is not one of `NAMES` or `folder:PATH`, or too many images are to be held out.
+        InputRejected: files are missing, damaged or do not fit together.
+    """
+    loaded = _load(config, device, held)
+    notes = list(loaded.notes)
+    train, test, validation = loaded.train, loaded.test, loaded.validation
+    if test is None:
+        places = hold_out(train.labels, train.names, config.test, "test")
+        notes.append(f"{len(places):,} of {len(train.rows):,} images are held out as the test split")
+        train, test = train.without(places), train.only(places)
+    if validation is None:
+        places = hold_out(train.labels, train.names, config.validation, "validation", seed)
+        if places:
+            notes.append(f"{len(places):,} of {len(train.rows):,} training images are held out for validation")
+        train, validation = train.without(places), train.only(places)
+
+    _, height, width = loaded.input_shape
+    augmentation = chosen(loaded.augment if config.augment == "auto" else config.augment, height, width)
+    splits = [_split(part, augmentation, device) for part in (train, validation, test)]
+    mean, std = loaded.statistics or measured(splits[0])
+    return Dataset(
+        name=loaded.name,
+        source=loaded.source,
+        classes=loaded.classes,
+        input_shape=loaded.input_shape,
+        mean=mean,
+        std=std,
+        train=splits[0],
+        validation=splits[1],
+        test=splits[2],
+        fingerprint=_fingerprint(loaded, train, validation, test),
+        notes=tuple(notes),
+    )
+
+
+def measured(split: Split) -> Statistics:
+    """Return mean and standard deviation of each channel over at most 10,000 images, evenly spread over the split.
+
+    They come from counts of the 256 byte values, so they are the same on every device and in every order.
+    """
+    step = math.ceil(len(split) / _SAMPLE)
+    counts: Tensor | int = 0  # [C, 256]
+    for images, _ in split.source.fetch(split.rows[::step].split(256)):
+        counts = counts + torch.stack([channel.flatten().bincount(minlength=256) for channel in images.cpu().unbind(3)])
+    assert isinstance(counts, Tensor)
+    values = torch.arange(256, dtype=torch.float64) / 255
+    shares = counts / counts.sum(dim=1, keepdim=True).double()
+    mean = shares @ values
+    std = (shares @ values**2 - mean**2).clamp_min(0).sqrt().clamp_min(1 / 255)  # a channel may be of one value
+    return tuple(mean.tolist()), tuple(std.tolist())
+
+
+def _load(config: Data, device: torch.device, held: bool | None) -> Loaded:
+    name = config.name
+    offered = f"offered: {', '.join(NAMES)}, folder:PATH"
+    if name is None:
+        raise UsageError("no data set is named", hint=f"name one with --data; {offered}")
+    if name == "digits":
+        return open_digits(config, device)
+    if name in OFFICIAL:
+        return open_official(name, config, device)
+    scheme, colon, rest = name.partition(":")
+    if scheme == "folder" and colon:
+        if not rest:
+            raise UsageError("'folder:' names no folder", hint="write folder:PATH")
+        return open_folder(rest, config, device, held)
+    if Path(name).is_dir():
+        raise UsageError(f"{name!r} is not the name of a data set", hint=f"did you mean 'folder:{name}'?")
+    if colon:
+        raise UsageError(f"data sets of the kind '{scheme}:' are not offered", hint=offered)
+    raise UsageError(f"there is no data set {name!r}", hint=did_you_mean(name, (*NAMES, "folder:PATH")) or offered)
+
+
+def _split(part: Part, augmentation: Augmentation, device: torch.device) -> Split:
+    rows, labels = (torch.tensor(numbers, dtype=torch.int64) for numbers in (list(part.rows), list(part.labels)))
+    return Split(part.source, rows, labels.to(device), augmentation, device)
+
+
+def _fingerprint(loaded: Loaded, *parts: Part) -> str:
+    """Return 16 hexadecimal digits of a digest that a folder keeps when it is moved."""
+    digest = hashlib.sha256(repr((loaded.classes, loaded.input_shape)).encode())
+    for part in parts:
+        digest.update(repr((list(part.names), list(part.labels))).encode())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,124 @@
+"""One image file: what its header says, its pixels as bytes, or why it cannot be read."""
+
+import struct
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from compressor.errors import InputRejected
+
+Pixels = npt.NDArray[np.uint8]
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"})
+DAMAGED_LIMIT = 0.01  # the fraction of a set's images that may be unreadable and are then left out
+
+_GREY = frozenset({"1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N"})
+_COLOUR = frozenset({"RGB", "RGBA", "RGBa", "RGBX", "P", "PA", "CMYK", "YCbCr", "HSV"})
+_ORIENTATION = 0x0112  # the EXIF tag; its values 5 to 8 mean that the image lies on its side
+_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+
+
+class Header(NamedTuple):
+    """Upright height and width in pixels, channels once decoded (1 or 3), and whether transparency is dropped."""
+
+    height: int
+    width: int
+    channels: int
+    alpha: bool
+
+
+@dataclass(frozen=True)
+class Damaged:
+    """A file that cannot be read as an image, and why."""
+
+    path: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.path} ({self.reason})"
+
+
+def read_header(path: str) -> Header | Damaged:
+    """Return what the file says of itself, without decoding it, so that a file cut short may go unnoticed."""
+    try:
+        with Image.open(path) as image:
+            header = _header(image)
+            on_its_side = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+            return header._replace(height=header.width, width=header.height) if on_its_side else header
+    except _DAMAGE as error:
+        return Damaged(path, _reason(error))
+
+
+def decode(path: str, size: int | None) -> tuple[Header, Pixels] | Damaged:
+    """Decode a file to `[H, W, C]` uint8, upright, grey or RGB.
+
+    16-bit grey is divided by 257, a palette becomes RGB, transparency is dropped as the usual loaders do. With `size`,
+    the short side is scaled to it and the middle square is kept.
+    """
+    try:
+        with Image.open(path) as image:
+            header = _header(image)
+            upright = ImageOps.exif_transpose(image)
+            pixels = _fitted(_eight_bits(upright, header.channels), size)
+            return header._replace(height=upright.height, width=upright.width), pixels
+    except _DAMAGE as error:
+        return Damaged(path, _reason(error))
+
+
+def refuse_damage(damaged: Sequence[Damaged], total: int) -> None:
+    """Raise `InputRejected` when too many of `total` images are damaged."""
+    if len(damaged) > DAMAGED_LIMIT * total:
+        raise InputRejected(
+            f"{len(damaged):,} of {total:,} images cannot be read: {listed(damaged)}",
+            hint=f"mend or remove them; up to {DAMAGED_LIMIT:.0%} would be left out",
+        )
+
+
+def listed(things: Sequence[object], most: int = 3) -> str:
+    """Return the first few of `things` as text, and how many more there are."""
+    rest = f" and {len(things) - most:,} more" if len(things) > most else ""
+    return ", ".join(map(str, things[:most])) + rest
+
+
+def _header(image: Image.Image) -> Header:
+    if image.mode not in _GREY | _COLOUR:
+        raise ValueError(f"pixels of kind {image.mode}")
+    channels = 1 if image.mode in _GREY else 3
+    return Header(image.height, image.width, channels, image.has_transparency_data)
+
+
+def _eight_bits(image: Image.Image, channels: int) -> Image.Image:
+    """Return the image as mode L or RGB."""
+    if image.mode.startswith("I"):
+        values = np.asarray(image).astype(np.int64)
+        if values.min() < 0 or values.max() > 0xFFFF:
+            raise ValueError("pixels of more than 16 bits")
+        return Image.fromarray(((values + 128) // 257).astype(np.uint8))
+    plain = "L" if channels == 1 else "RGB"
+    if image.mode == plain:
+        return image
+    if image.has_transparency_data:  # in two steps, for premultiplied alpha and palettes have no direct way
+        image = image.convert("LA" if channels == 1 else "RGBA")
+    return image.convert(plain)
+
+
+def _fitted(image: Image.Image, size: int | None) -> Pixels:
+    if size is not None and image.size != (size, size):
+        short = min(image.size)
+        width, height = (max(size, round(side * size / short)) for side in image.size)
+        left, top = (width - size) // 2, (height - size) // 2
+        resized = image if image.size == (width, height) else image.resize((width, height), Image.Resampling.BILINEAR)
+        image = resized.crop((left, top, left + size, top + size))
+    pixels = np.asarray(image, dtype=np.uint8)
+    return pixels.reshape(image.height, image.width, -1)
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return "not an image"
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__

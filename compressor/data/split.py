@@ -1,0 +1,121 @@
+"""A split: labelled images that come in batches, each batch a function of seed, epoch and batch number alone."""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from compressor.data.augment import Augmentation, to_pixels
+from compressor.methods import Batch
+
+
+class Source(Protocol):
+    """Where the bytes of images are, by row: held on the device, or read from files as they are asked for."""
+
+    def fetch(self, batches: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield, for each batch of rows `[B]`, its images and which of the rows they are.
+
+        Images are `[R, H, W, C]` uint8 on the device; the places `[R]` int64 on the CPU count within the batch and are
+        fewer than `B` only where a file turned out to be damaged.
+        """
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Held:
+    """Images in memory on one device, `[N, H, W, C]` uint8. Splits share them: a split is only a list of rows."""
+
+    images: Tensor
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of an image."""
+        _, height, width, channels = self.images.shape
+        return channels, height, width
+
+    def fetch(self, batches: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        for rows in batches:
+            yield self.images.index_select(0, rows.to(self.images.device)), torch.arange(len(rows))
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Labelled images in a fixed order.
+
+    `rows` `[N]` int64 are their places in the source, on the CPU; `labels` `[N]` int64 are on `device`.
+    """
+
+    source: Source
+    rows: Tensor
+    labels: Tensor
+    augmentation: Augmentation
+    device: torch.device
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def batches(
+        self,
+        batch_size: int,
+        *,
+        epoch: int = 0,
+        seed: int | None = None,
+        augment: bool = False,
+        drop_last: bool = False,
+        start: int = 0,
+    ) -> Iterator[Batch]:
+        """Yield the batches of one epoch on the device, from batch number `start` on.
+
+        Args:
+            seed: None keeps the order. With a seed, order and augmentation follow from it, the epoch and the batch's
+                number alone, so that `start=k` yields what batch `k` and later ones would have been.
+            augment: crop and flip as the recipe says; needs a seed.
+
+        A batch's `indices` count the images of this split from 0. A batch is smaller than asked where it is the last,
+        or where a streamed file cannot be decoded.
+        """
+        if augment and seed is None:
+            raise ValueError("augmentation is random and needs a seed")
+        order = torch.arange(len(self))
+        if seed is not None:
+            order = torch.randperm(len(self), generator=_generator(seed, epoch, "order"))
+        stop = len(self) - len(self) % batch_size if drop_last else len(self)
+        picks = [order[at : at + batch_size] for at in range(start * batch_size, stop, batch_size)]
+        fetched = self.source.fetch(self.rows[picked] for picked in picks)
+        for number, (picked, (images, read)) in enumerate(zip(picks, fetched, strict=True), start):
+            if augment:
+                moves = self.augmentation.draw(len(picked), _generator(seed, epoch, number))
+                images = self.augmentation.apply(images, moves[:, read])
+            indices = picked[read].to(self.device)
+            yield Batch(to_pixels(images), self.labels[indices], indices)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """An image classification task: three splits and what a network must know about them.
+
+    `mean` and `std` hold one value a channel, in pixels of `[0, 1]`. `source` is the name as given, with an absolute
+    path. `fingerprint` tells whether two runs saw the same images under the same labels in the same splits; it goes by
+    names, sizes and labels, not by pixels. `notes` are sentences to print: what was decided, skipped or left out.
+    """
+
+    name: str
+    source: str
+    classes: tuple[str, ...]
+    input_shape: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    train: Split
+    validation: Split
+    test: Split
+    fingerprint: str
+    notes: tuple[str, ...] = ()
+
+
+def _generator(*parts: object) -> torch.Generator:
+    """Return a CPU generator whose seed is a digest of `parts`, so that neighbouring seeds have nothing in common."""
+    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:4], "big"))  # the generator takes 32 bits in
