@@ -1,0 +1,161 @@
+"""`result.json`: the one record of a run, documented field by field in docs/result.md.
+
+Accuracies and drops are percent and points, agreements, ECE and errors fractions, times milliseconds. A value that was
+not measured is null, never zero.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from compressor.errors import InputRejected
+from compressor.files import write_text
+
+NAME = "result.json"
+
+
+class Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Timing(Record):
+    """Latency of one batch size. Every sample is in `bench.json` beside the record."""
+
+    p50: float
+    p90: float
+    p95: float
+    p99: float
+    mean: float
+    median_ci: tuple[float, float] | None
+    images_per_s: float
+    iterations: int
+    threads: int | None
+    transfers: bool
+    other_load: float | None
+
+
+class Parity(Record):
+    """Distance of an artifact's logits from those of the network it was exported from."""
+
+    max_error: float
+    mean_error: float
+    relative_error: float
+    agreement: float
+    samples: int
+    batch_sizes: tuple[int, ...]
+
+
+class Metrics(Record):
+    """What was measured of one file; all accuracies on the same test split."""
+
+    path: str
+    format: str
+    precision: str
+    provider: str
+    sha256: str
+    size_bytes: int
+    samples: int | None = None
+    top1: float | None = None
+    top1_ci: tuple[float, float] | None = None
+    top5: float | None = None
+    ece: float | None = None
+    nll: float | None = None
+    agreement: float | None = None
+    boundary_agreement: float | None = None
+    accuracy_drop: float | None = None
+    accuracy_drop_ci: tuple[float, float] | None = None
+    worst_class_drop: float | None = None
+    class_accuracy: dict[str, float | None] | None = None
+    class_change: dict[str, float | None] | None = None
+    fgsm_top1: float | None = None
+    pgd_top1: float | None = None
+    latency_ms: dict[str, Timing] | None = None
+
+
+class Network(Metrics):
+    """The teacher or the student, as PyTorch runs it."""
+
+    arch: str | None
+    classes: int
+    input_shape: tuple[int, int, int]
+    parameters: int | None
+    macs: int | None
+
+
+class Artifact(Metrics):
+    """An exported file."""
+
+    parity: Parity | None = None
+
+
+class Gate(Record):
+    """One promise: `passed` is null when it could not be decided or was not measured, and `detail` says which."""
+
+    gate: str
+    artifact: str
+    limit: float
+    value: float | None
+    passed: bool | None
+    detail: str
+
+
+class Data(Record):
+    source: str
+    fingerprint: str
+    classes: int
+    train: int
+    validation: int
+    test: int
+    boundary_samples: int | None = None
+    attack_samples: int | None = None
+    epsilon: float | None = None
+
+
+class Training(Record):
+    method: str
+    seed: int
+    epochs: int
+    seconds: float
+    validation_top1: float | None
+    best_validation_top1: float | None
+    best_epoch: int | None
+
+
+class Result(Record):
+    result: Literal[1] = 1
+    name: str
+    created: str
+    recipe_sha256: str
+    data: Data
+    training: Training
+    teacher: Network | None
+    student: Network
+    artifacts: tuple[Artifact, ...] = ()
+    gates: tuple[Gate, ...] = ()
+    passed: bool | None = None
+    versions: dict[str, str]
+    hardware: dict[str, str | int | float | list[str] | None]
+
+    def write(self, folder: Path) -> None:
+        """Write `result.json` into a run folder, whole or not at all."""
+        write_text(folder / NAME, self.model_dump_json(indent=2) + "\n")
+
+
+def read(folder: Path) -> Result:
+    """Return the record of a run folder.
+
+    Raises:
+        InputRejected: there is none, it is damaged, or it is of another schema.
+    """
+    path = folder / NAME
+    try:
+        return Result.model_validate_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputRejected(
+            f"{folder} has no {NAME}", hint="finish the run first: compress distill --resume " + str(folder)
+        ) from None
+    except (ValidationError, UnicodeDecodeError) as error:
+        problem = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": "not text"}
+        where = ".".join(str(part) for part in problem["loc"]) or "the file"
+        raise InputRejected(f"{path} is not a result record of schema 1: {where}: {problem['msg']}") from None

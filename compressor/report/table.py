@@ -1,0 +1,83 @@
+"""Terminal tables: one row a file, teacher first; one row a gate."""
+
+from collections.abc import Sequence
+
+from rich import box
+from rich.table import Table
+
+from compressor.report.record import Gate, Metrics, Network, Result
+
+Row = tuple[str, Metrics, Network | None]  # what to call it, what was measured, the network it holds
+
+
+def summary(result: Result) -> Table:
+    """Return one table of teacher, student and artifacts; a dash stands for what was not measured."""
+    rows: list[Row] = [("teacher", result.teacher, result.teacher)] if result.teacher else []
+    rows.append(("student", result.student, result.student))
+    rows += [(_label(artifact), artifact, result.student) for artifact in result.artifacts]
+    return _table(rows, f"{result.name}: {result.data.source}, {result.data.test:,} test images")
+
+
+def single(metrics: Metrics) -> Table:
+    """Return the table of one file."""
+    return _table([(_label(metrics), metrics, None)], metrics.path)
+
+
+def gates(verdicts: Sequence[Gate]) -> Table:
+    """Return one row a promise."""
+    table = Table("gate", "file", "verdict", "why", title="gates", title_justify="left", box=box.SIMPLE_HEAD)
+    for verdict in verdicts:
+        word = {True: "[green]held[/]", False: "[red]broken[/]", None: "[yellow]open[/]"}[verdict.passed]
+        table.add_row(verdict.gate, verdict.artifact, word, verdict.detail)
+    return table
+
+
+def p50(metrics: Metrics, batch: int) -> float | None:
+    """Return the median latency in ms at a batch size, where it was measured."""
+    timing = (metrics.latency_ms or {}).get(str(batch))
+    return timing.p50 if timing else None
+
+
+def _table(rows: Sequence[Row], title: str) -> Table:
+    batches = sorted({int(batch) for _, metrics, _ in rows for batch in metrics.latency_ms or {}})
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    table.add_column("", no_wrap=True)
+    table.add_column("network", no_wrap=True)
+    for heading in ["params", "MB", "top-1 %", "agree", "boundary", "ECE", "PGD %"]:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for batch in batches:
+        table.add_column(f"b{batch} ms", justify="right", no_wrap=True)
+    if batches:
+        table.add_column("speed-up", justify="right", no_wrap=True)
+    for label, metrics, network in rows:
+        cells = [
+            label,
+            "?" if network is None or network.arch is None else network.arch,
+            _count(None if network is None else network.parameters),
+            f"{metrics.size_bytes / 1e6:.2f}",
+            _number(metrics.top1, ".2f"),
+            _number(metrics.agreement, ".3f"),
+            _number(metrics.boundary_agreement, ".3f"),
+            _number(metrics.ece, ".3f"),
+            _number(metrics.pgd_top1, ".1f"),
+        ]
+        cells += [_number(p50(metrics, batch), ".2f") for batch in batches]
+        if batches:
+            ours, first = p50(metrics, batches[0]), p50(rows[0][1], batches[0])
+            cells.append(f"{first / ours:.1f}x" if ours and first else "-")
+        table.add_row(*cells)
+    return table
+
+
+def _label(metrics: Metrics) -> str:
+    return f"{metrics.format} {metrics.precision}"
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
+
+
+def _count(value: int | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value / 1e6:.2f} M" if value >= 1e6 else f"{value / 1e3:.1f} k"

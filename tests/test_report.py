@@ -1,0 +1,166 @@
+"""The record's keys are a promise to those who read it."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from compressor.errors import InputRejected
+from compressor.hardware import hardware, versions
+from compressor.report import Artifact, Gate, Network, Parity, Result, Timing, gates, record, single, summary
+
+METRICS = (
+    "path format precision provider sha256 size_bytes samples top1 top1_ci top5 ece nll agreement boundary_agreement "
+    "accuracy_drop accuracy_drop_ci worst_class_drop class_accuracy class_change fgsm_top1 pgd_top1 latency_ms"
+).split()
+KEYS = {
+    record.Result: "result name created recipe_sha256 data training teacher student artifacts gates passed versions "
+    "hardware",
+    record.Data: "source fingerprint classes train validation test boundary_samples attack_samples epsilon",
+    record.Training: "method seed epochs seconds validation_top1 best_validation_top1 best_epoch",
+    record.Network: [*METRICS, "arch", "classes", "input_shape", "parameters", "macs"],
+    record.Artifact: [*METRICS, "parity"],
+    record.Parity: "max_error mean_error relative_error agreement samples batch_sizes",
+    record.Timing: "p50 p90 p95 p99 mean median_ci images_per_s iterations threads transfers other_load",
+    record.Gate: "gate artifact limit value passed detail",
+}
+DOCUMENT = Path(__file__).parent.parent / "docs" / "result.md"
+
+
+def result(**changes) -> Result:
+    file = {"precision": "fp32", "provider": "cpu", "sha256": "0" * 64, "size_bytes": 300_000}
+    network = {"classes": 10, "input_shape": (1, 8, 8), "macs": 1000}
+    timing = Timing(
+        p50=2.0,
+        p90=2.5,
+        p95=2.6,
+        p99=3.0,
+        mean=2.1,
+        median_ci=(1.9, 2.1),
+        images_per_s=476.0,
+        iterations=100,
+        threads=None,
+        transfers=False,
+        other_load=0.0,
+    )
+    parity = Parity(max_error=1e-6, mean_error=1e-7, relative_error=1e-7, agreement=1, samples=9, batch_sizes=(1, 7))
+    values = {
+        "name": "try",
+        "created": "2026-01-01T00:00:00+00:00",
+        "recipe_sha256": "0" * 64,
+        "data": record.Data(source="digits", fingerprint="f", classes=10, train=9, validation=1, test=359),
+        "training": record.Training(
+            method="bss",
+            seed=0,
+            epochs=3,
+            seconds=1.5,
+            validation_top1=90.0,
+            best_validation_top1=91.0,
+            best_epoch=2,
+        ),
+        "teacher": Network(
+            path="t", format="pytorch", arch="resnet20", parameters=270_000, top1=98.0, **file, **network
+        ),
+        "student": Network(
+            path="student/student.safetensors",
+            format="pytorch",
+            arch="resnet8",
+            parameters=75_000,
+            latency_ms={"1": timing.model_copy(update={"p50": 3.0})},
+            **file,
+            **network,
+        ),
+        "artifacts": (
+            Artifact(
+                path="export/student.fp32.onnx",
+                format="onnx",
+                top1=97.5,
+                latency_ms={"1": timing},
+                parity=parity,
+                **file,
+            ),
+        ),
+        "gates": (Gate(gate="min_top1", artifact="a.onnx", limit=90, value=97.5, passed=True, detail="on 359 images"),),
+        "passed": True,
+        "versions": versions(),
+        "hardware": hardware(),
+    }
+    return Result(**values | changes)
+
+
+def shown(table) -> str:
+    console = Console(width=200, no_color=True)
+    with console.capture() as capture:
+        console.print(table)
+    return capture.get()
+
+
+@pytest.mark.parametrize("part", KEYS, ids=lambda part: part.__name__)
+def test_the_keys_of_schema_1_are_these(part):
+    keys = KEYS[part]
+
+    assert list(part.model_fields) == (keys.split() if isinstance(keys, str) else keys)
+
+
+@pytest.mark.parametrize("part", KEYS, ids=lambda part: part.__name__)
+def test_every_key_is_documented(part):
+    documented = set(re.findall(r"`([a-z0-9_]+)`", DOCUMENT.read_text(encoding="utf-8")))
+
+    assert set(part.model_fields) <= documented
+
+
+def test_a_record_is_read_as_it_was_written(tmp_path):
+    result().write(tmp_path)
+
+    assert record.read(tmp_path) == result()
+    assert json.loads((tmp_path / "result.json").read_text())["result"] == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [('{"result": 2}', "not a result record of schema 1"), ("{", "not a result record"), ("\x00\xff", "not a result")],
+)
+def test_a_record_that_is_damaged_or_of_another_schema_is_refused(tmp_path, content, words):
+    (tmp_path / "result.json").write_text(content, encoding="latin-1")
+
+    with pytest.raises(InputRejected, match=words):
+        record.read(tmp_path)
+
+
+def test_a_folder_without_a_record_says_what_to_do(tmp_path):
+    with pytest.raises(InputRejected, match=r"has no result\.json") as caught:
+        record.read(tmp_path)
+    assert "--resume" in caught.value.hint
+
+
+def test_the_table_has_a_row_a_file_and_a_dash_for_what_was_not_measured():
+    lines = [line for line in shown(summary(result())).splitlines() if re.search("teacher|student|onnx", line)]
+
+    teacher, student, onnx = (line.split() for line in lines)
+    assert teacher[:2] == ["teacher", "resnet20"]
+    assert "270.0" in teacher
+    assert teacher[-1] == "-"  # it was not timed, so there is no speed-up either
+    assert "75.0" in student
+    assert onnx[:3] == ["onnx", "fp32", "resnet8"]
+    assert "97.50" in onnx
+
+
+def test_the_speed_up_is_the_first_rows_median_over_the_files():
+    timed = result(teacher=None)
+
+    onnx = next(line for line in shown(summary(timed)).splitlines() if "onnx" in line)
+
+    assert onnx.split()[-1] == "1.5x"
+
+
+def test_a_single_file_has_its_own_table():
+    assert "97.50" in shown(single(result().artifacts[0]))
+
+
+def test_each_gate_shows_its_verdict_and_why():
+    broken = result().gates[0].model_copy(update={"passed": False})
+
+    assert "held" in shown(gates(result().gates))
+    assert re.search(r"min_top1 .*a\.onnx .*broken .*on 359 images", shown(gates([broken])))
