@@ -1,7 +1,7 @@
 """Formats a student leaves in, and the runtimes that run them. Knows torch, onnx and numpy, never `compressor`.
 
-An exporter is a module with `export` and `load`; `EXPORTERS` is the list of them, by the name a recipe uses. Modules are
-imported when asked for, since each pulls in a runtime.
+An exporter is a module with `export` and `load`; `EXPORTERS` is the list of them, by the name a recipe uses. Modules
+are imported when asked for, since each pulls in a runtime.
 """
 
 from __future__ import annotations

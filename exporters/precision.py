@@ -1,0 +1,205 @@
+"""The precision of an ONNX graph: found in its nodes, and lowered from fp32 to fp16.
+
+The graph is the only witness. File names and metadata are claims.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from functools import cached_property
+
+import numpy as np
+from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+
+from exporters.errors import ExportFailed
+
+NAMES: dict[int, str] = {
+    TensorProto.FLOAT: "fp32",
+    TensorProto.DOUBLE: "fp64",
+    TensorProto.FLOAT16: "fp16",
+    TensorProto.BFLOAT16: "bf16",
+    TensorProto.INT8: "int8",
+    TensorProto.UINT8: "int8",
+    TensorProto.FLOAT8E4M3FN: "fp8",
+    TensorProto.FLOAT8E5M2: "fp8",
+    TensorProto.INT4: "int4",
+    TensorProto.UINT4: "int4",
+}
+
+# The inputs that hold data and weights, of the operators that do nearly all of a classifier's arithmetic.
+_OPERANDS = {
+    "Conv": (0, 1),
+    "ConvTranspose": (0, 1),
+    "Gemm": (0, 1),
+    "MatMul": (0, 1),
+    "ConvInteger": (0, 1),
+    "MatMulInteger": (0, 1),
+    "QLinearConv": (0, 3),
+    "QLinearMatMul": (0, 3),
+}
+_SAME_VALUES = {"Identity", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze"}
+_FP16_LARGEST = float(np.finfo(np.float16).max)
+# Inputs that ONNX wants in fp32 whatever the data are: the region and the scales.
+_ALWAYS_FP32 = {"Resize": (1, 2)}
+
+
+def weights_by_type(model: ModelProto) -> dict[str, int]:
+    """Count the weights of convolutions and matrix products by the type they are computed in, e.g. `{"int8": 270896}`.
+
+    A weight counts as int8 only where its data are quantised as well: weights that are merely stored in eight bits
+    count as the type they are expanded to. Without such operators, all weights are counted by the type they have.
+    """
+    graph = _Graph(model)
+    counts: Counter[str] = Counter()
+    for node in model.graph.node:
+        if node.op_type in _OPERANDS:
+            operands = [node.input[index] for index in _OPERANDS[node.op_type]]
+            weights = max(map(graph.stored, operands))
+            if weights:
+                counts[graph.computed_in(operands)] += weights
+    if not counts:
+        for tensor in model.graph.initializer:
+            if tensor.data_type in (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE):
+                counts[NAMES[tensor.data_type]] += int(np.prod(tensor.dims))
+    return dict(counts)
+
+
+def precision_of(counts: dict[str, int]) -> str:
+    """Return the type of most weights: a network quantised but for a few sensitive layers is int8."""
+    return max(counts, key=lambda name: counts[name]) if counts else "fp32"
+
+
+class _Graph:
+    """Look-ups by tensor name."""
+
+    def __init__(self, model: ModelProto) -> None:
+        self.graph = model.graph
+        self.producers = {output: node for node in model.graph.node for output in node.output}
+
+    @cached_property
+    def types(self) -> dict[str, int]:
+        """The element type of each tensor that the graph declares."""
+        values = [*self.graph.value_info, *self.graph.input, *self.graph.output]
+        declared: dict[str, int] = {value.name: value.type.tensor_type.elem_type for value in values}
+        return declared | {tensor.name: tensor.data_type for tensor in self.graph.initializer}
+
+    @cached_property
+    def sizes(self) -> dict[str, int]:
+        constants = {tensor.name: tensor for tensor in self.graph.initializer}
+        for node in self.graph.node:
+            if node.op_type == "Constant" and node.attribute[0].name == "value":
+                constants[node.output[0]] = node.attribute[0].t
+        return {name: int(np.prod(tensor.dims)) for name, tensor in constants.items()}
+
+    def origin(self, name: str) -> str:
+        """Follow a tensor back through operators that only move values about."""
+        while (node := self.producers.get(name)) is not None and node.op_type in _SAME_VALUES:
+            name = node.input[0]
+        return name
+
+    def stored(self, name: str) -> int:
+        """Return how many constants a tensor consists of, 0 if it depends on the input."""
+        name = self.origin(name)
+        node = self.producers.get(name)
+        if node is not None and node.op_type in ("DequantizeLinear", "QuantizeLinear", "Cast"):
+            return self.stored(node.input[0])
+        return self.sizes.get(name, 0)
+
+    def quantised(self, name: str) -> str | None:
+        """Return the type a tensor was quantised to just before it is used, None if it was not."""
+        node = self.producers.get(self.origin(name))
+        if node is None or node.op_type != "DequantizeLinear":
+            return None
+        before = self.producers.get(self.origin(node.input[0]))
+        if before is not None and before.op_type == "QuantizeLinear":
+            chosen = next((attribute.i for attribute in before.attribute if attribute.name == "output_dtype"), 0)
+            implied = self.types.get(before.input[2], 0) if len(before.input) > 2 else TensorProto.UINT8
+            return NAMES.get(chosen or implied)
+        return NAMES.get(self.types.get(self.origin(node.input[0]), 0))
+
+    def plain(self, name: str) -> str | None:
+        """Return the type of the values as the operator sees them."""
+        name = self.origin(name)
+        node = self.producers.get(name)
+        if node is not None and node.op_type == "DequantizeLinear":
+            return NAMES.get(self.types.get(node.input[1], 0))  # values have the type of their scale
+        if node is not None and node.op_type == "Cast":
+            return NAMES.get(next((attribute.i for attribute in node.attribute if attribute.name == "to"), 0))
+        return NAMES.get(self.types.get(name, 0))
+
+    def computed_in(self, operands: list[str]) -> str:
+        quantised = [self.quantised(name) for name in operands]
+        if all(quantised):
+            return str(quantised[1])
+        plain = [kind for kind in map(self.plain, reversed(operands)) if kind is not None]
+        return plain[0] if plain else "unknown"
+
+
+def to_fp16(model: ModelProto) -> None:
+    """Lower a graph from fp32 to fp16 in place; its inputs and outputs stay fp32.
+
+    Lowering the finished graph, not the network, rounds each weight once, after BatchNorm has been folded in fp32.
+
+    Raises:
+        ExportFailed: a weight is too large for fp16.
+    """
+    graph = model.graph
+    kept = {
+        node.input[index]
+        for node in graph.node
+        for index in _ALWAYS_FP32.get(node.op_type, ())
+        if index < len(node.input)
+    }
+    for tensor in graph.initializer:
+        if tensor.name not in kept:
+            _halve(tensor, tensor.name)
+    for node in graph.node:
+        for attribute in node.attribute:
+            if node.op_type == "Cast" and attribute.name == "to" and attribute.i == TensorProto.FLOAT:
+                attribute.i = TensorProto.FLOAT16
+            elif attribute.type == AttributeProto.TENSOR and not kept.intersection(node.output):
+                _halve(attribute.t, node.output[0])
+    for value in graph.value_info:
+        if _is_fp32(value) and value.name not in kept:
+            value.type.tensor_type.elem_type = TensorProto.FLOAT16
+    _cast_borders(model)
+
+
+def _halve(tensor: TensorProto, name: str) -> None:
+    if tensor.data_type != TensorProto.FLOAT:
+        return
+    values = numpy_helper.to_array(tensor)
+    too_large = np.isfinite(values) & (np.abs(values) > _FP16_LARGEST)
+    if too_large.any():
+        raise ExportFailed(
+            f"{name!r} holds {values[too_large][0]:.6g}, beyond fp16's largest number {_FP16_LARGEST:.0f}",
+            hint="export with precision fp32",
+        )
+    tensor.CopyFrom(numpy_helper.from_array(values.astype(np.float16), tensor.name))
+
+
+def _cast_borders(model: ModelProto) -> None:
+    """Cast the fp32 inputs down as they come in, and the outputs up as they leave."""
+    graph = model.graph
+    borders = [value.name for value in [*graph.input, *graph.output] if _is_fp32(value)]
+    inside = {name: f"{name}_fp16" for name in borders}
+    for node in graph.node:
+        _rename(node, inside)
+    entering = [_cast(value.name, inside[value.name], TensorProto.FLOAT16) for value in graph.input if _is_fp32(value)]
+    leaving = [_cast(inside[value.name], value.name, TensorProto.FLOAT) for value in graph.output if _is_fp32(value)]
+    nodes = [*entering, *graph.node, *leaving]
+    graph.ClearField("node")
+    graph.node.extend(nodes)
+
+
+def _is_fp32(value: ValueInfoProto) -> bool:
+    return value.type.tensor_type.elem_type == TensorProto.FLOAT
+
+
+def _rename(node: NodeProto, names: dict[str, str]) -> None:
+    node.input[:] = [names.get(name, name) for name in node.input]
+    node.output[:] = [names.get(name, name) for name in node.output]
+
+
+def _cast(source: str, target: str, to: int) -> NodeProto:
+    return helper.make_node("Cast", [source], [target], name=f"cast_{target}", to=to)

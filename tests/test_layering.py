@@ -1,0 +1,223 @@
+"""Dependencies run one way. Imports are read from the source, so that nothing needs to be installed to check them."""
+
+import ast
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("compressor", "exporters")
+
+# Each layer may import from the ones before it and from itself. What is not named is a stage.
+STAGE = "stages"
+LAYERS = {
+    "ground": {"errors", "files", "progress", "interrupt"},
+    "networks": {"attack", "losses", "models"},
+    "methods": {"methods"},
+    "recipe": {"recipe"},
+    STAGE: set(),
+    "pipeline": {"pipeline"},
+    "cli": {"cli"},
+    "start": {"__main__"},
+}
+ORDER = list(LAYERS)
+
+
+def modules() -> dict[str, Path]:
+    """Every module of the repository, by its dotted name."""
+    found = {}
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+MODULES = modules()
+
+
+@cache
+def tree(name: str) -> ast.Module:
+    return ast.parse(MODULES[name].read_text(encoding="utf-8"))
+
+
+def guarded(node: ast.AST) -> bool:
+    """Whether a statement is `if TYPE_CHECKING:`, whose imports are never executed."""
+    return isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+
+
+def statements(node: ast.AST, *, everywhere: bool) -> Iterator[ast.Import | ast.ImportFrom]:
+    """The imports below a node that are executed: when it is imported, or `everywhere` also when functions run."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Import | ast.ImportFrom):
+            yield child
+        elif guarded(child):
+            for alternative in child.orelse:
+                yield from statements(ast.Module([alternative], []), everywhere=everywhere)
+        elif everywhere or not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            yield from statements(child, everywhere=everywhere)
+
+
+def imports(name: str, *, everywhere: bool) -> set[str]:
+    """The modules that a module imports, ours as they are and others by their full name."""
+    found = set()
+    for statement in statements(tree(name), everywhere=everywhere):
+        if isinstance(statement, ast.Import):
+            found |= {alias.name for alias in statement.names}
+            continue
+        source = statement.module or ""
+        if statement.level:
+            base = name.split(".") if MODULES[name].name == "__init__.py" else name.split(".")[:-1]
+            base = base[: len(base) - statement.level + 1]
+            source = ".".join([*base, *filter(None, [statement.module])])
+        submodules = {f"{source}.{alias.name}" for alias in statement.names} & MODULES.keys()
+        others = {alias.name for alias in statement.names if f"{source}.{alias.name}" not in MODULES}
+        found |= submodules | ({source} if others else set())
+    return found
+
+
+def executed(name: str) -> set[str]:
+    """All modules, of ours and others, that importing `name` may execute."""
+    seen: set[str] = set()
+    waiting = [name]
+    while waiting:
+        module = waiting.pop()
+        parents = [".".join(module.split(".")[:depth]) for depth in range(1, module.count(".") + 1)]
+        for each in (module, *parents):
+            if each not in seen:
+                seen.add(each)
+                waiting.extend(imports(each, everywhere=False) if each in MODULES else ())
+    return seen
+
+
+def part(name: str) -> str:
+    """`compressor.models.resnet` is of the part `models`."""
+    return name.split(".")[1] if "." in name else ""
+
+
+def layer(name: str) -> int:
+    return ORDER.index(next((key for key, parts in LAYERS.items() if part(name) in parts), STAGE))
+
+
+def ours(name: str, package: str) -> set[str]:
+    return {module for module in imports(name, everywhere=True) if module.split(".")[0] == package}
+
+
+# The reader itself.
+
+
+def test_the_reader_finds_the_imports_of_this_repository():
+    assert len(MODULES) > 20
+    assert "exporters.errors" in imports("exporters.files", everywhere=False)
+    assert "torch" in imports("exporters.onnx", everywhere=True)
+    assert "torch" not in imports("exporters.onnx", everywhere=False)  # inside a function
+    assert "exporters.ort" in executed("exporters.onnx")
+    assert "exporters" in executed("exporters.onnx")
+
+
+@pytest.mark.parametrize(
+    ("source", "at_import", "ever"),
+    [
+        ("import a.b", {"a.b"}, {"a.b"}),
+        ("from a import b as c", {"a"}, {"a"}),
+        ("def f():\n    import a", set(), {"a"}),
+        ("try:\n    import a\nexcept ImportError:\n    import b", {"a", "b"}, {"a", "b"}),
+        ("if TYPE_CHECKING:\n    import a\nelse:\n    import b", {"b"}, {"b"}),
+        ("class C:\n    import a\n    def f(self):\n        import b", {"a"}, {"a", "b"}),
+        ("from .. import a\nfrom .b import c", {"exporters", "exporters.deep.b"}, {"exporters", "exporters.deep.b"}),
+        ("from exporters import errors", {"exporters.errors"}, {"exporters.errors"}),
+    ],
+)
+def test_the_reader_tells_imports_that_run_at_once_from_those_that_may_run(
+    monkeypatch, tmp_path, source, at_import, ever
+):
+    path = tmp_path / "x.py"
+    path.write_text(source)
+    monkeypatch.setitem(MODULES, "exporters.deep.x", path)
+    tree.cache_clear()
+    assert imports("exporters.deep.x", everywhere=False) == at_import
+    assert imports("exporters.deep.x", everywhere=True) == ever
+    tree.cache_clear()
+
+
+# The rules.
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if name.startswith("exporters")])
+def test_exporters_know_nothing_of_the_compressor(name):
+    assert ours(name, "compressor") == set()
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if name.startswith("compressor.")])
+def test_a_module_imports_only_from_its_own_layer_and_those_before_it(name):
+    later = {
+        module for module in ours(name, "compressor") - {"compressor"} if part(module) and layer(module) > layer(name)
+    }
+    assert later == set()
+
+
+def test_nothing_imports_the_command_line_but_its_start():
+    users = {name for name in MODULES if any(part(module) == "cli" for module in ours(name, "compressor"))}
+    assert {name for name in users if part(name) not in ("cli", "__main__")} == set()
+
+
+def test_the_loop_does_not_know_the_data():
+    assert {name for name in ours("compressor.train", "compressor") if part(name) == "data"} == set()
+
+
+def test_methods_do_not_know_the_recipe():
+    users = [name for name in MODULES if name.startswith("compressor.methods")]
+    assert users
+    assert {module for name in users for module in ours(name, "compressor") if part(module) == "recipe"} == set()
+
+
+@pytest.mark.parametrize("name", ["compressor.cli", "compressor.errors", "compressor.__main__", "exporters"])
+def test_starting_imports_nothing_heavy(name):
+    assert name in MODULES
+    heavy = {"torch", "torchvision", "onnx", "onnxruntime", "numpy", "sklearn", "matplotlib"}
+    assert {module.split(".")[0] for module in executed(name)} & heavy == set()
+
+
+def test_no_parts_of_the_compressor_import_each_other_in_a_circle():
+    edges: dict[str, set[str]] = {}
+    for name in MODULES:
+        if name.startswith("compressor."):
+            used = {part(module) for module in ours(name, "compressor")} - {part(name), ""}
+            edges.setdefault(part(name), set()).update(used)
+    while leaves := [name for name, used in edges.items() if not used & edges.keys()]:
+        for name in leaves:
+            del edges[name]
+    assert edges == {}
+
+
+# Tested through what uses them, or under another name.
+TESTED_IN = {
+    "compressor/artifacts.py": "test_pipeline.py",
+    "compressor/errors.py": "test_cli.py",
+    "compressor/exam.py": "test_pipeline.py",
+    "compressor/prepare.py": "test_pipeline.py",
+    "compressor/progress.py": "test_cli.py",
+    "compressor/student.py": "test_pipeline.py",
+    "exporters/errors.py": "test_onnx.py",
+    "exporters/files.py": "test_onnx.py",
+    "exporters/ort.py": "test_onnx.py",
+}
+
+
+def parts_to_test() -> list[str]:
+    """Each file and folder of the packages."""
+    entries = [path for package in PACKAGES for path in sorted((ROOT / package).iterdir())]
+    files = {path for path in entries if path.suffix == ".py" and not path.stem.startswith("__")}
+    folders = {path for path in entries if path.is_dir() and any(path.glob("*.py"))}
+    return sorted(path.relative_to(ROOT).as_posix() for path in files | folders)
+
+
+@pytest.mark.parametrize("name", parts_to_test())
+def test_each_source_file_or_folder_has_a_test_file(name):
+    assert (ROOT / "tests" / TESTED_IN.get(name, f"test_{Path(name).stem}.py")).is_file()
+
+
+def test_the_table_of_other_test_files_names_only_what_exists():
+    assert set(TESTED_IN) <= set(parts_to_test())

@@ -1,0 +1,256 @@
+"""When two sets of logits are the same, and when they are not."""
+
+import copy
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from torch import nn
+
+from exporters.errors import ArtifactRejected
+from exporters.parity import LIMITS, check, compare, verdict
+from exporters.pytorch import TorchRunner
+
+FINITE = st.floats(-100, 100, width=32)
+
+
+def logits(*rows):
+    return np.array(rows, np.float32)
+
+
+REFERENCE = logits([3, 0, 0], [0, 3, 0], [0, 0, 3], [2, 1, 0])
+
+
+# Closed forms.
+
+
+def test_the_errors_are_those_of_the_definition():
+    candidate = REFERENCE.copy()
+    candidate[1, 2] += 0.5
+    candidate[3, 0] -= 0.25
+    parity = compare(REFERENCE, candidate)
+    assert parity.max_error == pytest.approx(0.5)
+    assert parity.mean_error == pytest.approx(0.75 / 12)
+    assert parity.relative_error == pytest.approx(0.5 / REFERENCE.astype(np.float64).std())
+    assert (parity.samples, parity.worst, parity.agreement, parity.flips) == (4, 1, 1.0, ())
+
+
+def test_a_flip_is_as_decisive_as_the_reference_was_sure():
+    candidate = REFERENCE.copy()
+    candidate[3] = [0, 1, 0]  # the reference had 2 to 1
+    candidate[0] = [0, 0, 3]  # the reference had 3 to 0
+    parity = compare(REFERENCE, candidate)
+    spread = REFERENCE.astype(np.float64).std()
+    assert parity.agreement == 0.5
+    assert parity.flips == pytest.approx((3 / spread, 1 / spread))
+    assert [parity.decisive(gap / spread) for gap in (0.5, 1.5, 3.5)] == [2, 1, 0]
+
+
+def test_a_flip_between_classes_that_were_level_is_a_tie():
+    reference = logits([1.0, 0.9999, -3], [5, 0, -1])
+    candidate = logits([0.9999, 1.0, -3], [5, 0, -1])
+    parity = compare(reference, candidate)
+    assert parity.agreement == 0.5
+    assert parity.decisive(LIMITS["fp32"].max_error) == 0
+    assert verdict(parity, "fp32") is None
+
+
+# Invariants.
+
+
+@settings(deadline=None)
+@given(arrays(np.float32, (5, 3), elements=FINITE))
+def test_logits_agree_with_themselves(same):
+    parity = compare(same, same)
+    assert (parity.max_error, parity.mean_error, parity.relative_error, parity.agreement) == (0, 0, 0, 1)
+    assert all(verdict(parity, precision) is None for precision in LIMITS)
+
+
+@settings(deadline=None)
+@given(arrays(np.float32, (5, 3), elements=FINITE), arrays(np.float32, (5, 3), elements=FINITE))
+def test_scaling_both_sides_changes_no_verdict(reference, candidate):
+    scaled = compare(reference * 4, candidate * 4)
+    parity = compare(reference, candidate)
+    assert scaled.max_error == pytest.approx(4 * parity.max_error)
+    assert scaled.relative_error == pytest.approx(parity.relative_error)
+    assert scaled.flips == pytest.approx(parity.flips)
+
+
+@settings(deadline=None)
+@given(arrays(np.float32, (6, 3), elements=FINITE), arrays(np.float32, (6, 3), elements=FINITE))
+def test_a_flip_never_exceeds_twice_the_error(reference, candidate):
+    parity = compare(reference, candidate)
+    assert all(0 <= gap <= 2 * parity.relative_error * (1 + 1e-6) for gap in parity.flips)
+    assert len(parity.flips) == round((1 - parity.agreement) * parity.samples)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("broken", ["reference", "candidate", "both"])
+def test_a_logit_that_is_not_finite_is_infinitely_wrong(value, broken):
+    reference, candidate = REFERENCE.copy(), REFERENCE.copy()
+    for name, side in (("reference", reference), ("candidate", candidate)):
+        if broken in (name, "both"):
+            side[2, 2] = value
+    parity = compare(reference, candidate)
+    assert parity.max_error == math.inf
+    assert parity.relative_error == math.inf
+    assert (parity.worst, parity.agreement, parity.flips) == (2, 0.75, (math.inf,))
+    assert all(verdict(parity, precision) == "a logit of image 2 is not finite" for precision in LIMITS)
+
+
+def test_nothing_but_nan_is_no_parity():
+    assert verdict(compare(REFERENCE * math.nan, REFERENCE * math.nan), "int8") is not None
+
+
+def test_logits_that_never_vary_allow_no_error():
+    flat = np.full((4, 3), 2.0, np.float32)
+    assert verdict(compare(flat, flat), "fp32") is None
+    assert verdict(compare(flat, flat + 1e-3), "int8") is not None
+
+
+# Refusals.
+
+
+def test_another_number_of_classes_is_refused():
+    with pytest.raises(ArtifactRejected, match=r"shape \[4, 2\], those of the reference \[4, 3\]"):
+        compare(REFERENCE, REFERENCE[:, :2])
+
+
+def test_no_images_are_no_proof():
+    with pytest.raises(ValueError, match="at least one image"):
+        compare(REFERENCE[:0], REFERENCE[:0])
+
+
+def test_the_verdict_names_the_image_and_the_limit():
+    parity = compare(REFERENCE, REFERENCE + logits([0, 0, 0], [0, 0, 0], [0, 1, 0], [0, 0, 0]))
+    assert verdict(parity, "fp16") == (
+        "the logits of image 2 are off by 1, 0.77 of the reference's spread, more than the 0.03 that fp16 explains"
+    )
+
+
+def test_too_many_decisive_flips_fail_although_the_errors_are_small():
+    parity = replace(compare(REFERENCE, REFERENCE), agreement=0.25, flips=(0.9, 0.8, 0.01))
+    assert verdict(parity, "int8") == (
+        "2 of 4 images are decided differently, although the reference is not near a tie"
+    )
+
+
+# Healthy and broken networks.
+
+
+class Student(nn.Module):
+    """A small network with its normalisation inside, whose pieces can be broken one by one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mean, self.std = (
+            nn.Buffer(torch.tensor(value).view(1, 3, 1, 1)) for value in ([0.5, 0.4, 0.3], [0.2] * 3)
+        )
+        self.first = nn.Conv2d(3, 16, 3, padding=1)
+        self.second = nn.Conv2d(16, 16, 3, stride=2)
+        self.head = nn.Linear(16, 4)
+        self.ceiling = math.inf
+        self.transposed = False
+
+    def forward(self, images):
+        if self.transposed:
+            images = images.transpose(2, 3)
+        hidden = self.first((images - self.mean) / self.std).relu().clamp(max=self.ceiling)
+        return self.head(self.second(hidden).relu().amax(dim=(2, 3)))
+
+
+@pytest.fixture(scope="module")
+def student():
+    torch.manual_seed(1)
+    return Student().eval()
+
+
+def run(network, precision="fp32"):
+    return TorchRunner(network, input_shape=(3, 8, 8), classes=4, precision=precision)
+
+
+def random_images(count=64):
+    return np.random.default_rng(0).random((count, 3, 8, 8), dtype=np.float32)
+
+
+def boundary_images(network, count=64):
+    """Pairs of images, mixed until two classes are level: halving finds where the prediction changes."""
+    runner = run(network)
+    low, high = random_images(2 * count)[:count], random_images(2 * count)[count:]
+    for _ in range(20):
+        middle = (low + high) / 2
+        same = runner(middle).argmax(1) == runner(low).argmax(1)
+        low, high = np.where(same[:, None, None, None], middle, low), np.where(same[:, None, None, None], high, middle)
+    return np.concatenate([low, high])
+
+
+@pytest.fixture(scope="module")
+def sets(student):
+    return {"random": random_images(), "boundary": boundary_images(student)}
+
+
+def broken(network, **changes):
+    copied = copy.deepcopy(network)
+    for name, value in changes.items():
+        setattr(copied, name, value)
+    return copied
+
+
+@pytest.mark.parametrize("images", ["random", "boundary"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+def test_a_healthy_network_passes(student, sets, images, precision):
+    for size, parity in check(run(student, precision), run(student), sets[images]).items():
+        assert verdict(parity, precision) is None, (size, parity)
+        assert (parity.max_error > 0) == (precision != "fp32") or size == 1
+
+
+def test_images_on_the_boundary_flip_and_are_excused(student, sets):
+    parity = check(run(student, "fp16"), run(student), sets["boundary"], batch_sizes=())[128]
+    assert parity.agreement < 1
+    assert parity.decisive(LIMITS["fp16"].max_error) == 0
+
+
+@pytest.mark.parametrize("images", ["random", "boundary"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"transposed": True},
+        {"mean": torch.tensor([0.3, 0.4, 0.5]).view(1, 3, 1, 1)},
+        {"std": torch.tensor([0.25, 0.25, 0.25]).view(1, 3, 1, 1)},
+        {"ceiling": 1.0},
+    ],
+    ids=["transposed", "wrong mean", "wrong std", "saturated"],
+)
+def test_a_broken_network_fails(student, sets, images, precision, fault):
+    results = check(run(broken(student, **fault), precision), run(student), sets[images])
+    assert all(verdict(parity, precision) is not None for parity in results.values())
+
+
+def test_a_check_uses_batches_of_each_size_and_all_images_at_once(student):
+    seen = []
+
+    class Counting(TorchRunner):
+        def __call__(self, images):
+            seen.append(len(images))
+            return super().__call__(images)
+
+    counting = Counting(student, input_shape=(3, 8, 8), classes=4)
+    results = check(counting, run(student), random_images(9))
+    assert list(results) == [1, 2, 7, 9]
+    assert seen == [1] * 9 + [2, 2, 2, 2, 1] + [7, 2] + [9]
+    assert all(parity.samples == 9 for parity in results.values())
+
+
+def test_a_network_that_is_wrong_at_one_batch_size_only_is_found(student):
+    class Odd(TorchRunner):
+        def __call__(self, images):
+            return super().__call__(images) * (1 if len(images) != 2 else -1)
+
+    results = check(Odd(student, input_shape=(3, 8, 8), classes=4), run(student), random_images(8))
+    assert [size for size, parity in results.items() if verdict(parity, "fp32")] == [2]
