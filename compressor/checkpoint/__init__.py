@@ -1,0 +1,22 @@
+"""Checkpoints: any teacher in, our own students and training states in and out. Nothing in a file is executed."""
+
+from compressor.checkpoint.check import Checked, check_teacher
+from compressor.checkpoint.intake import load_network, load_teacher
+from compressor.checkpoint.network import Network, default_data
+from compressor.checkpoint.reading import Tensors, read_tensors
+from compressor.checkpoint.state import load_state, save_state
+from compressor.checkpoint.students import save_student
+
+__all__ = [
+    "Checked",
+    "Network",
+    "Tensors",
+    "check_teacher",
+    "default_data",
+    "load_network",
+    "load_state",
+    "load_teacher",
+    "read_tensors",
+    "save_state",
+    "save_student",
+]

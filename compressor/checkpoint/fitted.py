@@ -1,0 +1,65 @@
+"""A teacher made to take the images of a data set, or the sentence why it cannot."""
+
+from dataclasses import replace
+from typing import Protocol
+
+from compressor import models
+from compressor.checkpoint.network import Network, Shape
+from compressor.checkpoint.probing import answer, classes_of
+from compressor.errors import InputRejected, UsageError
+
+
+class Described(Protocol):
+    """What must be known of the data."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+    @property
+    def input_shape(self) -> Shape: ...
+
+
+def fitted(network: Network, dataset: Described) -> Network:
+    """Return the network for the data's image size: some are built anew, since their layers depend on it.
+
+    Raises:
+        InputRejected: the number of classes, the channels or the image size do not fit.
+    """
+    if network.classes != len(dataset.classes):
+        raise InputRejected(
+            f"the teacher has {network.classes} classes, but {dataset.name} has {len(dataset.classes)}",
+            hint="give the data that it was trained on",
+        )
+    shape = dataset.input_shape
+    if network.input_shape[0] != shape[0]:
+        raise InputRejected(
+            f"the teacher takes images of {network.input_shape[0]} channels, "
+            f"but those of {dataset.name} have {shape[0]}",
+            hint="give the data that it was trained on",
+        )
+    if network.input_shape != shape and network.arch is not None:
+        network = _rebuilt(network, shape, dataset.name)
+    if classes_of(answer(network.module, shape)) != network.classes:
+        raise _wrong_size(network, shape, dataset.name)
+    return replace(network, input_shape=shape)
+
+
+def _rebuilt(network: Network, shape: Shape, name: str) -> Network:
+    assert network.arch is not None
+    inner = network.module.get_submodule("network")
+    try:
+        module = models.build(network.arch, classes=network.classes, input_shape=shape)
+        module.load_state_dict(inner.state_dict())
+    except (UsageError, RuntimeError):
+        raise _wrong_size(network, shape, name) from None
+    wrapped = models.Normalized(module, network.mean, network.std).eval()
+    return replace(network, module=wrapped)
+
+
+def _wrong_size(network: Network, shape: Shape, name: str) -> InputRejected:
+    (_, height, width), (_, own_height, own_width) = shape, network.input_shape
+    return InputRejected(
+        f"the teacher takes images of {own_height}x{own_width}, but those of {name} are {height}x{width}",
+        hint=f"--image-size {own_height} scales the images of a folder" if own_height == own_width else None,
+    )

@@ -1,0 +1,165 @@
+"""Tensors into an architecture: one that is named, or the one they fit."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from compressor import models
+from compressor.checkpoint.network import Shape
+from compressor.checkpoint.reading import Tensors
+from compressor.errors import InputRejected, UsageError
+
+_SHOWN = 3
+NAME_IT = "--teacher-arch NAME decides; NAME may be package.module:factory"
+OPAQUE = (
+    "name it with --teacher-arch timm/NAME, or your own code with --teacher-arch package.module:factory, "
+    "or export the network with TorchScript or torch.export"
+)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A network with the checkpoint's weights in it. `matched` counts the checkpoint's tensors that were used."""
+
+    module: nn.Module
+    arch: str
+    classes: int
+    input_shape: Shape
+    matched: int
+    renamed: bool
+
+
+def candidate(path: Path, read: Tensors, classes: int | None, shape: Shape | None) -> Fit:
+    """Build the architecture that the tensors fit.
+
+    Raises:
+        InputRejected: none fits, or none with so many classes.
+        UsageError: several fit, and neither names nor the file's own `arch` entry tell them apart.
+    """
+    fitting = models.candidates(read.tensors)
+    if not fitting:
+        raise InputRejected(f"{path} fits no known architecture: {models.explain(read.tensors)}", hint=OPAQUE)
+    if classes is not None and not any(one.classes == classes for one in fitting):
+        raise InputRejected(
+            f"{path} has {fitting[0].classes} classes, not {classes}",
+            hint="leave --num-classes out, or give another checkpoint",
+        )
+    fitting = [one for one in fitting if classes is None or one.classes == classes]
+    fitting = [one for one in fitting if one.exact] or fitting
+    if len(fitting) > 1:
+        said = str(read.metadata.get("arch", "")).removeprefix("torchvision/")
+        fitting = [one for one in fitting if one.arch.removeprefix("torchvision/") == said] or fitting
+    if len(fitting) > 1:
+        listed = ", ".join(models.title(one.arch) for one in fitting)
+        raise UsageError(
+            f"{path} fits several architectures: {listed}", hint=f"--teacher-arch {fitting[0].arch}, or another of them"
+        )
+    (one,) = fitting
+    size = one.input_shape or (shape if shape and shape[0] == one.channels else _usual(one.arch, one.channels))
+    module = models.build(one.arch, classes=one.classes, input_shape=size)
+    module.load_state_dict(_mapped(one, read.tensors), strict=True)
+    return Fit(module.eval(), one.arch, one.classes, size, one.matched, not one.exact)
+
+
+def strict(path: Path, read: Tensors, arch: str, classes: int, shape: Shape | None, *, hint: str | None = None) -> Fit:
+    """Build the named architecture and load every tensor: under its own name, with its prefix put back, or renamed.
+
+    Args:
+        hint: what to do about tensors that do not fit; else what they would fit is looked for.
+
+    Raises:
+        InputRejected: names or shapes do not agree; the sentence lists the first of them.
+        UsageError, EnvironmentMissing: there is no such architecture here.
+    """
+    size = shape or _usual(arch, _channels(read.tensors))
+    module = models.build(arch, classes=classes, input_shape=size)
+    expected = module.state_dict()
+    attempts = [{prefix + name: tensor for name, tensor in read.tensors.items()} for prefix in _prefixes(read.prefixes)]
+    if _sizes(read.tensors) == _sizes(expected):
+        attempts += [_mapped(one, read.tensors) for one in _renamed(read, arch, classes)]
+    for number, tensors in enumerate(attempts):
+        if not any(_problems(tensors, expected).values()):
+            module.load_state_dict(tensors, strict=True)
+            return Fit(module.eval(), arch, classes, size, len(tensors), number > len(read.prefixes))
+    nearest = min(attempts, key=lambda tensors: sum(len(names) for names in _problems(tensors, expected).values()))
+    raise InputRejected(
+        f"{path} does not fit {models.title(arch)} with {classes} classes: {_listed(_problems(nearest, expected))}",
+        hint=hint or _suggestion(read.tensors, arch),
+    )
+
+
+def head_classes(path: Path, tensors: Mapping[str, Tensor]) -> int:
+    """Return how many classes the last layer has: the rows of the last matrix, or of the last convolution.
+
+    Raises:
+        UsageError: there is no such tensor.
+    """
+    for dimensions in (2, 4):
+        rows = [len(tensor) for tensor in tensors.values() if tensor.ndim == dimensions]
+        if rows:
+            return rows[-1]
+    raise UsageError(f"the number of classes of {path} cannot be seen", hint="give it with --num-classes")
+
+
+def _prefixes(removed: Sequence[str]) -> Iterator[str]:
+    """Yield nothing, the innermost prefix that was removed, the innermost two, ..."""
+    yield from accumulate(reversed(removed), lambda inner, outer: outer + inner, initial="")
+
+
+def _renamed(read: Tensors, arch: str, classes: int) -> list[models.Candidate]:
+    if ":" in arch or arch.startswith("timm/"):
+        return []  # unknown to the catalogue, so there is nothing to find
+    return [one for one in models.candidates(read.tensors) if one.arch == arch and one.classes == classes]
+
+
+def _mapped(one: models.Candidate, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {new: tensors[old] for old, new in one.mapping.items()}
+
+
+def _sizes(tensors: Mapping[str, Tensor]) -> list[tuple[int, ...]]:
+    """Return the shapes, sorted, without counters: what renaming cannot change."""
+    return sorted(tuple(tensor.shape) for tensor in tensors.values() if tensor.ndim)
+
+
+def _problems(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, list[str]]:
+    """Return what differs, by kind. Checkpoints from before 2018 lack BatchNorm's counters, which changes nothing."""
+    missing = [name for name in expected if name not in tensors and not name.endswith("num_batches_tracked")]
+    shared = [name for name in expected if name in tensors]
+    return {
+        "missing": missing,
+        "unexpected": [name for name in tensors if name not in expected],
+        "other shapes": [
+            f"{name} {list(tensors[name].shape)} instead of {list(expected[name].shape)}"
+            for name in shared
+            if tensors[name].shape != expected[name].shape
+        ],
+    }
+
+
+def _listed(problems: Mapping[str, Sequence[str]]) -> str:
+    parts = []
+    for kind, names in problems.items():
+        if names:
+            rest = ", ..." if len(names) > _SHOWN else ""
+            parts.append(f"{len(names)} {kind} ({', '.join(names[:_SHOWN])}{rest})")
+    return "; ".join(parts)
+
+
+def _suggestion(tensors: Mapping[str, Tensor], arch: str) -> str:
+    others = [models.title(one.arch) for one in models.candidates(tensors) if one.arch != arch]
+    if others:
+        return f"its tensors fit {' or '.join(others[:_SHOWN])}: leave --teacher-arch out"
+    return NAME_IT
+
+
+def _channels(tensors: Mapping[str, Tensor]) -> int:
+    """Return the input channels: those of the first convolution."""
+    return next((tensor.shape[1] for tensor in tensors.values() if tensor.ndim == 4), 3)
+
+
+def _usual(arch: str, channels: int) -> Shape:
+    side = 224 if arch.startswith(("torchvision/", "timm/")) else 28 if arch.startswith("lenet") else 32
+    return channels, side, side

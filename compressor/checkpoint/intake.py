@@ -1,0 +1,158 @@
+"""From a file to a network: which architecture, which tensors go where, and the sentence when they do not fit."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import nn
+
+from compressor import models
+from compressor.checkpoint.blackbox import open_blackbox
+from compressor.checkpoint.fitting import Fit, candidate, head_classes, strict
+from compressor.checkpoint.formats import Format, sniff
+from compressor.checkpoint.network import Network, Shape
+from compressor.checkpoint.reading import Tensors, read_tensors
+from compressor.checkpoint.students import Card, read_card
+from compressor.errors import InputRejected, UsageError
+from compressor.files import sha256
+from compressor.recipe import Teacher
+from compressor.runs import Run
+
+
+def load_teacher(config: Teacher, *, input_shape: Shape | None = None) -> Network:
+    """Open the teacher of a recipe; a run's folder means its student. See `load_network`."""
+    return load_network(
+        config.checkpoint,
+        arch=config.arch,
+        classes=config.classes,
+        input_shape=input_shape,
+        mean=config.mean,
+        std=config.std,
+    )
+
+
+def load_network(
+    path: Path,
+    *,
+    arch: str | None = None,
+    classes: int | None = None,
+    input_shape: Shape | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> Network:
+    """Open any trained classifier, on the CPU, in evaluation mode.
+
+    Args:
+        arch: names the architecture instead of finding it; a factory in a file's own metadata counts only when it is
+            named here too, since importing it runs code.
+        input_shape: of the images, where it is known; some networks are built for one shape.
+        mean, std: override those of the file's metadata.
+
+    Raises:
+        InputRejected: the file cannot be used; the sentence says why.
+        UsageError: several architectures fit, or `arch`, `mean` or `std` cannot be.
+    """
+    path = _file(path)
+    format_ = sniff(path)
+    if format_ in {Format.TORCHSCRIPT, Format.EXPORTED}:
+        if arch is not None:
+            raise UsageError(
+                f"{path} is a {format_.value}, which brings its own architecture", hint="leave --teacher-arch out"
+            )
+        module, shape, found = open_blackbox(path, format_, input_shape)
+        _refuse_other_classes(path, found, classes)
+        summary = f"{format_.value}, {found} classes, {_size(module)}, used as it is"
+        return _normalised(path, module, None, found, shape, None, mean, std, summary)
+    read = read_tensors(path)
+    card = read_card(read.metadata, path)
+    fit = _fit(path, read, card, arch, classes, input_shape)
+    _refuse_other_classes(path, fit.classes, classes)
+    return _normalised(path, fit.module, fit.arch, fit.classes, fit.input_shape, card, mean, std, _summary(read, fit))
+
+
+def _fit(
+    path: Path, read: Tensors, card: Card | None, arch: str | None, classes: int | None, shape: Shape | None
+) -> Fit:
+    if card is not None and (arch is None or arch == card.arch):
+        if ":" in card.arch and arch is None:
+            raise InputRejected(
+                f"{path} names the factory {card.arch}, and a file may not choose the code to run",
+                hint=f"where you trust it: --teacher-arch {card.arch}",
+            )
+        hint = "its metadata and its weights do not belong together: write it again"
+        return strict(path, read, card.arch, card.classes, shape or card.input_shape, hint=hint)
+    if arch is not None:
+        return strict(path, read, arch, classes or head_classes(path, read.tensors), shape)
+    return candidate(path, read, classes, shape)
+
+
+def _normalised(
+    path: Path,
+    module: nn.Module,
+    arch: str | None,
+    classes: int,
+    shape: Shape,
+    card: Card | None,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+    summary: str,
+) -> Network:
+    if (mean is None) != (std is None):
+        raise UsageError(
+            "mean and std come together, and only one is given", hint="give both teacher.mean and teacher.std"
+        )
+    chosen = (mean, std) if mean is not None and std is not None else (card.mean, card.std) if card else None
+    channels = shape[0]
+    means, stds = chosen or ((0.0,) * channels, (1.0,) * channels)
+    if len(means) != channels or len(stds) != channels:
+        raise UsageError(
+            f"{path} takes {channels} channels, but mean has {len(means)} values and std {len(stds)}",
+            hint="give one value for each channel",
+        )
+    return Network(
+        module=models.Normalized(module, means, stds).eval(),
+        arch=arch,
+        classes=classes,
+        class_names=card.class_names if card else None,
+        input_shape=shape,
+        mean=tuple(means),
+        std=tuple(stds),
+        stated=chosen is not None,
+        data=card.data if card else None,
+        parameters=models.parameters(module),
+        path=path,
+        sha256=sha256(path),
+        summary=summary,
+    )
+
+
+def _file(path: Path) -> Path:
+    if path.is_dir():
+        student = Run(path).student
+        if not student.is_file():
+            raise InputRejected(
+                f"{path} is a folder without {student.relative_to(path)}",
+                hint="give a checkpoint, or the folder of a run that has finished",
+            )
+        return student
+    return path
+
+
+def _refuse_other_classes(path: Path, found: int, wanted: int | None) -> None:
+    if wanted is not None and found != wanted:
+        raise InputRejected(
+            f"{path} has {found} classes, not {wanted}", hint="leave --num-classes out, or give another checkpoint"
+        )
+
+
+def _summary(read: Tensors, fit: Fit) -> str:
+    renamed = ", keys renamed" if fit.renamed else ""
+    notes = "".join(f"; {note}" for note in read.notes)
+    return (
+        f"{models.title(fit.arch)}, {fit.classes} classes, {_size(fit.module)}, "
+        f"{fit.matched}/{len(read.tensors)} tensors matched{renamed}{notes}"
+    )
+
+
+def _size(module: nn.Module) -> str:
+    count = models.parameters(module)
+    return f"{count / 1e6:.2f} M parameters" if count >= 100_000 else f"{count:,} parameters"

@@ -1,0 +1,105 @@
+"""Our own files: safetensors with one JSON text that says what the network is and what it was seen to do."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from safetensors.torch import save_file
+from torch import nn
+
+from compressor.errors import InputRejected
+from compressor.files import replacing
+
+KEY = "compressor"  # a single key: the order of several would differ from one writing to the next
+
+
+class Card(BaseModel):
+    """The metadata of a student file, version 1. Keys of later versions that this one does not know are ignored.
+
+    `mean` and `std` hold one value a channel; `data` is the data set's name as a recipe has it; `metrics` is what was
+    measured when the file was written, in the units of `docs/result.md`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+
+    format: Literal[1] = 1
+    arch: str
+    classes: int
+    class_names: tuple[str, ...] | None = None
+    input_shape: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    data: str | None = None
+    metrics: dict[str, float | None] = {}
+    teacher_sha256: str | None = None
+    recipe_name: str | None = None
+
+    @model_validator(mode="after")
+    def _agrees_with_itself(self) -> "Card":
+        if not len(self.mean) == len(self.std) == self.input_shape[0] or not all(value > 0 for value in self.std):
+            raise ValueError("mean and std need one value a channel, std above zero")
+        if self.class_names is not None and len(self.class_names) != self.classes:
+            raise ValueError(f"{len(self.class_names)} class names for {self.classes} classes")
+        return self
+
+
+def save_student(
+    path: Path,
+    network: nn.Module,
+    *,
+    arch: str,
+    classes: int,
+    class_names: Sequence[str] | None,
+    input_shape: tuple[int, int, int],
+    mean: Sequence[float],
+    std: Sequence[float],
+    data: str | None,
+    metrics: Mapping[str, float | None] | None = None,
+    teacher_sha256: str | None = None,
+    recipe_name: str | None = None,
+) -> None:
+    """Write a network without its `Normalized`: the same weights and metadata give the same bytes."""
+    card = Card(
+        arch=arch,
+        classes=classes,
+        class_names=None if class_names is None else tuple(class_names),
+        input_shape=input_shape,
+        mean=tuple(mean),
+        std=tuple(std),
+        data=data,
+        metrics=dict(metrics or {}),
+        teacher_sha256=teacher_sha256,
+        recipe_name=recipe_name,
+    )
+    # Copies: tensors that share memory, as tied weights do, are refused by the format.
+    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in network.state_dict().items()}
+    with replacing(path) as temporary:
+        save_file(tensors, temporary, metadata={KEY: json.dumps(card.model_dump(mode="json"), sort_keys=True)})
+
+
+def read_card(metadata: Mapping[str, Any], path: Path) -> Card | None:
+    """Return what a student file says of itself, or None for a file that we did not write.
+
+    Raises:
+        InputRejected: it is of another version, or does not agree with itself.
+    """
+    text = metadata.get(KEY)
+    if not isinstance(text, str):
+        return None
+    try:
+        content = json.loads(text)
+        version = content.get("format") if isinstance(content, dict) else None
+        if version != 1:
+            raise InputRejected(
+                f"{path} is a student file of format {version}, and this version reads format 1",
+                hint="use the version of compress that wrote it",
+            )
+        return Card.model_validate(content)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(str(part) for part in problem["loc"]) or "its metadata"
+        raise InputRejected(f"{path} contradicts itself: {where}: {problem['msg']}") from None
+    except json.JSONDecodeError as error:
+        raise InputRejected(f"{path} has metadata that is not JSON: {error}") from None
