@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from shell import DISTILL, QUICK, ran
 from torch import nn
 
 
@@ -71,3 +72,22 @@ def images():
         return torch.rand(count, channels, size, size, generator=torch.Generator().manual_seed(seed))
 
     return make
+
+
+@pytest.fixture(scope="session")
+def work(tmp_path_factory):
+    """A folder with a teacher of the digits (`runs/teacher-1`) and its student (`runs/student-1`), exported."""
+    folder = tmp_path_factory.mktemp("work")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        ran(["train", "--arch", "lenet5", "--data", "digits", "--epochs", "10", "--name", "teacher", *QUICK])
+        ran([*DISTILL, "--epochs", "6", "--name", "student", *QUICK])
+        ran(["export", "--format", "onnx"])
+    return folder
+
+
+@pytest.fixture
+def here(work, monkeypatch):
+    """The same folder, as the working directory."""
+    monkeypatch.chdir(work)
+    return work

@@ -1,0 +1,106 @@
+"""One exam for every file: the same test images, and images on the teacher's boundary and under attack, made once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from compressor import checkpoint
+from compressor.data import Dataset
+from compressor.errors import InputRejected
+from compressor.evaluate import Predictions, infer, predict, score
+from compressor.prepare import Inputs
+from compressor.recipe import Validate
+from compressor.robustness import (
+    AdversarialSet,
+    BoundarySet,
+    adversarial_set,
+    boundary_agreement,
+    boundary_set,
+    robust_accuracy,
+)
+from exporters import Runner
+
+
+@dataclass(frozen=True)
+class Exam:
+    """What a file is asked. Without a teacher there is nothing to agree with, and no boundary."""
+
+    data: Dataset
+    teacher: Predictions | None = None
+    boundary: BoundarySet | None = None
+    attacked: AdversarialSet | None = None
+
+    @property
+    def sizes(self) -> dict[str, Any]:
+        """How many images of each kind there are, by the names of `report.record.Data`."""
+        return {
+            "boundary_samples": None if self.boundary is None else len(self.boundary.images),
+            "attack_samples": None if self.attacked is None else len(self.attacked.labels),
+            "epsilon": None if self.attacked is None else self.attacked.epsilon,
+        }
+
+    @property
+    def sentence(self) -> str:
+        """What is asked, in words."""
+        parts = [f"{len(self.data.test):,} test images"]
+        if self.boundary is not None:
+            parts.append(f"{len(self.boundary.images)} on the teacher's boundary (of {self.boundary.walked} walked)")
+        if self.attacked is not None:
+            parts.append(f"{len(self.attacked.labels)} attacked within {255 * self.attacked.epsilon:.3g}/255")
+        return ", ".join(parts)
+
+
+def set_exam(
+    inputs: Inputs, config: Validate, *, teacher_runner: Runner | None, student: checkpoint.Network | None, seed: int
+) -> Exam:
+    """Make the exam: the teacher gives the boundary images, the student the adversarial ones."""
+    data, teacher, device = inputs.data, inputs.teacher, inputs.device
+    if len(data.test) == 0:
+        raise InputRejected(f"{data.source} has no test images", hint="a test/ or val/ folder, or --set data.test=0.2")
+    boundary = attacked = None
+    if teacher is not None and config.boundary_samples > 0:
+        std = torch.tensor(teacher.std)
+        boundary = boundary_set(
+            teacher.module, data.test, count=config.boundary_samples, std=std, seed=seed, device=device
+        )
+    if student is not None and config.attack_samples > 0:
+        attacked = adversarial_set(
+            student.module, data.test, count=config.attack_samples, epsilon=config.epsilon, seed=seed, device=device
+        )
+    taught = None if teacher_runner is None else predict(teacher_runner, data.test)
+    return Exam(data, taught, boundary, attacked)
+
+
+def grade(runner: Runner, exam: Exam, *, teacher: bool = False) -> dict[str, Any]:
+    """Return what a record says of a file's answers, by the names of `report.record.Metrics`.
+
+    The `teacher` itself is not compared with itself.
+    """
+    scores = score(predict(runner, exam.data.test), teacher=None if teacher else exam.teacher)
+    classes = exam.data.classes
+    marks: dict[str, Any] = {
+        "samples": scores.samples,
+        "top1": scores.top1,
+        "top1_ci": scores.top1_interval,
+        "top5": scores.top5,
+        "ece": scores.ece,
+        "nll": scores.nll,
+        "agreement": scores.agreement,
+        "accuracy_drop": scores.drop,
+        "accuracy_drop_ci": scores.drop_interval,
+        "worst_class_drop": scores.worst_class_drop,
+        "class_accuracy": dict(zip(classes, scores.per_class, strict=True)),
+    }
+    if scores.class_change is not None:
+        marks["class_change"] = dict(zip(classes, scores.class_change, strict=True))
+    if exam.boundary is not None and not teacher:
+        marks["boundary_agreement"] = boundary_agreement(
+            infer(runner, exam.boundary.images), exam.boundary.teacher_logits
+        )
+    if exam.attacked is not None:
+        robust = robust_accuracy(runner, exam.attacked)
+        marks |= {"fgsm_top1": robust.fgsm_top1, "pgd_top1": robust.pgd_top1}
+    return marks

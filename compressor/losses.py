@@ -1,0 +1,44 @@
+"""The loss terms of an epoch: summed by name, refused when they are not finite."""
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from compressor.errors import Diverged
+
+
+class Losses:
+    """The loss terms of one epoch. Values wait on the device until they are read, many in one transfer."""
+
+    def __init__(self, sums: dict[str, float] | None = None, counts: dict[str, int] | None = None) -> None:
+        self.sums, self.counts = sums or {}, counts or {}
+        self._unread: list[tuple[str, int, Tensor]] = []
+
+    def add(self, terms: Mapping[str, Tensor], step: int) -> None:
+        """Note the terms of an update of step `step`, counted from 0 over all epochs."""
+        self._unread += [(name, step, term.detach().float()) for name, term in terms.items()]
+
+    def read(self, epoch: int) -> None:
+        """Add what was noted to the sums. Waits for the device.
+
+        Raises:
+            Diverged: a value is NaN or infinite; the first is named, with its step. Reading again raises again.
+        """
+        values = torch.stack([value for _, _, value in self._unread]).tolist() if self._unread else []
+        for (name, step, _), value in zip(self._unread, values, strict=True):
+            if not math.isfinite(value):
+                raise Diverged(
+                    f"loss term {name!r} became {'NaN' if math.isnan(value) else 'infinite'} "
+                    f"at step {step + 1} (epoch {epoch + 1})",
+                    hint="lower --lr, or try --clip-norm or a warm-up",
+                )
+        for (name, _, _), value in zip(self._unread, values, strict=True):
+            self.sums[name] = self.sums.get(name, 0.0) + value
+            self.counts[name] = self.counts.get(name, 0) + 1
+        self._unread = []
+
+    def means(self) -> dict[str, float]:
+        """Return the mean of each term over the updates that had it."""
+        return {name: total / self.counts[name] for name, total in self.sums.items()}

@@ -1,0 +1,107 @@
+"""From a recipe to what it names: the device, the data, the teacher that was seen to do well on them, the student."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from compressor import checkpoint, models
+from compressor.data import Dataset, open_data
+from compressor.errors import EnvironmentMissing, UsageError
+from compressor.progress import Tell
+from compressor.recipe import Data, Recipe, Teacher
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a run starts from."""
+
+    device: torch.device
+    data: Dataset
+    teacher: checkpoint.Network | None
+
+
+@dataclass(frozen=True)
+class Prepared(Inputs):
+    """Inputs and their recipe, with all that was found out filled in."""
+
+    recipe: Recipe
+
+    def new_student(self) -> models.Normalized:
+        """Build the student with its normalisation; torch's global generator decides the weights."""
+        config, data = self.recipe.student, self.data
+        if config.init is None:
+            bare = models.build(config.arch, classes=len(data.classes), input_shape=data.input_shape)
+            return models.Normalized(bare, data.mean, data.std).to(self.device)
+        given = checkpoint.load_network(
+            config.init, arch=config.arch, classes=len(data.classes), input_shape=data.input_shape
+        )
+        if not given.stated:
+            given = given.normalised(data.mean, data.std)
+        assert isinstance(given.module, models.Normalized)
+        return given.module.to(self.device)
+
+
+def prepare(recipe: Recipe, tell: Tell, *, examine: bool = True) -> Prepared:
+    """Open what a recipe names; with `examine`, see that the teacher does well before anything is spent."""
+    inputs = open_inputs(recipe.data, recipe.teacher, tell, device=choose_device(recipe.device), examine=examine)
+    found: dict[str, Data | Teacher] = {"data": recipe.data.model_copy(update={"name": inputs.data.source})}
+    if recipe.teacher is not None and inputs.teacher is not None:
+        known = {"arch": inputs.teacher.arch, "mean": inputs.teacher.mean, "std": inputs.teacher.std}
+        found["teacher"] = recipe.teacher.model_copy(update=known)
+    return Prepared(inputs.device, inputs.data, inputs.teacher, recipe.model_copy(update=found))
+
+
+def open_inputs(data: Data, teacher: Teacher | None, tell: Tell, *, device: torch.device, examine: bool) -> Inputs:
+    """Open teacher and data. Without a name the data are those that the teacher says or is known for.
+
+    Raises:
+        UsageError: no data set is named and none can be guessed.
+        InputRejected: teacher or data cannot be used, or do not fit each other.
+    """
+    network = None if teacher is None else checkpoint.load_teacher(teacher)
+    name, reason = data.name, ""
+    if name is None and network is not None:
+        name = network.data or checkpoint.default_data(network)
+        origin = (
+            "the checkpoint says so" if network.data else f"usual for {network.arch} with {network.classes} classes"
+        )
+        reason = f" ({origin}; --data chooses another)"
+    if name is None:
+        raise UsageError("no data set is named, and the teacher does not tell", hint="--data cifar10 or folder:PATH")
+    tell(f"data: {name}{reason}")
+    if network is not None:
+        tell(f"teacher: {network.summary}")
+    opened = open_data(data.model_copy(update={"name": name}), device=device)
+    for note in opened.notes:
+        tell(f"data: {note}")
+    if network is not None and teacher is not None:
+        network.module.to(device)
+        if examine:
+            checked = checkpoint.check_teacher(network, opened, normalize=teacher.normalize)
+            tell(f"teacher: {checked.sentence}")
+            network = checked.network
+    return Inputs(device, opened, network)
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device asked for; `auto` is CUDA where there is one.
+
+    Raises:
+        EnvironmentMissing: it is not here. There is no silent fallback.
+        UsageError: there is no such kind of device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UsageError(f"no such device: {name!r}", hint="cpu, cuda, cuda:1 or auto") from None
+    if device.type not in {"cpu", "cuda"}:
+        raise UsageError(f"device {name!r} is not supported", hint="cpu, cuda, cuda:1 or auto")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise EnvironmentMissing(
+            f"device {name} is not here: torch sees {torch.cuda.device_count()} CUDA devices", hint="--device cpu"
+        )
+    return device

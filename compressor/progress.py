@@ -1,0 +1,80 @@
+"""What a person sees while a run works: sentences, and a bar for training. All of it on standard error."""
+
+import math
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+
+class Tell:
+    """Says sentences. `quiet` keeps silent but for what the caller prints itself."""
+
+    def __init__(self, console: Console | None = None, *, quiet: bool = False) -> None:
+        self.console = console or Console(stderr=True, highlight=False)
+        self.quiet = quiet
+        self._log: Path | None = None
+
+    def keep(self, log: Path) -> None:
+        """Write what is said from now on into a file too, with the time."""
+        self._log = log
+
+    def __call__(self, sentence: str) -> None:
+        if self._log is not None:
+            with self._log.open("a", encoding="utf-8") as file:
+                file.write(f"{datetime.now(UTC).isoformat(timespec='seconds')} {sentence}\n")
+        if not self.quiet:
+            self.console.print(escape(sentence), soft_wrap=True)
+
+    @contextmanager
+    def training(self, *, epochs: int, images: int, done: int = 0) -> Iterator["Training"]:
+        """Show a bar of `epochs * images` images on a terminal, and a line an epoch elsewhere."""
+        bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f} %"),
+            TextColumn("{task.fields[speed]}"),
+            TimeRemainingColumn(),
+            console=self.console,
+            transient=True,
+            disable=self.quiet or not self.console.is_terminal,
+        )
+        with bar:
+            task = bar.add_task(f"epoch {done + 1}/{epochs}", total=epochs * images, completed=done * images, speed="")
+            yield Training(self, bar, task, epochs)
+
+
+class Training:
+    """The display of one training."""
+
+    def __init__(self, tell: Tell, bar: Progress, task: TaskID, epochs: int) -> None:
+        self._tell, self._bar, self._task, self._epochs = tell, bar, task, epochs
+        self._begun, self._images = time.monotonic(), 0
+
+    def advance(self, images: int) -> None:
+        """Count the images of a batch."""
+        self._images += images
+        speed = self._images / max(time.monotonic() - self._begun, 1e-9)
+        self._bar.update(self._task, advance=images, speed=f"{speed:,.0f} images/s")
+
+    def epoch(
+        self, number: int, losses: Mapping[str, float], *, top1: float | None, images_per_s: float, seconds: float
+    ) -> None:
+        """Say how epoch `number` (from 1) went; `seconds` is its length, from which the time left is reckoned."""
+        terms = "  ".join(f"{name} {value:.4f}" for name, value in losses.items())
+        accuracy = "" if top1 is None else f"  validation {top1:.2f} %"
+        left = _duration((self._epochs - number) * seconds)
+        self._tell(f"epoch {number:>3}/{self._epochs}  {terms}{accuracy}  {images_per_s:,.0f} images/s  {left} left")
+        self._bar.update(self._task, description=f"epoch {min(number + 1, self._epochs)}/{self._epochs}")
+
+
+def _duration(seconds: float) -> str:
+    """Return hours and minutes, or minutes and seconds."""
+    whole = math.ceil(seconds)
+    minutes, rest = divmod(whole, 60)
+    return f"{minutes // 60}h{minutes % 60:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"

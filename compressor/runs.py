@@ -1,0 +1,165 @@
+"""Run folders: where a run keeps its files, which one is the latest, and what may be written over."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from compressor.errors import InputRejected, UsageError
+from compressor.files import write_text
+
+LATEST = "latest"
+
+
+@dataclass(frozen=True)
+class Run:
+    """The files of one run. Nothing is created by naming them."""
+
+    folder: Path
+
+    @property
+    def recipe(self) -> Path:
+        return self.folder / "recipe.resolved.yaml"
+
+    @property
+    def student(self) -> Path:
+        return self.folder / "student" / "student.safetensors"
+
+    @property
+    def exports(self) -> Path:
+        return self.folder / "export"
+
+    @property
+    def last(self) -> Path:
+        return self.folder / "checkpoints" / "last.ckpt"
+
+    @property
+    def best(self) -> Path:
+        return self.folder / "checkpoints" / "best.ckpt"
+
+    @property
+    def metrics(self) -> Path:
+        return self.folder / "metrics.jsonl"
+
+    @property
+    def bench(self) -> Path:
+        return self.folder / "bench.json"
+
+    @property
+    def environment(self) -> Path:
+        return self.folder / "env.json"
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "run.log"
+
+    def epochs(self) -> list[dict[str, Any]]:
+        """Return the metrics of the finished epochs; a last line that a crash cut short does not count."""
+        if not self.metrics.exists():
+            return []
+        lines = self.metrics.read_text(encoding="utf-8").splitlines(keepends=True)
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+
+    def keep_epochs(self, count: int) -> None:
+        """Drop the metrics of epochs after `count`, which a resumed run will write again."""
+        if self.metrics.exists():
+            write_text(self.metrics, "".join(json.dumps(row) + "\n" for row in self.epochs() if row["epoch"] <= count))
+
+    def log_epoch(self, row: dict[str, Any]) -> None:
+        """Append the metrics of an epoch."""
+        with self.metrics.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+
+def create(name: str, *, out: Path | None, overwrite: bool, root: Path = Path("runs")) -> Run:
+    """Make a run folder: `out` as it is, or the next free `root/NAME-n`, which `root/latest` then points to.
+
+    Raises:
+        UsageError: `out` is not empty and `overwrite` is not set.
+        InputRejected: the folder cannot be made.
+    """
+    try:
+        if out is not None:
+            folder = out
+            if folder.is_dir() and any(folder.iterdir()) and not overwrite:
+                raise UsageError(
+                    f"{folder} is not empty",
+                    hint="--overwrite to replace it, --resume to go on with it, or another --out",
+                )
+            folder.mkdir(parents=True, exist_ok=True)
+            _forget(Run(folder))
+        else:
+            folder = _next(root, name)
+        _point_latest(root, folder)
+    except OSError as error:
+        raise InputRejected(
+            f"cannot make the run folder: {error.strerror}: {error.filename}", hint="--out DIR chooses another"
+        ) from error
+    return Run(folder)
+
+
+def find(where: Path | None, *, root: Path = Path("runs")) -> Run:
+    """Return the run at `where`, or the latest one.
+
+    Raises:
+        UsageError: there is no run there.
+    """
+    if where is None:
+        latest = root / LATEST
+        if not latest.exists():
+            raise UsageError(
+                f"no run yet: {latest} does not exist", hint="compress distill --teacher FILE --student resnet20"
+            )
+        where = root / latest.read_text(encoding="utf-8").strip() if latest.is_file() else latest
+    if not (where / Run(where).recipe.name).is_file():
+        raise UsageError(
+            f"{where} is not the folder of a run: it has no {Run(where).recipe.name}",
+            hint="give a folder such as runs/NAME-1",
+        )
+    return Run(where)
+
+
+def is_run(path: Path) -> bool:
+    return Run(path).recipe.is_file()
+
+
+def _next(root: Path, name: str) -> Path:
+    root.mkdir(parents=True, exist_ok=True)
+    number = 1
+    while True:
+        folder = root / f"{name}-{number}"
+        try:
+            folder.mkdir()
+        except FileExistsError:  # also taken by another process at this very moment
+            number += 1
+        else:
+            return folder
+
+
+def _forget(run: Run) -> None:
+    """Remove the files of an earlier run that a new one would otherwise seem to own."""
+    names = [
+        run.recipe,
+        run.student,
+        run.last,
+        run.best,
+        run.metrics,
+        run.bench,
+        run.environment,
+        run.folder / "result.json",
+    ]
+    for path in [*names, *(run.exports.glob("*") if run.exports.is_dir() else ())]:
+        path.unlink(missing_ok=True)
+
+
+def _point_latest(root: Path, folder: Path) -> None:
+    root.mkdir(parents=True, exist_ok=True)
+    link = root / LATEST
+    target = os.path.relpath(folder, root)  # relative, so that the runs folder can be moved
+    if link.is_symlink() or link.is_file():
+        link.unlink()
+    try:
+        link.symlink_to(target, target_is_directory=True)
+    except OSError:  # file systems without links get a text file with the path
+        write_text(link, f"{target}\n")

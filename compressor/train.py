@@ -1,0 +1,294 @@
+"""Training: a state that can be saved after any step, and a loop that yields once an epoch and does no I/O.
+
+The loop owns the student's optimiser, the schedule and the precision. What is minimised is the objective's affair; what
+is logged, evaluated and saved is the caller's, who sees the live networks between epochs.
+"""
+
+import copy
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import chain, islice
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from compressor.errors import UsageError
+from compressor.losses import Losses
+from compressor.methods.protocol import Batch, Moment, Objective, Update
+from compressor.optimiser import learning_rate, optimiser, parameters, trained_parameters
+from compressor.recipe import Training
+
+# (epoch, start), both from 0 -> the batches of that epoch from number `start` on.
+Batches = Callable[[int, int], Iterable[Batch]]
+
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_READ_EVERY = 50  # steps between two readings of the losses where a reading stalls the device
+
+
+@dataclass(frozen=True, kw_only=True)
+class Epoch:
+    """What one epoch did. `number` counts from 1, `lr` is the rate of its last step, `seconds` include the data's.
+
+    `losses` are means over the updates in which the term appeared; a term that never did is absent.
+    """
+
+    number: int
+    losses: Mapping[str, float]
+    lr: float
+    steps: int
+    images: int
+    seconds: float
+
+    @property
+    def images_per_second(self) -> float:
+        return self.images / self.seconds if self.seconds > 0 else 0.0
+
+
+def fit(state: "TrainingState", batches: Batches) -> Iterator[Epoch]:
+    """Train what `state` holds, in place, from where it stands to its last epoch; yield after each epoch.
+
+    An exception from `batches` (an interrupt, say) arrives between two steps: `state.state_dict()` is then whole, and a
+    run resumed from it ends, on the CPU, with the weights of a run that was never stopped. Between epochs the caller
+    may put the networks in any mode.
+
+    Raises:
+        Diverged: a loss term is NaN or infinite. On the CPU no weight has been touched by it yet; on other devices it
+            is found up to 50 steps later, and still named by the step it appeared in.
+        ValueError: an epoch has fewer batches than the state was told. More are not asked for.
+    """
+    while state.epoch < state.config.epochs:
+        state.enter_training()
+        mark = perf_counter()
+        for batch in islice(batches(state.epoch, state.batch), state.steps_per_epoch - state.batch):
+            state.advance(batch)
+            mark, before = perf_counter(), mark
+            state.seconds += mark - before
+        yield state.finish_epoch()
+
+
+class TrainingState:
+    """Everything that changes while training, and the one step that changes it.
+
+    The student's optimiser also trains the objective's own parameters that no entry of `objective.optimisers` holds.
+    `clip_norm` bounds the gradient of whichever player steps. The teachers are frozen here (`requires_grad` off) and
+    kept in eval mode by the loop. With `config.compile` the student's call is compiled in place: its state keeps its
+    keys, and copies of it are not compiled.
+
+    All that is random in a step, dropout included, is drawn from the seed and the step's number alone, and torch's
+    global generators are left as they were: what the caller draws between steps changes nothing.
+
+    Args:
+        student: the bare network, on `device`; the objective may train it through a wrapper (`Setting.student`).
+        steps_per_epoch: batches in each epoch.
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        objective: Objective,
+        config: Training,
+        *,
+        seed: int,
+        device: torch.device,
+        steps_per_epoch: int,
+    ) -> None:
+        if steps_per_epoch < 1:
+            raise ValueError(f"an epoch needs at least one batch, not {steps_per_epoch}")
+        self.student, self.objective, self.config = student, objective, config
+        self.seed, self.device, self.steps_per_epoch = seed, device, steps_per_epoch
+        self.epoch = 0  # epochs finished
+        self.batch = 0  # batches of the current epoch done
+        self.images = 0  # seen in the current epoch
+        self.seconds = 0.0  # spent on the current epoch
+        self.losses = Losses()
+
+        for teacher in objective.setting.teachers:
+            teacher.requires_grad_(False)
+        if config.channels_last:
+            for network in (student, *objective.setting.teachers):
+                network.to(memory_format=torch.channels_last)
+        self.optimiser = optimiser(config, trained_parameters(student, objective))
+        if "student" in objective.optimisers:
+            raise ValueError("an objective's own optimiser cannot be called 'student', that is the loop's")
+        self.players: dict[str, torch.optim.Optimizer] = {"student": self.optimiser, **objective.optimisers}
+        self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
+        self.average = None if config.ema is None else copy.deepcopy(student).requires_grad_(False).eval()
+        self._generator = torch.Generator(device)
+        if config.compile:
+            objective.setting.student.compile()
+
+    @property
+    def step(self) -> int:
+        """Batches done over all epochs."""
+        return self.epoch * self.steps_per_epoch + self.batch
+
+    def reported(self) -> nn.Module:
+        """Return the network to evaluate and save: the averaged copy where the recipe asks for one or the student."""
+        return self.student if self.average is None else self.average
+
+    def enter_training(self) -> None:
+        """Put the student and the objective's networks in training mode and the teachers in eval mode."""
+        self.student.train()
+        self.objective.setting.student.train()
+        self.objective.train()
+        for teacher in self.objective.setting.teachers:  # last: an objective may hold one as its submodule
+            teacher.eval()
+
+    def advance(self, batch: Batch) -> None:
+        """Run all updates of one batch."""
+        batch = self._placed(batch)
+        for group in self.optimiser.param_groups:
+            group["lr"] = learning_rate(self.config, self.step, self.steps_per_epoch)
+        generator = self._generator.manual_seed(_mixed("generator", self.seed, self.step))
+        moment = Moment(self.epoch, self.config.epochs, self.step, generator)
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(_mixed("global", self.seed, self.step))
+            for update in self._updates(batch, moment):
+                if update.terms:
+                    self._apply(update)
+        if self.average is not None:
+            self._follow(self.average)
+        self.batch += 1
+        self.images += len(batch.images)
+
+    def finish_epoch(self) -> Epoch:
+        """Close the epoch: read its losses, count it, start the next one's sums."""
+        if self.batch != self.steps_per_epoch:
+            raise ValueError(
+                f"epoch {self.epoch + 1} gave {self.batch} batches where {self.steps_per_epoch} were announced"
+            )
+        mark = perf_counter()
+        self.losses.read(self.epoch)
+        finished = Epoch(
+            number=self.epoch + 1,
+            losses=self.losses.means(),
+            lr=learning_rate(self.config, self.step - 1, self.steps_per_epoch),
+            steps=self.batch,
+            images=self.images,
+            seconds=self.seconds + perf_counter() - mark,  # reading waits for the device to finish
+        )
+        self.epoch, self.batch, self.images, self.seconds, self.losses = self.epoch + 1, 0, 0, 0.0, Losses()
+        return finished
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return a copy of all that a resumed run needs, as tensors and plain values (loads with `weights_only=True`).
+
+        Raises:
+            Diverged: a loss not read so far was not finite: such a state is not worth saving.
+        """
+        self.losses.read(self.epoch)
+        return copy.deepcopy(
+            {
+                "run": self._run(),
+                "epoch": self.epoch,
+                "batch": self.batch,
+                "images": self.images,
+                "seconds": self.seconds,
+                "losses": {"sums": self.losses.sums, "counts": self.losses.counts},
+                "student": dict(self.student.state_dict()),
+                "objective": dict(self.objective.state_dict()),
+                "players": {name: player.state_dict() for name, player in self.players.items()},
+                "scaler": self.scaler.state_dict(),
+                "average": None if self.average is None else dict(self.average.state_dict()),
+            }
+        )
+
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """Continue from what `state_dict` returned.
+
+        Raises:
+            UsageError: the saved run had other settings, another seed or another number of steps in an epoch.
+        """
+        then, now = saved["run"], self._run()
+        for key in sorted(then.keys() | now.keys()):
+            if then.get(key) != now.get(key):
+                raise UsageError(
+                    f"cannot resume: the saved run has {key} {then.get(key)}, this one {now.get(key)}",
+                    hint="resume with the recipe and data the run began with, or start a new run",
+                )
+        self.epoch, self.batch = saved["epoch"], saved["batch"]
+        self.images, self.seconds = saved["images"], saved["seconds"]
+        self.losses = Losses(sums=dict(saved["losses"]["sums"]), counts=dict(saved["losses"]["counts"]))
+        self.student.load_state_dict(saved["student"])
+        self.objective.load_state_dict(saved["objective"])
+        for name, player in self.players.items():
+            player.load_state_dict(copy.deepcopy(saved["players"][name]))  # torch would share the tensors
+        self.scaler.load_state_dict(saved["scaler"])
+        if self.average is not None:
+            self.average.load_state_dict(saved["average"])
+
+    def _run(self) -> dict[str, Any]:
+        """What must be the same for a resumed run to end in the same weights."""
+        settings = self.config.model_dump(mode="json", exclude={"compile"})
+        return {**settings, "seed": self.seed, "steps_per_epoch": self.steps_per_epoch}
+
+    def _placed(self, batch: Batch) -> Batch:
+        """Return the batch on the training device, images in the networks' memory layout."""
+        layout = torch.channels_last if self.config.channels_last else torch.preserve_format
+
+        def images(tensor: Tensor) -> Tensor:
+            return tensor.to(self.device, non_blocking=True, memory_format=layout)
+
+        return replace(
+            batch,
+            images=images(batch.images),
+            labels=batch.labels.to(self.device, non_blocking=True),
+            indices=batch.indices.to(self.device, non_blocking=True),
+            unlabelled=None if batch.unlabelled is None else images(batch.unlabelled),
+        )
+
+    def _updates(self, batch: Batch, moment: Moment) -> Iterator[Update]:
+        """Yield the objective's updates, each computed under autocast, which is left while the loop works with it."""
+        updates = self.objective.updates(batch, moment)
+        dtype = _DTYPES.get(self.config.precision)
+        while True:
+            with torch.autocast(self.device.type, dtype, enabled=dtype is not None):
+                update = next(updates, None)
+            if update is None:
+                return
+            yield update
+
+    def _apply(self, update: Update) -> None:
+        """Backward and step: only the named player moves, by the gradient of these terms alone."""
+        if update.player not in self.players:
+            raise ValueError(
+                f"{type(self.objective).__name__} yields an update for {update.player!r}, "
+                f"its players are {', '.join(map(repr, self.players))}"
+            )
+        player = self.players[update.player]
+        self.losses.add(update.terms, self.step)
+        if self.device.type == "cpu" or self.step % _READ_EVERY == 0:
+            self.losses.read(self.epoch)
+        total = torch.stack([term.float() for term in update.terms.values()]).sum()
+        player.zero_grad()  # right before: other players' backward passes have left gradients here
+        self.scaler.scale(total).backward()
+        self.scaler.unscale_(player)
+        if self.config.clip_norm is not None:
+            nn.utils.clip_grad_norm_(parameters(player), self.config.clip_norm)
+        self.scaler.step(player)
+        self.scaler.update()  # after every step, since a player may step again in the same batch
+
+    def _follow(self, average: nn.Module) -> None:
+        """Move the averaged copy towards the student, BatchNorm statistics included; counters are copied.
+
+        The decay rises to the recipe's as `(1 + step) / (10 + step)`, so that short runs forget the initial weights.
+        """
+        assert self.config.ema is not None
+        decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
+        averaged = list(chain(average.parameters(), average.buffers()))
+        current = list(chain(self.student.parameters(), self.student.buffers()))
+        pairs = [(a.detach(), c.detach()) for a, c in zip(averaged, current, strict=True)]
+        smooth = [pair for pair in pairs if pair[0].is_floating_point()]
+        get_ema_multi_avg_fn(decay)([a for a, _ in smooth], [c for _, c in smooth], 0)
+        for counter, value in pairs:
+            if not counter.is_floating_point():
+                counter.copy_(value)
+
+
+def _mixed(stream: str, seed: int, step: int) -> int:
+    """Return a seed of 63 bits for one step: streams and neighbouring seeds and steps share nothing."""
+    return int.from_bytes(hashlib.blake2b(f"{stream}/{seed}/{step}".encode(), digest_size=8).digest()) >> 1

@@ -1,0 +1,203 @@
+"""The stages of a run, typed as a user does: what each leaves in the run folder, and how it stops and goes on."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from shell import DISTILL, QUICK, ran, refused, typed
+
+from exporters import onnx
+
+# The stages
+
+
+def test_a_run_folder_holds_what_the_design_says(here):
+    names = {path.relative_to("runs/student-1").as_posix() for path in Path("runs/student-1").rglob("*")}
+
+    assert {
+        "recipe.resolved.yaml",
+        "env.json",
+        "metrics.jsonl",
+        "run.log",
+        "result.json",
+        "checkpoints/last.ckpt",
+        "checkpoints/best.ckpt",
+        "student/student.safetensors",
+        "export/student.fp32.onnx",
+    } <= names
+    assert not [name for name in names if ".part" in name]
+
+
+def test_validate_examines_every_file_with_the_same_images(here):
+    record = json.loads(ran(["validate", "runs/student-1", "--json"]).out)
+
+    teacher, student, (onnx,) = record["teacher"], record["student"], record["artifacts"]
+    assert teacher["samples"] == student["samples"] == onnx["samples"] == record["data"]["test"]
+    assert onnx["top1"] == student["top1"]
+    assert onnx["agreement"] == student["agreement"]
+    assert onnx["boundary_agreement"] == pytest.approx(student["boundary_agreement"], abs=0.05)
+    assert onnx["pgd_top1"] == student["pgd_top1"] <= student["fgsm_top1"] < student["top1"]
+    assert record["data"]["boundary_samples"] > 0
+    assert teacher["agreement"] is None
+    assert set(student["class_change"]) == set("0123456789")
+
+
+def test_bench_times_every_file_and_keeps_every_sample(here):
+    record = json.loads(ran(["bench", "runs/student-1", "--batch-sizes", "1,4", "--json"]).out)
+
+    for file in (record["teacher"], record["student"], *record["artifacts"]):
+        assert set(file["latency_ms"]) == {"1", "4"}
+        assert 0 < file["latency_ms"]["1"]["p50"] <= file["latency_ms"]["1"]["p99"]
+    samples = json.loads(Path("runs/student-1/bench.json").read_text())["latencies"]
+    timed = record["artifacts"][0]["latency_ms"]["4"]["iterations"]
+    assert len(samples["export/student.fp32.onnx"][1]["samples_ms"]) == timed
+
+    again = ran(["bench", "runs/student-1", "--batch-sizes", "1,4", "--baseline", "runs/student-1/bench.json"])
+    assert re.search(r"student batch 4 p50: .* ms, .*x the baseline's", again.err)
+
+
+def test_one_artifact_alone_is_validated_and_timed(here):
+    path = "runs/student-1/export/student.fp32.onnx"
+
+    alone = json.loads(ran(["validate", path, "--data", "digits", "--teacher", "runs/teacher-1", "--json"]).out)
+    timed = json.loads(ran(["bench", path, "--batch-sizes", "2", "--duration", "0.05", "--json"]).out)
+
+    assert alone["top1"] == json.loads(Path("runs/student-1/result.json").read_text())["artifacts"][0]["top1"]
+    assert alone["agreement"] is not None
+    assert set(timed["latency_ms"]) == {"2"}
+
+
+def test_a_student_file_is_an_artifact_too(here):
+    alone = json.loads(
+        ran(["validate", "runs/student-1/student/student.safetensors", "--data", "digits", "--json"]).out
+    )
+
+    assert alone["format"] == "pytorch"
+    assert alone["top1"] == json.loads(Path("runs/student-1/result.json").read_text())["student"]["top1"]
+
+
+def test_the_best_weights_are_a_checkpoint_like_any_other(here):
+    facts = json.loads(ran(["inspect", "runs/student-1/checkpoints/best.ckpt", "--json"]).out)
+
+    assert "lenet5-half" in json.dumps(facts)
+
+
+def test_inspect_knows_checkpoints_exports_and_runs(here):
+    assert "lenet5-half" in ran(["inspect", "runs/student-1/student/student.safetensors"]).out
+    assert "compress.precision" in ran(["inspect", "runs/student-1/export/student.fp32.onnx"]).out
+    assert "student" in ran(["inspect", "runs/student-1"]).out
+
+
+def test_the_smoke_recipe_runs_the_whole_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    record = json.loads(ran(["run", "smoke", "--set", "student.arch=lenet5-half", "--json"]).out)
+
+    assert record["passed"] is True
+    assert record["artifacts"][0]["latency_ms"]["1"]["p50"] > 0
+
+
+def test_a_broken_promise_ends_with_7_and_is_recorded(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    done = typed(["run", "smoke", "--set", "student.arch=lenet5-half", "--set", "gates.min_top1=99.9"])
+
+    assert done.code == 7
+    assert re.search("error: 1 of 2 gates failed: min_top1 of export/student.fp32.onnx", done.err)
+    assert "broken" in done.out
+    assert json.loads(Path("runs/smoke-1/result.json").read_text())["passed"] is False
+
+
+# Stopping and going on
+
+
+def test_a_signal_saves_and_the_resumed_run_ends_with_the_same_weights(tmp_path, here):
+    common = ["--teacher", str(here / "runs/teacher-1"), "--student", "lenet5-half", "--epochs", "6", *QUICK]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    whole = [sys.executable, "-m", "compressor", "distill", *common, "--out", "whole", "--quiet"]
+    subprocess.run(whole, cwd=tmp_path, check=True, stdout=subprocess.DEVNULL, env=environment)
+    stopped = subprocess.Popen(
+        [sys.executable, "-m", "compressor", "distill", *common, "--out", "stopped"],
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+    metrics = tmp_path / "stopped" / "metrics.jsonl"
+    while stopped.poll() is None and not metrics.exists():
+        time.sleep(0.01)
+    stopped.send_signal(signal.SIGTERM)
+    _, said = stopped.communicate(timeout=120)
+
+    assert stopped.returncode == 130, said
+    assert re.search(r"interrupted in epoch \d of 6; the state is saved", said)
+    assert not (tmp_path / "stopped" / "student").exists()
+    hint = re.search("hint: compress (distill --resume .*)", said)
+    resume = [sys.executable, "-m", "compressor", *hint[1].split(), "--quiet"]
+    subprocess.run(resume, cwd=tmp_path, check=True, stdout=subprocess.DEVNULL, env=environment)
+    one, other = (tmp_path / name / "student" / "student.safetensors" for name in ("whole", "stopped"))
+    assert one.read_bytes() == other.read_bytes()
+    epochs = [json.loads(line)["epoch"] for line in metrics.read_text().splitlines()]
+    assert epochs == list(range(1, 7))
+
+
+def test_resume_takes_no_other_setting(here):
+    refused(["distill", "--resume", "runs/student-1", "--epochs", "9"], 2, "takes no other setting")
+
+
+def test_a_diverging_loss_ends_with_5_and_names_its_term(here):
+    refused(
+        [*DISTILL, "--lr", "1e30", "--epochs", "3", "--set", "train.schedule.kind=constant", "--quiet"],
+        5,
+        r"loss term '(ce|kd|bss)' became (NaN|infinite) at step \d+ \(epoch \d\)",
+        "lower --lr",
+    )
+
+
+# What an export that fails leaves
+
+
+def test_an_export_that_cannot_be_written_leaves_nothing(here, monkeypatch, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree("runs/student-1", folder)
+    shutil.rmtree(folder / "export")
+
+    def broken(*_arguments, **_options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(onnx, "export", broken)
+    refused(["export", str(folder), "--format", "onnx", "--quiet"], 4, "the disk is full")
+    assert list((folder / "export").iterdir()) == []
+
+
+def test_an_export_that_answers_otherwise_is_not_kept(here, monkeypatch, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree("runs/student-1", folder)
+    shutil.rmtree(folder / "export")
+    honest = onnx.export
+
+    def wrong(network, path, **options):
+        class Upside(torch.nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.network = network
+
+            def forward(self, images):
+                return self.network(images.flip(2))
+
+        honest(Upside(), path, **options)
+
+    monkeypatch.setattr(onnx, "export", wrong)
+    refused(
+        ["export", str(folder), "--format", "onnx", "--quiet"], 6, "does not answer as the network does", "was not kept"
+    )
+    assert list((folder / "export").iterdir()) == []
