@@ -1,6 +1,7 @@
 """Distillation methods. To add one: its module, then its line in `METHODS` and in `AnyMethod`."""
 
-from typing import Annotated
+import inspect
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -9,8 +10,21 @@ from compressor.methods.ce import CE
 from compressor.methods.kd import KD
 from compressor.methods.protocol import Batch, Config, Method, Moment, Needs, Objective, Setting, Taps, Update
 
-METHODS: dict[str, type[Method]] = {"ce": CE, "kd": KD, "bss": BSS}
+METHODS: dict[str, type[CE] | type[KD] | type[BSS]] = {"ce": CE, "kd": KD, "bss": BSS}
 AnyMethod = Annotated[CE | KD | BSS, Field(discriminator="kind")]
+
+
+def describe() -> list[dict[str, Any]]:
+    """Return name, one line, and the hyper-parameters with their defaults of every method."""
+    return [
+        {
+            "kind": kind,
+            "summary": (inspect.getdoc(method) or "").partition("\n")[0],
+            "defaults": method().model_dump(mode="json", exclude={"kind"}),
+        }
+        for kind, method in METHODS.items()
+    ]
+
 
 __all__ = [
     "METHODS",
@@ -24,4 +38,5 @@ __all__ = [
     "Setting",
     "Taps",
     "Update",
+    "describe",
 ]

@@ -1,0 +1,118 @@
+"""Distillation with boundary supporting samples: KD that also looks just past the teacher's decision boundaries."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import ClassVar, Literal
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from compressor.attack import CROSSED, BoundaryAttack, BoundarySamples, sample_targets, select_bases
+from compressor.methods.kd import ask, soft_loss
+from compressor.methods.protocol import Batch, Config, Moment, Needs, Objective, Setting, Update
+from compressor.methods.weights import Weight
+
+
+class Attack(Config):
+    """How boundary samples are made, see `compressor.attack`."""
+
+    steps: PositiveInt = 10
+    step_size: PositiveFloat = Field(
+        default=0.3, description="per logit of the gap, in standard deviations of the data"
+    )
+    margin: NonNegativeFloat = Field(default=1e-4, description="added to the gap, in logits")
+    size: PositiveInt = Field(default=64, description="images of a batch that are attacked, at most")
+    keep: Literal["all", "crossed"] = Field(
+        default="all",
+        description="all: wherever a walk ended, as the authors' code; crossed: only in the target class, as the paper",
+    )
+
+
+class BSS(Config):
+    """Soft targets on the images and on boundary supporting samples (Heo et al., AAAI 2019).
+
+    The defaults are the published ones. Without the boundary term it is `kd`, with the same defaults.
+    """
+
+    kind: Literal["bss"] = "bss"
+    temperature: PositiveFloat = 3.0
+    ce_weight: Weight = Weight(1.0)
+    kd_weight: Weight = Weight((4.0, 1.0))
+    bss_weight: Weight = Weight((2.0, 0.0, 0.75))
+    t2: bool = Field(default=False, description="multiply the soft losses by the temperature squared")
+    attack: Attack = Attack()
+    every: PositiveInt = Field(default=1, description="attack in every n-th step only")
+    update_batchnorm: bool = Field(
+        default=True,
+        description="whether boundary samples move the running statistics of the student's BatchNorm, as published",
+    )
+    needs: ClassVar[Needs] = Needs()
+
+    def build(self, setting: Setting) -> Objective:
+        return _Boundary(self, setting)
+
+
+class _Boundary(Objective):
+    """The student sees clean and boundary images in two passes, as published: one batch would mix their statistics."""
+
+    def __init__(self, config: BSS, setting: Setting) -> None:
+        super().__init__(setting)
+        self.config = config
+
+    def updates(self, batch: Batch, moment: Moment) -> Iterator[Update]:
+        config, elapsed = self.config, moment.elapsed
+        taught = ask(self.setting.teachers[0], batch.images)
+        logits = self.setting.student(batch.images).float()
+        soft = soft_loss(logits, taught, config.temperature, t2=config.t2)
+        terms = {
+            "ce": config.ce_weight.at(elapsed) * F.cross_entropy(logits, batch.labels),
+            "kd": config.kd_weight.at(elapsed) * soft,
+        }
+        weight = config.bss_weight.at(elapsed)
+        if weight > 0 and moment.step % config.every == 0:
+            images, beyond = self._samples(batch, taught, logits, moment)
+            if len(images) > 0:
+                with _batchnorm(self.setting.student, alone=len(images) == 1, update=config.update_batchnorm):
+                    answer = self.setting.student(images).float()
+                terms["bss"] = weight * soft_loss(answer, beyond, config.temperature, t2=config.t2)
+        yield Update(terms)
+
+    def _samples(self, batch: Batch, taught: Tensor, logits: Tensor, moment: Moment) -> tuple[Tensor, Tensor]:
+        """Return the boundary samples of a batch, `[N, C, H, W]`, and the teacher's logits there, `[N, K]`."""
+        how = self.config.attack
+        chosen = select_bases(taught, logits, batch.labels, how.size)
+        if len(chosen) == 0:
+            return batch.images[chosen], taught[chosen]
+        base = batch.labels[chosen]
+        target = sample_targets(taught[chosen], base, moment.generator)
+        attack = BoundaryAttack(steps=how.steps, step_size=how.step_size, margin=how.margin)
+        samples: BoundarySamples = attack(
+            self.setting.teachers[0], batch.images[chosen], base, target, scale=self.setting.std
+        )
+        if how.keep == "all":
+            return samples.images, samples.logits
+        kept = samples.crossed == CROSSED
+        return samples.images[kept], samples.logits[kept]
+
+
+@contextmanager
+def _batchnorm(student: nn.Module, *, alone: bool, update: bool) -> Iterator[None]:
+    """Decide what a pass of boundary samples does to the BatchNorm layers that are training.
+
+    They normalise by the batch, and move their running statistics only with `update`. One image `alone` has no batch
+    to be normalised by (PyTorch refuses it where only one pixel is left): it uses the running statistics as they are.
+    """
+    layers = [layer for layer in student.modules() if isinstance(layer, _BatchNorm) and layer.training]
+    tracking = [layer for layer in layers if layer.track_running_stats]
+    try:
+        for layer in tracking:
+            if alone:
+                layer.training = False
+            elif not update:
+                layer.track_running_stats = False  # a training layer then neither reads nor writes them
+        yield
+    finally:
+        for layer in tracking:
+            layer.training = layer.track_running_stats = True
