@@ -694,10 +694,25 @@ def test_grey_beside_colour_is_refused_with_an_example_of_each(folder, mode, hel
     with pytest.raises(InputRejected) as refused:
         open_(f"folder:{root}", held=held, workers=0)
     assert refused.value.message == f"the images are not of one kind: {grey} is grey and {colour} is colour"
-    assert "convert" in refused.value.hint
+    assert "data.channels=3" in refused.value.hint
 
 
 # Kinds of image files
+
+
+@pytest.mark.parametrize("held", [True, False])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_grey_among_colour_images_is_converted_when_asked(tmp_path, channels, held):
+    root = tmp_path / "set"
+    for number in range(12):
+        for name in ("cat", "dog"):
+            picture(root / name / f"{number}.png", mode="L" if number % 2 else "RGB", value=number * 20)
+
+    data = open_(f"folder:{root}", held=held, workers=0, channels=channels)
+
+    assert data.input_shape[0] == channels
+    for batch in data.train.batches(4):
+        assert batch.images.shape[1] == channels
 
 
 def test_palettes_become_colour_and_single_bits_become_black_and_white(tmp_path):

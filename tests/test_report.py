@@ -11,10 +11,11 @@ from compressor.errors import InputRejected
 from compressor.hardware import hardware, versions
 from compressor.report import Artifact, Gate, Network, Parity, Result, Timing, gates, record, single, summary
 
-METRICS = (
-    "path format precision provider sha256 size_bytes samples top1 top1_ci top5 ece nll agreement boundary_agreement "
-    "accuracy_drop accuracy_drop_ci worst_class_drop class_accuracy class_change fgsm_top1 pgd_top1 latency_ms"
-).split()
+METRICS = [
+    *("path", "format", "precision", "provider", "sha256", "size_bytes", "samples", "top1", "top1_ci", "top5", "ece"),
+    *("nll", "agreement", "boundary_agreement", "accuracy_drop", "accuracy_drop_ci", "worst_class_drop"),
+    *("class_accuracy", "class_change", "fgsm_top1", "pgd_top1", "latency_ms"),
+]
 KEYS = {
     record.Result: "result name created recipe_sha256 data training teacher student artifacts gates passed versions "
     "hardware",

@@ -55,7 +55,14 @@ def open_folder(place: str, config: Data, device: torch.device, held: bool | Non
         raise InputRejected(f"{error.filename or root} cannot be read: {error.strerror}") from error
     found = [part for part in (layout.train, layout.validation, layout.test) if part is not None]
     paths = [path for part in found for path in part.paths]
-    files = open_files(paths, size=config.image_size, device=device, workers=config.workers, held=held)
+    files = open_files(
+        paths,
+        size=config.image_size,
+        channels=config.channels,
+        device=device,
+        workers=config.workers,
+        held=held,
+    )
 
     inside = f"{root}{os.sep}"
 

@@ -43,26 +43,29 @@ class Damaged:
         return f"{self.path} ({self.reason})"
 
 
-def read_header(path: str) -> Header | Damaged:
-    """Return what the file says of itself, without decoding it, so that a file cut short may go unnoticed."""
+def read_header(path: str, channels: int | None = None) -> Header | Damaged:
+    """Return what the file says of itself, without decoding it, so that a file cut short may go unnoticed.
+
+    With `channels`, 1 or 3, it is to be converted to so many.
+    """
     try:
         with Image.open(path) as image:
-            header = _header(image)
+            header = _header(image, channels)
             on_its_side = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
             return header._replace(height=header.width, width=header.height) if on_its_side else header
     except _DAMAGE as error:
         return Damaged(path, _reason(error))
 
 
-def decode(path: str, size: int | None) -> tuple[Header, Pixels] | Damaged:
-    """Decode a file to `[H, W, C]` uint8, upright, grey or RGB.
+def decode(path: str, size: int | None, channels: int | None = None) -> tuple[Header, Pixels] | Damaged:
+    """Decode a file to `[H, W, C]` uint8, upright, grey or RGB: as it is, or converted to `channels`, 1 or 3.
 
     16-bit grey is divided by 257, a palette becomes RGB, transparency is dropped as the usual loaders do. With `size`,
     the short side is scaled to it and the middle square is kept.
     """
     try:
         with Image.open(path) as image:
-            header = _header(image)
+            header = _header(image, channels)
             upright = ImageOps.exif_transpose(image)
             pixels = _fitted(_eight_bits(upright, header.channels), size)
             return header._replace(height=upright.height, width=upright.width), pixels
@@ -85,11 +88,11 @@ def listed(things: Sequence[object], most: int = 3) -> str:
     return ", ".join(map(str, things[:most])) + rest
 
 
-def _header(image: Image.Image) -> Header:
+def _header(image: Image.Image, channels: int | None) -> Header:
     if image.mode not in _GREY | _COLOUR:
         raise ValueError(f"pixels of kind {image.mode}")
-    channels = 1 if image.mode in _GREY else 3
-    return Header(image.height, image.width, channels, image.has_transparency_data)
+    own = 1 if image.mode in _GREY else 3
+    return Header(image.height, image.width, channels or own, image.has_transparency_data)
 
 
 def _eight_bits(image: Image.Image, channels: int) -> Image.Image:
@@ -98,7 +101,7 @@ def _eight_bits(image: Image.Image, channels: int) -> Image.Image:
         values = np.asarray(image).astype(np.int64)
         if values.min() < 0 or values.max() > 0xFFFF:
             raise ValueError("pixels of more than 16 bits")
-        return Image.fromarray(((values + 128) // 257).astype(np.uint8))
+        image = Image.fromarray(((values + 128) // 257).astype(np.uint8))
     plain = "L" if channels == 1 else "RGB"
     if image.mode == plain:
         return image

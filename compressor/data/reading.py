@@ -36,18 +36,25 @@ class Files:
 
 
 def open_files(
-    paths: Sequence[str], *, size: int | None, device: torch.device, workers: int, held: bool | None = None
+    paths: Sequence[str],
+    *,
+    size: int | None,
+    channels: int | None,
+    device: torch.device,
+    workers: int,
+    held: bool | None = None,
 ) -> Files:
     """Look at every file, and decode them all when they are small enough to be held on the device.
 
     Args:
         size: height and width to bring them to; None asks that all have the same.
+        channels: 1 or 3 to convert them all to; None asks that all have the same.
         held: decide for or against holding them, whatever their size.
 
     Raises:
         InputRejected: several sizes without `size`, grey beside colour, or too many damaged files.
     """
-    example, first = _first_readable(paths)
+    example, first = _first_readable(paths, channels)
     height, width = (size, size) if size else (first.height, first.width)
     raw = len(paths) * height * width * first.channels
     if held is None:
@@ -57,8 +64,8 @@ def open_files(
 
     def look(row: int) -> Header | Damaged:
         if not held:
-            return read_header(paths[row])
-        decoded = decode(paths[row], size)
+            return read_header(paths[row], channels)
+        decoded = decode(paths[row], size, channels)
         if isinstance(decoded, Damaged):
             return decoded
         header, pixels = decoded
@@ -148,7 +155,7 @@ class _Decoder(TorchDataset[Any]):
         places: list[int] = []
         damaged: list[Damaged] = []
         for place, path in enumerate(paths):
-            decoded = decode(path, self.size)
+            decoded = decode(path, self.size, self.shape[2])
             if isinstance(decoded, Damaged):
                 damaged.append(decoded)
             elif decoded[1].shape != self.shape:
@@ -172,10 +179,10 @@ def _processes() -> Any:
     return context
 
 
-def _first_readable(paths: Sequence[str]) -> tuple[str, Header]:
+def _first_readable(paths: Sequence[str], channels: int | None) -> tuple[str, Header]:
     damaged: list[Damaged] = []
     for path in paths:
-        header = read_header(path)
+        header = read_header(path, channels)
         if isinstance(header, Header):
             return path, header
         damaged.append(header)
@@ -187,7 +194,7 @@ def _refuse_difference(example: str, first: Header, path: str, seen: Header, siz
         grey, colour = (example, path) if first.channels == 1 else (path, example)
         raise InputRejected(
             f"the images are not of one kind: {grey} is grey and {colour} is colour",
-            hint="convert them all to grey or all to colour",
+            hint="--set data.channels=3 converts them all to colour, --set data.channels=1 to grey",
         )
     if size is None and (seen.height, seen.width) != (first.height, first.width):
         raise InputRejected(

@@ -64,6 +64,9 @@ class Data(Config):
     image_size: PositiveInt | None = Field(
         default=None, description="height and width; required for images of mixed sizes"
     )
+    channels: Literal[1, 3] | None = Field(
+        default=None, description="convert a folder's images to grey (1) or colour (3); required for mixed ones"
+    )
     augment: Literal["auto", "none", "crop", "crop-flip"] = Field(
         default="auto", description="auto: crop-flip for photographs, crop for digits and characters"
     )
