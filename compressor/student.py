@@ -81,8 +81,8 @@ def _epochs(prepared: Prepared, state: TrainingState, folder: Run, tell: Tell) -
             ):
                 if stop.requested:
                     raise Interrupted("interrupted")
-                yield batch
                 shown.advance(len(batch.images))
+                yield batch
 
         try:
             for epoch in fit(state, batches):

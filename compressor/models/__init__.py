@@ -1,0 +1,19 @@
+"""Networks by name: families for small images, torchvision, timm and a user's own; and names for unknown weights."""
+
+from compressor.models.architectures import Entry, build, catalogue, title
+from compressor.models.cost import macs, parameters
+from compressor.models.infer import Candidate, candidates, explain
+from compressor.models.normalized import Normalized
+
+__all__ = [
+    "Candidate",
+    "Entry",
+    "Normalized",
+    "build",
+    "candidates",
+    "catalogue",
+    "explain",
+    "macs",
+    "parameters",
+    "title",
+]

@@ -1,0 +1,369 @@
+"""Methods of every shape the contract must carry, each through the real loop and none with a special case in it."""
+
+import copy
+import io
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from compressor.errors import Interrupted
+from compressor.methods.protocol import Batch, Objective, Setting, Taps, Update
+from compressor.recipe import Schedule, Training
+from compressor.train import TrainingState, fit
+
+CPU = torch.device("cpu")
+STEPS, SIZE = 4, 8  # batches in an epoch, images in a batch
+LR, DECAY = 0.05, 0.1
+
+
+def weights(*modules):
+    """All parameters of some modules, copied into one vector."""
+    return torch.cat([p.detach().flatten() for module in modules for p in module.parameters()])
+
+
+def moved(before, *modules):
+    return not torch.equal(before, weights(*modules))
+
+
+class Adversarial(Objective):
+    """A discriminator, with its own optimiser, tells the student's logits from the teacher's; they take turns."""
+
+    def __init__(self, setting):
+        super().__init__(setting)
+        self.critic = nn.Sequential(nn.Linear(setting.classes, 8), nn.ReLU(), nn.Linear(8, 1))
+        self.optimisers["critic"] = torch.optim.Adam(self.critic.parameters(), lr=0.01)
+        self.turns = []
+        self.gradients = []
+
+    def judged(self, logits, as_teacher):
+        verdict = self.critic(logits)
+        return F.binary_cross_entropy_with_logits(verdict, torch.full_like(verdict, float(as_teacher)))
+
+    def updates(self, batch, moment):
+        student = self.setting.student
+        before = weights(student), weights(self.critic)
+        logits = student(batch.images)
+        yield Update({"ce": F.cross_entropy(logits, batch.labels), "fool": self.judged(logits, True)})
+        self.turns.append((moved(before[0], student), moved(before[1], self.critic)))
+
+        before = weights(student), weights(self.critic)
+        real, fake = self.setting.teachers[0](batch.images), logits.detach()
+        terms = {"real": self.judged(real, True), "fake": self.judged(fake, False)}
+        expected = torch.autograd.grad(sum(terms.values()), list(self.critic.parameters()), retain_graph=True)
+        yield Update(terms, player="critic")
+        self.turns.append((moved(before[0], student), moved(before[1], self.critic)))
+        self.gradients.append((expected, [parameter.grad.clone() for parameter in self.critic.parameters()]))
+
+
+class Features(Objective):
+    """The student's inner features, through a regressor trained with it, match the teacher's."""
+
+    def __init__(self, setting):
+        super().__init__(setting)
+        self.inner = Taps(setting.student, ["body.2"]), Taps(setting.teachers[0], ["body.2"])
+        self.regressor = nn.Conv2d(8, 12, 1)
+        self.steps = []
+
+    def updates(self, batch, moment):
+        logits = self.setting.student(batch.images)
+        self.setting.teachers[0](batch.images)
+        student, teacher = (taps["body.2"] for taps in self.inner)
+        terms = {"ce": F.cross_entropy(logits, batch.labels), "hint": F.mse_loss(self.regressor(student), teacher)}
+        before = self.regressor.weight.detach().clone()
+        (gradient,) = torch.autograd.grad(sum(terms.values()), self.regressor.weight, retain_graph=True)
+        yield Update(terms)
+        self.steps.append((before, gradient, self.regressor.weight.detach().clone()))
+
+
+class DataFree(Objective):
+    """No data: two student steps towards the teacher on generated images, then one of the generator away from it."""
+
+    def __init__(self, setting):
+        super().__init__(setting)
+        self.generator = nn.Sequential(nn.Linear(6, 3 * 8 * 8), nn.BatchNorm1d(3 * 8 * 8), nn.Sigmoid())
+        self.optimisers["generator"] = torch.optim.Adam(self.generator.parameters(), lr=0.01)
+        self.turns = []
+        self.gradients = []
+
+    def disagreement(self, images):
+        return F.l1_loss(self.setting.student(images), self.setting.teachers[0](images))
+
+    def updates(self, batch, moment):
+        assert len(batch.images) == 0
+        student = self.setting.student
+        for turn in ("first", "second", "generator"):
+            before = weights(student), weights(self.generator)
+            images = self.generator(torch.randn(SIZE, 6, generator=moment.generator)).view(-1, 3, 8, 8)
+            if turn == "generator":
+                terms = {"apart": -self.disagreement(images)}
+                expected = torch.autograd.grad(terms["apart"], list(self.generator.parameters()), retain_graph=True)
+                yield Update(terms, player="generator")
+                self.gradients.append((expected, [parameter.grad.clone() for parameter in self.generator.parameters()]))
+            else:
+                # Not detached on purpose: what this leaves in the generator must not be in the generator's step.
+                yield Update({"together": self.disagreement(images)})
+            self.turns.append((turn, moved(before[0], student), moved(before[1], self.generator)))
+
+
+class Several(Objective):
+    """Every teacher teaches, under a name of its own."""
+
+    def updates(self, batch, moment):
+        logits = self.setting.student(batch.images)
+        taught = [teacher(batch.images) for teacher in self.setting.teachers]
+        yield Update({f"kd{number}": F.mse_loss(logits, target) for number, target in enumerate(taught)})
+
+
+class OwnPast(Objective):
+    """From the second epoch on, the student's predictions of the epoch before are its soft labels."""
+
+    def __init__(self, setting):
+        super().__init__(setting)
+        self.register_buffer("past", torch.zeros(setting.samples, setting.classes))
+        self.said, self.used = {}, {}
+
+    def updates(self, batch, moment):
+        logits = self.setting.student(batch.images)
+        terms = {"ce": F.cross_entropy(logits, batch.labels)}
+        if moment.epoch:
+            terms["past"] = F.cross_entropy(logits, self.past[batch.indices])
+            self.used |= {(moment.epoch, i): self.past[i].tolist() for i in batch.indices.tolist()}
+        self.past[batch.indices] = logits.detach().float().softmax(dim=1)
+        self.said |= {(moment.epoch, i): self.past[i].tolist() for i in batch.indices.tolist()}
+        yield Update(terms)
+
+
+class Skipping(Objective):
+    """Samples with an odd label are skipped, and with them a whole batch that has no other."""
+
+    def __init__(self, setting):
+        super().__init__(setting)
+        self.moves = []
+
+    def updates(self, batch, moment):
+        kept = batch.labels % 2 == 0
+        before = weights(self.setting.student)
+        terms = {}
+        if kept.any():
+            logits = self.setting.student(batch.images[kept])
+            terms["ce"] = F.cross_entropy(logits, batch.labels[kept])
+        yield Update(terms)
+        self.moves.append((moment.step, moved(before, self.setting.student)))
+
+
+class Unlabelled(Objective):
+    """A second stream without labels, of another size, on which the student follows the teacher."""
+
+    def updates(self, batch, moment):
+        student, teacher = self.setting.student, self.setting.teachers[0]
+        yield Update(
+            {
+                "ce": F.cross_entropy(student(batch.images), batch.labels),
+                "more": F.mse_loss(student(batch.unlabelled), teacher(batch.unlabelled)),
+                "pixels": batch.unlabelled.mean() + student.head.bias.sum() * 0,
+            }
+        )
+
+
+def batches(epoch, start):
+    """Random batches; the third of each epoch has odd labels only."""
+    for number in range(start, STEPS):
+        generator = torch.Generator().manual_seed(100 * epoch + number)
+        labels = torch.randint(4, (SIZE,), generator=generator)
+        yield Batch(
+            torch.rand(SIZE, 3, 8, 8, generator=generator),
+            labels | 1 if number == 2 else labels,
+            torch.randperm(SIZE, generator=generator) + SIZE * number,
+            unlabelled=torch.rand(3, 3, 8, 8, generator=generator),
+        )
+
+
+def empty(_epoch, start):
+    for _ in range(start, STEPS):
+        yield Batch(torch.zeros(0, 3, 8, 8), torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.int64))
+
+
+SOURCES = {DataFree: empty}  # the others take `batches`
+
+
+@pytest.fixture
+def start(tiny):
+    """A function that makes the state of a run with an objective of the given kind, from fixed first weights."""
+
+    def make(kind, *, teachers=1, **config):
+        student = tiny(seed=9)
+        taught_by = [tiny(width=12, seed=seed) for seed in range(teachers)]
+        torch.manual_seed(5)
+        objective = kind(Setting(student, taught_by, 4, (3, 8, 8), STEPS * SIZE, torch.ones(3), CPU))
+        settings = {"epochs": 3, "lr": LR, "weight_decay": DECAY, "schedule": Schedule(kind="constant")} | config
+        return TrainingState(student, objective, Training(**settings), seed=0, device=CPU, steps_per_epoch=STEPS)
+
+    return make
+
+
+def run(state):
+    return list(fit(state, SOURCES.get(type(state.objective), batches)))
+
+
+def stepped_by_hand(state, loss):
+    """The student's weights after one step of plain SGD on `loss(student)`; the student itself is left alone."""
+    student = copy.deepcopy(state.student).train()
+    gradients = torch.autograd.grad(loss(student), list(student.parameters()))
+    steps = zip(student.parameters(), gradients, strict=True)
+    return torch.cat([(weight - LR * (gradient + DECAY * weight)).detach().flatten() for weight, gradient in steps])
+
+
+def watched(state, expected, source):
+    """Pass batches on and check, after the first, that the student's weights are the expected ones."""
+    for number, batch in enumerate(source):
+        if number == 1:
+            torch.testing.assert_close(weights(state.student), expected)
+        yield batch
+
+
+# Who moves, when, and by whose gradient
+
+
+def test_a_discriminator_and_the_student_take_turns(start):
+    state = start(Adversarial)
+
+    epochs = run(state)
+
+    assert state.objective.turns == [(True, False), (False, True)] * 3 * STEPS
+    assert epochs[-1].losses.keys() == {"ce", "fool", "real", "fake"}
+    for expected, used in state.objective.gradients:  # nothing of the student's turn is left in them
+        torch.testing.assert_close(used, list(expected))
+
+
+def test_a_regressor_learns_with_the_student_from_tapped_features(start):
+    state = start(Features, momentum=0.0)
+
+    epochs = run(state)
+
+    assert epochs[-1].losses["hint"] < epochs[0].losses["hint"]
+    for before, gradient, after in state.objective.steps:
+        torch.testing.assert_close(after, before - LR * (gradient + DECAY * before))
+
+
+def test_a_method_without_data_takes_its_turns_on_empty_batches(start):
+    state = start(DataFree)
+    teacher = state.objective.setting.teachers[0]
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+
+    epochs = run(state)
+
+    one_batch = [("first", True, False), ("second", True, False), ("generator", False, True)]
+    assert state.objective.turns == one_batch * 3 * STEPS
+    assert [epoch.images for epoch in epochs] == [0, 0, 0]
+    for expected, used in state.objective.gradients:
+        torch.testing.assert_close(used, list(expected))
+    # The generator's gradient went through the teacher and left nothing there.
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
+
+
+def test_several_teachers_teach_under_their_names_and_none_changes(start):
+    state = start(Several, teachers=3)
+    teachers = state.objective.setting.teachers
+    before = [weights(teacher) for teacher in teachers]
+    images = next(batches(0, 0)).images
+    expected = stepped_by_hand(state, lambda student: sum(F.mse_loss(student(images), t(images)) for t in teachers))
+
+    steps = fit(state, lambda epoch, begin: watched(state, expected, batches(epoch, begin)))
+    losses = next(steps).losses
+
+    assert losses.keys() == {"kd0", "kd1", "kd2"}
+    assert len(set(losses.values())) == 3
+    for teacher, was in zip(teachers, before, strict=True):
+        assert not moved(was, teacher)
+        assert not teacher.training
+
+
+def test_predictions_of_the_epoch_before_are_found_by_sample(start):
+    state = start(OwnPast)
+
+    first, *later = run(state)
+
+    said, used = state.objective.said, state.objective.used
+    assert "past" not in first.losses
+    assert all("past" in epoch.losses for epoch in later)
+    assert used == {(epoch + 1, index): prediction for (epoch, index), prediction in said.items() if epoch < 2}
+    assert len(used) == 2 * STEPS * SIZE
+    assert used[1, 0] != used[2, 0]
+
+
+def test_a_batch_without_kept_samples_moves_nothing_and_is_in_no_mean(start):
+    state = start(Skipping, momentum=0.9)
+
+    (epoch, *_) = run(state)
+
+    assert state.objective.moves == [(step, step % STEPS != 2) for step in range(3 * STEPS)]
+    assert epoch.steps == STEPS
+    assert state.epoch == 3
+
+
+def test_an_unlabelled_stream_arrives_beside_the_labelled_one(start):
+    state = start(Unlabelled)
+    batch, teacher = next(batches(0, 0)), state.objective.setting.teachers[0]
+
+    def loss(student):
+        labelled = F.cross_entropy(student(batch.images), batch.labels)
+        return labelled + F.mse_loss(student(batch.unlabelled), teacher(batch.unlabelled))
+
+    expected = stepped_by_hand(state, loss)
+
+    epoch = next(fit(state, lambda epoch, begin: watched(state, expected, batches(epoch, begin))))
+
+    pixels = torch.stack([batch.unlabelled.mean() for batch in batches(0, 0)]).mean()
+    assert epoch.losses["pixels"] == pytest.approx(pixels.item(), abs=1e-6)
+
+
+# Resuming
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("kind", [Adversarial, Features, DataFree, Several, OwnPast, Skipping, Unlabelled])
+def test_every_shape_of_method_resumes_in_the_middle_of_an_epoch_to_the_same_bits(start, kind, precision):
+    source = SOURCES.get(kind, batches)
+
+    def stopping(epoch, first):
+        for number, batch in enumerate(source(epoch, first), first):
+            if (epoch, number) == (1, 3):
+                raise Interrupted("stopped")
+            yield batch
+
+    whole = start(kind, precision=precision)
+    expected = list(fit(whole, source))
+
+    stopped = start(kind, precision=precision)
+    with pytest.raises(Interrupted):
+        list(fit(stopped, stopping))
+    file = io.BytesIO()
+    torch.save(stopped.state_dict(), file)
+    file.seek(0)
+
+    resumed = start(kind, precision=precision)
+    with torch.no_grad():
+        for tensor in (*resumed.objective.parameters(), *resumed.objective.buffers(), *resumed.student.parameters()):
+            tensor.add_(1)  # nothing of the fresh networks may survive
+    resumed.load_state_dict(torch.load(file, weights_only=True))
+    after = list(fit(resumed, source))
+
+    assert [epoch.losses for epoch in after] == [epoch.losses for epoch in expected[1:]]
+    assert bits(resumed) == bits(whole)
+
+
+def bits(state):
+    """Every saved tensor and number but the wall time, by its path."""
+
+    def flat(value, path):
+        if isinstance(value, (dict, list, tuple)):
+            items = value.items() if isinstance(value, dict) else enumerate(value)
+            return {inner: leaf for key, item in items for inner, leaf in flat(item, f"{path}/{key}").items()}
+        return {path: value.tolist() if isinstance(value, torch.Tensor) else value}
+
+    saved = flat(state.state_dict(), "")
+    del saved["/seconds"]
+    return saved
