@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import groupby
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +18,6 @@ Pairs = Sequence[tuple[tuple[str, tuple[int, ...]], tuple[str, tuple[int, ...]]]
 # Stand for "any number" in an architecture's shapes; no layer is this wide.
 ANY_CLASSES, ANY_CHANNELS = 10_007, 10_009
 DECISIVE = 2.0  # times the best misfit rules an architecture out; on published checkpoints it was 30 and more
-_LEAVES = {"weight": 0, "bias": 1, "running_mean": 2, "running_var": 3}
 
 
 @dataclass(frozen=True)
@@ -45,11 +43,11 @@ def candidates(state_dict: Mapping[str, Tensor]) -> list[Candidate]:
     """Return the architectures that the tensors fit, those with the checkpoint's own keys first.
 
     More than one means that shapes cannot tell them apart, and neither can what BatchNorm remembers. A single one that
-    is exact is the likely one: others have the same shapes under other names.
-    Wrapper prefixes (`module.`) must be stripped before.
+    is exact is the likely one: others have the same shapes under other names. Wrapper prefixes (`module.`) must be
+    stripped before.
     """
     weights = _read(state_dict)
-    fits = [fit for arch in _proposals(weights.tensors) for fit in _fits(arch, weights)]
+    fits = [fit for arch in _proposals(weights) for fit in _fits(arch, weights)]
     if not fits:
         fits = [fit for arch in torchvision_zoo.names() for fit in _fits(arch, weights)]
     return sorted(_remembered(fits, state_dict), key=lambda fit: not fit.exact)
@@ -57,11 +55,11 @@ def candidates(state_dict: Mapping[str, Tensor]) -> list[Candidate]:
 
 def explain(state_dict: Mapping[str, Tensor]) -> str:
     """Return why no architecture fits: the nearest one, how much of it fits, and the first tensor that does not."""
-    here = _read(state_dict).tensors
+    here = _without_counters(_read(state_dict))
     examples = [arch for family in FAMILIES for arch in family.EXAMPLES]
     nearest, best, count, mismatch = "", 0.0, 0, ""
     for arch in dict.fromkeys([*_proposals(here), *examples, *torchvision_zoo.names()]):
-        there = signature(arch).tensors
+        there = _without_counters(signature(arch))
         fitting, first = _compare(here, there)
         if fitting / max(len(here), len(there)) > best:
             nearest, best, count, mismatch = arch, fitting / max(len(here), len(there)), fitting, first
@@ -70,18 +68,9 @@ def explain(state_dict: Mapping[str, Tensor]) -> str:
     return f"{title(nearest)} fits {count} of {len(here)} tensors; first mismatch: {mismatch}"
 
 
-@dataclass(frozen=True)
-class Layout:
-    """The tensors of a network or a checkpoint, in order, and apart from them the counters of BatchNorm."""
-
-    tensors: Tensors
-    counters: Sequence[str]
-    alphabetical: bool  # safetensors sorts: then the order says nothing
-
-
 @cache
-def signature(arch: str) -> Layout:
-    """Return the layout of an architecture, with `ANY_CLASSES` and `ANY_CHANNELS` where those are free."""
+def signature(arch: str) -> Tensors:
+    """Return the keys and shapes of an architecture, with `ANY_CLASSES` and `ANY_CHANNELS` where those are free."""
     if arch.startswith("torchvision/"):
         network = on_meta(lambda: torchvision_zoo.make(arch, ANY_CLASSES, torchvision_zoo.INPUT_SHAPE))
     else:
@@ -89,17 +78,13 @@ def signature(arch: str) -> Layout:
     return _read(network.state_dict())
 
 
-def _read(state_dict: Mapping[str, Tensor]) -> Layout:
-    counters = {key: None for key, tensor in state_dict.items() if tensor.ndim == 0 and not tensor.is_floating_point()}
-    keys: list[str] = []
-    tensors = [key for key in state_dict if key not in counters]
-    for _, group in groupby(tensors, lambda key: key.rpartition(".")[0]):
-        layer = list(group)
-        ranks = {key: _LEAVES.get(key.rpartition(".")[2], -1) for key in layer}
-        # The order within a layer is always the same unless a file sorts it away; strange names stay where they are.
-        keys += layer if -1 in ranks.values() else sorted(layer, key=lambda key: ranks[key])
-    shapes = [(key, tuple(state_dict[key].shape)) for key in keys]
-    return Layout(shapes, tuple(counters), alphabetical=tensors == sorted(tensors))
+def _read(state_dict: Mapping[str, Tensor]) -> Tensors:
+    return [(key, tuple(tensor.shape)) for key, tensor in state_dict.items()]
+
+
+def _without_counters(tensors: Tensors) -> Tensors:
+    """Leave out what has no dimensions: BatchNorm counts its batches, old checkpoints do not hold that."""
+    return [(key, shape) for key, shape in tensors if shape]
 
 
 def _proposals(tensors: Tensors) -> Iterator[str]:
@@ -108,16 +93,17 @@ def _proposals(tensors: Tensors) -> Iterator[str]:
         yield from family.proposals(kernels)
 
 
-def _fits(arch: str, weights: Layout) -> Iterator[Candidate]:
+def _fits(arch: str, weights: Tensors) -> Iterator[Candidate]:
     """Yield one candidate, or none."""
     model = signature(arch)
-    here = _without_auxiliary(arch, weights.tensors)
-    for pairs in _pairings(here, model.tensors, sort=weights.alphabetical):
+    here = _without_auxiliary(arch, weights)
+    if len(here) != len(model):
+        here, model = _without_counters(here), _without_counters(model)
+    for pairs in _pairings(here, model):
         free = _bind(pairs)
         if free is None:
             continue
         mapping = {key: other for (key, _), (other, _) in pairs}
-        mapping |= _pair_counters(weights.counters, model.counters)
         yield Candidate(
             arch=arch,
             classes=free[ANY_CLASSES],
@@ -126,7 +112,7 @@ def _fits(arch: str, weights: Layout) -> Iterator[Candidate]:
             exact=all(key == other for key, other in mapping.items()),
             mapping=mapping,
             matched=len(mapping),
-            total=len(weights.tensors) + len(weights.counters),
+            total=len(weights),
         )
         return
 
@@ -137,7 +123,7 @@ def _without_auxiliary(arch: str, tensors: Tensors) -> Tensors:
     return [(key, shape) for key, shape in tensors if not key.startswith(torchvision_zoo.AUXILIARY)]
 
 
-def _pairings(here: Tensors, there: Tensors, *, sort: bool) -> Iterator[Pairs]:
+def _pairings(here: Tensors, there: Tensors) -> Iterator[Pairs]:
     """Yield the ways to lay two lists of tensors side by side: by name, in order, in the order of sorted names."""
     if len(here) != len(there):
         return
@@ -146,7 +132,8 @@ def _pairings(here: Tensors, there: Tensors, *, sort: bool) -> Iterator[Pairs]:
         yield [((key, shape), (key, named[key])) for key, shape in here]
     else:
         yield list(zip(here, there, strict=True))
-        if sort:
+        names = [key for key, _ in _without_counters(here)]
+        if names == sorted(names):  # as safetensors leaves them: the order says nothing
             yield list(zip(_by_name(here), _by_name(there), strict=True))
 
 
@@ -167,13 +154,6 @@ def _bind(pairs: Pairs) -> dict[int, int] | None:
             if size != known:
                 return None
     return free
-
-
-def _pair_counters(here: Sequence[str], there: Sequence[str]) -> dict[str, str]:
-    """Counters carry no weight: pair them by name, or in order, or leave them out."""
-    if set(here) <= set(there):
-        return {key: key for key in here}
-    return dict(zip(here, there, strict=True)) if len(here) == len(there) else {}
 
 
 def _compare(here: Tensors, there: Tensors) -> tuple[int, str]:

@@ -20,12 +20,12 @@ def misfits(networks: Sequence[nn.Module], input_shape: tuple[int, int, int]) ->
     """Return how far each network's averages are from those remembered, over the layers in which the networks differ.
 
     The networks hold the same weights on the CPU and have the same layers. The distance of a mean is squared and in
-    units of the running variance. None when there is nothing to tell: no running means, none that is finite, never
-    trained, or no layer that differs. Changes the networks: give it some to throw away.
+    units of the running variance. None when there is nothing to tell: no running means, never trained, or no
+    layer that differs. Changes the networks: give it some to throw away.
     """
     distances = torch.stack([_distances(network, input_shape) for network in networks])  # [N, layers]
     differ = ~distances.isclose(distances[0], rtol=1e-3).all(dim=0)
-    if not differ.any() or not distances.isfinite().all():
+    if not differ.any():
         return None
     return [float(value) for value in distances[:, differ].mean(dim=1)]
 
