@@ -25,7 +25,8 @@ quickstart: $(READY)
 	$(BIN)/compress run digits-bss --teacher runs/quickstart-teacher --out runs/quickstart --overwrite
 
 test: $(READY)
-	$(BIN)/python -m pytest -n 2
+	# One thread a worker: two pools of threads on the same cores wait for each other.
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 check: $(READY)
 	$(BIN)/ruff format --check .

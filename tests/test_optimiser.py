@@ -52,7 +52,7 @@ def test_warmup_multiplies_the_drops():
     epochs=st.integers(1, 20),
     steps_per_epoch=st.integers(1, 20),
     warmup=st.floats(0, 25),
-    at=st.lists(st.floats(0.01, 0.99), max_size=3, unique=True).map(sorted).map(tuple),
+    at=st.sets(st.sampled_from([0.1, 0.25, 0.5, 0.55, 0.75, 0.99]), max_size=3).map(sorted).map(tuple),
 )
 def test_rate_stays_between_zero_and_the_recipes_rises_in_the_warmup_and_never_after(
     kind, epochs, steps_per_epoch, warmup, at
