@@ -8,30 +8,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from compressor import baseline as baselines
 from compressor import bench as benchmark
 from compressor import checkpoint
 from compressor.artifacts import exporter_of, facts, open_artifact, torch_runner
 from compressor.bench import Latency
-from compressor.errors import ExportFailed, InputRejected, UsageError
+from compressor.errors import InputRejected, UsageError
 from compressor.exam import grade, set_exam
 from compressor.files import replacing, write_text
 from compressor.gates import evaluate_gates, promised, unmeasurable
 from compressor.hardware import clashes, hardware, versions
 from compressor.prepare import Prepared, choose_device, open_inputs, prepare
 from compressor.progress import Tell
+from compressor.proof import proof_images, prove
 from compressor.recipe import Bench, Data, Recipe, Teacher, Validate, dump, load, require_runnable
 from compressor.report import record
-from compressor.robustness import boundary_set
 from compressor.runs import Run, create, find
 from compressor.student import new_state, train_student
-from exporters import Runner, parity
-
-PROOF_IMAGES = 256
+from exporters import Runner
 
 AnyMetrics = TypeVar("AnyMetrics", bound=record.Metrics)
 
@@ -105,7 +101,7 @@ def export(
     exporters = [exporter_of(target.format) for target in targets]  # before anything slow
     opened = _open(folder, tell)
     student = torch_runner(opened.student, device=opened.prepared.device)
-    images = _proof_images(opened)
+    images = proof_images(opened.prepared, opened.student, seed=opened.prepared.recipe.seed)
     for target, module in zip(targets, exporters, strict=True):
         path = folder.exports / f"student.{target.precision}{module.SUFFIX}"
         with replacing(path) as candidate:
@@ -117,7 +113,7 @@ def export(
                 metadata=_metadata(opened),
                 opset=target.opset,
             )
-            proof = _prove(module.load(candidate), student, images)
+            proof = prove(module.load(candidate), student, images)
         tell(f"exported {path}: {proof.samples} images, largest error of a logit {proof.max_error:.2g}")
         artifact = record.Artifact(**facts(module.load(path), relative_to=folder.folder), parity=proof)
         others = tuple(each for each in opened.result.artifacts if each.path != artifact.path)
@@ -262,51 +258,6 @@ def _save(opened: _Opened) -> record.Result:
     result = result.model_copy(update={"gates": verdicts, "passed": promised(verdicts)})
     result.write(opened.folder.folder)
     return result
-
-
-def _proof_images(opened: _Opened) -> NDArray[np.float32]:
-    """Return what an export must answer as the network does: noise, test images, and images on the boundary.
-
-    A wrong rounding flips the class on the boundary first. It is the teacher's, or the student's own without one.
-    """
-    data, seed = opened.prepared.data, opened.prepared.recipe.seed
-    noise = np.random.default_rng(seed).random((16, *data.input_shape), dtype=np.float32)
-    network = opened.prepared.teacher or opened.student
-    boundary = boundary_set(
-        network.module,
-        data.test,
-        count=PROOF_IMAGES // 2,
-        std=torch.tensor(network.std),
-        seed=seed,
-        device=opened.prepared.device,
-    )
-    seen = next(iter(data.test.batches(PROOF_IMAGES, seed=seed))).images.cpu().numpy()
-    return np.concatenate([noise, seen, boundary.images])
-
-
-def _prove(candidate: Runner, student: Runner, images: NDArray[np.float32]) -> record.Parity:
-    """Compare an exported file with its network at several batch sizes.
-
-    Raises:
-        ExportFailed: they do not say the same.
-    """
-    found = parity.check(candidate, student, images)
-    for size, each in found.items():
-        problem = parity.verdict(each, candidate.precision)
-        if problem is not None:
-            raise ExportFailed(
-                f"the exported file does not answer as the network does at batch {size}: {problem}",
-                hint="the file was not kept; try another --opset, or --precision fp32",
-            )
-    worst = max(found.values(), key=lambda each: each.max_error)
-    return record.Parity(
-        max_error=worst.max_error,
-        mean_error=worst.mean_error,
-        relative_error=worst.relative_error,
-        agreement=min(each.agreement for each in found.values()),
-        samples=len(images),
-        batch_sizes=tuple(found),
-    )
 
 
 def _metadata(opened: _Opened) -> dict[str, str]:

@@ -199,6 +199,7 @@ TESTED_IN = {
     "compressor/exam.py": "test_pipeline.py",
     "compressor/prepare.py": "test_pipeline.py",
     "compressor/progress.py": "test_cli.py",
+    "compressor/proof.py": "test_pipeline.py",
     "compressor/student.py": "test_pipeline.py",
     "exporters/errors.py": "test_onnx.py",
     "exporters/files.py": "test_onnx.py",

@@ -1,0 +1,51 @@
+"""The `compress` command: parse, one call, print. Data goes to standard output, everything else to standard error.
+
+Nothing heavy is imported here: a command imports what it needs, so that help and listings come at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import typer
+
+from compressor.cli import listing, work
+from compressor.errors import CompressError
+from exporters.errors import ExporterError
+
+app = typer.Typer(
+    name="compress",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Distil an image classifier into a smaller one, prove what was kept, export and measure it.",
+)
+for command in (
+    *(work.train, work.distill, work.export, work.validate, work.bench, work.run),
+    *(listing.inspect, listing.models, listing.methods),
+):
+    app.command()(command)
+
+recipes = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="List, show, copy and check recipes.")
+recipes.command("ls")(listing.recipes_ls)
+recipes.command("show")(listing.recipes_show)
+recipes.command("cp")(listing.recipes_cp)
+recipes.command("check")(listing.recipes_check)
+recipes.command("schema")(listing.recipes_schema)
+app.add_typer(recipes, name="recipes")
+
+
+def main() -> None:
+    """Run the command line; a user's mistake becomes one sentence, a hint and an exit code."""
+    try:
+        app()
+    except (CompressError, ExporterError) as error:
+        typer.echo(f"error: {error.message}", err=True)
+        if error.hint:
+            typer.echo(f"hint: {error.hint}", err=True)
+        if os.environ.get("COMPRESS_DEBUG"):
+            raise
+        sys.exit(error.exit_code)
