@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from shell import DISTILL, QUICK, ran, refused
+from shell import DISTILL, QUICK, ran, refused, typed
+
+from compressor import models
 
 # What is printed
 
@@ -52,6 +54,27 @@ def test_the_first_line_of_distill_names_the_data_and_the_last_the_next_command(
     assert "student" in done.out
 
 
+def test_the_line_of_the_readme_takes_its_data_from_the_family_and_says_where_they_may_lie(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("COMPRESS_DATA", raising=False)
+    network = models.build("resnet110", classes=10, input_shape=(3, 32, 32))
+    for layer in network.modules():  # BatchNorm that has seen images tells the kinds of shortcut apart
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            layer.momentum = None
+    with torch.no_grad():
+        network.train()(torch.randn(16, 3, 32, 32))
+    torch.save({"state_dict": {f"module.{key}": value for key, value in network.state_dict().items()}}, "resnet110.pt")
+
+    done = typed(["distill", "--teacher", "resnet110.pt", "--student", "resnet20"])
+
+    assert done.code == 4
+    lines = done.err.splitlines()
+    assert lines[0] == "data: cifar10 (usual for resnet110 with 10 classes; --data chooses another)"
+    assert lines[1] == "teacher: resnet110 (CIFAR), 10 classes, 1.73 M parameters, 656/656 tensors matched"
+    assert lines[2].startswith(f"error: cifar10 is not in {tmp_path / 'data'}")
+    assert "cifar-10-python.tar.gz" in lines[3]
+
+
 def test_json_on_standard_output_is_the_record(here):
     done = ran(["validate", "runs/student-1", "--json", "--quiet"])
 
@@ -62,8 +85,8 @@ def test_json_on_standard_output_is_the_record(here):
 
 
 def test_models_and_methods_are_listed():
-    models = json.loads(ran(["models", "--json"]).out)
-    assert next(each for each in models if each["name"] == "resnet20")["parameters"] == 269_722
+    listed = json.loads(ran(["models", "--json"]).out)
+    assert next(each for each in listed if each["name"] == "resnet20")["parameters"] == 269_722
     assert "resnet20" in ran(["models"]).out
     assert [each["kind"] for each in json.loads(ran(["methods", "--json"]).out)] == ["ce", "kd", "bss"]
     assert "temperature: 3.0" in ran(["methods"]).out
@@ -122,8 +145,6 @@ def test_a_truncated_checkpoint_is_refused_and_no_run_is_left(here, tmp_path):
 
 
 def test_a_teacher_of_other_classes_is_refused(here, tmp_path):
-    from compressor import models
-
     network = models.build("lenet5", classes=7, input_shape=(1, 8, 8))
     torch.save(network.state_dict(), tmp_path / "seven.pt")
 

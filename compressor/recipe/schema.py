@@ -60,7 +60,7 @@ class Data(Config):
     test: Annotated[float, Field(gt=0, lt=1)] = Field(
         default=0.2, description="fraction that becomes the test split when the data has none of its own"
     )
-    batch_size: PositiveInt = Field(default=128, description="training images a step")
+    batch_size: PositiveInt = Field(default=256, description="training images a step")
     image_size: PositiveInt | None = Field(
         default=None, description="height and width; required for images of mixed sizes"
     )
