@@ -11,6 +11,7 @@ from compressor.errors import InputRejected
 
 _REASONS = {
     errno.ENOSPC: "the disk is full",
+    errno.EFBIG: "the file would be larger than is allowed here",
     errno.EDQUOT: "the disk quota is used up",
     errno.EROFS: "the file system is read-only",
     errno.EACCES: "the folder cannot be written to",
@@ -22,24 +23,39 @@ _REASONS = {
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; what was written there becomes `path` at the end, or vanishes on an error.
 
+    Write with Python's own files: libraries that write by path turn a full disk into errors of their own.
+
     Raises:
         InputRejected: the disk is full or the folder cannot be written to. What `path` held before is untouched.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        with temporary.open("rb+") as written:
-            os.fsync(written.fileno())
-        temporary.replace(path)
+        with _explained(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            with temporary.open("rb+") as written:
+                os.fsync(written.fileno())
+            temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def append_text(path: Path, text: str) -> None:
+    """Add to a text file; a crash may cut the last line short."""
+    with _explained(path), path.open("a", encoding="utf-8") as file:
+        file.write(text)
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         if error.errno in _REASONS:
             raise InputRejected(
                 f"cannot write {path}: {_REASONS[error.errno]}", hint="free some space or choose another folder"
             ) from error
         raise
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from compressor.files import append_text
+
 
 class Tell:
     """Says sentences. `quiet` keeps silent but for what the caller prints itself."""
@@ -26,8 +28,7 @@ class Tell:
 
     def __call__(self, sentence: str) -> None:
         if self._log is not None:
-            with self._log.open("a", encoding="utf-8") as file:
-                file.write(f"{datetime.now(UTC).isoformat(timespec='seconds')} {sentence}\n")
+            append_text(self._log, f"{datetime.now(UTC).isoformat(timespec='seconds')} {sentence}\n")
         if not self.quiet:
             self.console.print(escape(sentence), soft_wrap=True)
 

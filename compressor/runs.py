@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from compressor.errors import InputRejected, UsageError
-from compressor.files import write_text
+from compressor.files import append_text, write_text
 
 LATEST = "latest"
 
@@ -68,8 +68,7 @@ class Run:
 
     def log_epoch(self, row: dict[str, Any]) -> None:
         """Append the metrics of an epoch."""
-        with self.metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        append_text(self.metrics, json.dumps(row) + "\n")
 
 
 def create(name: str, *, out: Path | None, overwrite: bool, root: Path = Path("runs")) -> Run:

@@ -13,7 +13,7 @@ from compressor.artifacts import facts, torch_runner
 from compressor.errors import Interrupted
 from compressor.evaluate import predict, score
 from compressor.exam import Exam, grade
-from compressor.files import replacing, sha256
+from compressor.files import sha256
 from compressor.hardware import hardware, versions
 from compressor.interrupt import interruptible
 from compressor.methods import Batch, Setting
@@ -107,9 +107,8 @@ def _epochs(prepared: Prepared, state: TrainingState, folder: Run, tell: Tell) -
                 checkpoint.save_state(folder.last, state.state_dict())
                 if top1 is not None and top1 > best:
                     best = top1
-                    with replacing(folder.best) as temporary:
-                        weights = _normalised(state).network.state_dict()
-                        torch.save({"state_dict": weights, "epoch": epoch.number, "validation_top1": top1}, temporary)
+                    weights = _normalised(state).network.state_dict()
+                    checkpoint.save_weights(folder.best, weights, epoch=epoch.number, validation_top1=top1)
         except Interrupted:
             checkpoint.save_state(folder.last, state.state_dict())
             raise Interrupted(

@@ -4,7 +4,7 @@ from compressor.checkpoint.check import Checked, check_teacher
 from compressor.checkpoint.intake import load_network, load_teacher
 from compressor.checkpoint.network import Network, default_data
 from compressor.checkpoint.reading import Tensors, read_tensors
-from compressor.checkpoint.state import load_state, save_state
+from compressor.checkpoint.state import load_state, save_state, save_weights
 from compressor.checkpoint.students import save_student
 
 __all__ = [
@@ -19,4 +19,5 @@ __all__ = [
     "read_tensors",
     "save_state",
     "save_student",
+    "save_weights",
 ]

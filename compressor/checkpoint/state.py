@@ -1,9 +1,12 @@
 """The state of a training that can be resumed: tensors and plain values, written whole or not at all."""
 
+import io
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from compressor.checkpoint import pickles
 from compressor.checkpoint.formats import Format, sniff
@@ -16,8 +19,12 @@ _VERSION = 1
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
     """Write `state`: tensors, numbers, texts, and lists and dicts of them."""
-    with replacing(path) as temporary:
-        torch.save({"kind": _KIND, "version": _VERSION, "state": state}, temporary)
+    _save(path, {"kind": _KIND, "version": _VERSION, "state": state})
+
+
+def save_weights(path: Path, weights: Mapping[str, Tensor], **facts: float) -> None:
+    """Write a plain checkpoint as anyone has them: the weights under `state_dict`, and numbers beside them."""
+    _save(path, {"state_dict": dict(weights), **facts})
 
 
 def load_state(path: Path) -> dict[str, Any]:
@@ -38,6 +45,13 @@ def load_state(path: Path) -> dict[str, Any]:
         )
     state: dict[str, Any] = content["state"]
     return state
+
+
+def _save(path: Path, content: dict[str, Any]) -> None:
+    written = io.BytesIO()
+    torch.save(content, written)
+    with replacing(path) as temporary:
+        temporary.write_bytes(written.getbuffer())
 
 
 def _foreign(path: Path) -> InputRejected:

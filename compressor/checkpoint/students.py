@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 
 from compressor.errors import InputRejected
@@ -75,8 +75,9 @@ def save_student(
     )
     # Copies: tensors that share memory, as tied weights do, are refused by the format.
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in network.state_dict().items()}
+    content = save(tensors, metadata={KEY: json.dumps(card.model_dump(mode="json"), sort_keys=True)})
     with replacing(path) as temporary:
-        save_file(tensors, temporary, metadata={KEY: json.dumps(card.model_dump(mode="json"), sort_keys=True)})
+        temporary.write_bytes(content)
 
 
 def read_card(metadata: Mapping[str, Any], path: Path) -> Card | None:
