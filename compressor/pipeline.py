@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,11 +23,11 @@ from compressor.hardware import clashes, hardware, versions
 from compressor.prepare import Prepared, choose_device, open_inputs, prepare
 from compressor.progress import Tell
 from compressor.proof import proof_images, prove
-from compressor.recipe import Bench, Data, Recipe, Teacher, Validate, dump, load, require_runnable
+from compressor.recipe import Bench, Data, Export, Recipe, Teacher, Validate, dump, load, require_runnable
 from compressor.report import record
 from compressor.runs import Run, create, find
 from compressor.student import new_state, train_student
-from exporters import Runner
+from exporters import Exporter, Runner
 
 AnyMetrics = TypeVar("AnyMetrics", bound=record.Metrics)
 
@@ -46,27 +46,17 @@ def check(recipe: Recipe) -> None:
 
 def run(recipe: Recipe, tell: Tell, *, out: Path | None = None, overwrite: bool = False) -> record.Result:
     """Do it all: train, export, validate, bench, gates."""
-    for target in recipe.export:
-        exporter_of(target.format)  # a missing runtime is known now, not after the training
-    _, folder = train(recipe, tell, out=out, overwrite=overwrite)
-    export(folder.folder, tell)
-    validate(folder.folder, tell)
-    return bench(folder.folder, {}, tell)
+    exporters = [exporter_of(target.format) for target in recipe.export]  # a missing runtime is known before training
+    opened = _train(recipe, tell, out=out, overwrite=overwrite)
+    opened = _export(opened, list(zip(recipe.export, exporters, strict=True)), tell)
+    opened = _validate(opened, tell)
+    return _bench(opened, recipe.bench, tell).result
 
 
 def train(recipe: Recipe, tell: Tell, *, out: Path | None = None, overwrite: bool = False) -> tuple[record.Result, Run]:
     """Train the student of a recipe, from its teacher where the method has one, into a new run folder."""
-    check(recipe)
-    prepared = prepare(recipe, tell)
-    state = new_state(prepared)
-    folder = create(recipe.name, out=out, overwrite=overwrite)
-    tell.keep(folder.log)
-    tell(f"run: {folder.folder}")
-    write_text(folder.recipe, dump(prepared.recipe))
-    write_text(folder.environment, json.dumps({"versions": versions(), "hardware": hardware()}, indent=2) + "\n")
-    for clash in clashes():
-        tell(f"warning: {clash}")
-    return train_student(prepared, state, folder, tell), folder
+    opened = _train(recipe, tell, out=out, overwrite=overwrite)
+    return opened.result, opened.folder
 
 
 def resume(where: Path, tell: Tell) -> tuple[record.Result, Run]:
@@ -99,53 +89,12 @@ def export(
     folder = find(where)
     targets = load(folder.recipe, values={"export": [asked]} if asked else {}).export
     exporters = [exporter_of(target.format) for target in targets]  # before anything slow
-    opened = _open(folder, tell)
-    student = torch_runner(opened.student, device=opened.prepared.device)
-    images = proof_images(opened.prepared, opened.student, seed=opened.prepared.recipe.seed)
-    for target, module in zip(targets, exporters, strict=True):
-        path = folder.exports / f"student.{target.precision}{module.SUFFIX}"
-        with replacing(path) as candidate:
-            module.export(
-                opened.student.module,
-                candidate,
-                input_shape=opened.student.input_shape,
-                precision=target.precision,
-                metadata=_metadata(opened),
-                opset=target.opset,
-            )
-            proof = prove(module.load(candidate), student, images)
-        tell(f"exported {path}: {proof.samples} images, largest error of a logit {proof.max_error:.2g}")
-        artifact = record.Artifact(**facts(module.load(path), relative_to=folder.folder), parity=proof)
-        others = tuple(each for each in opened.result.artifacts if each.path != artifact.path)
-        opened = opened.noting(artifacts=(*others, artifact))
-    return _save(opened)
+    return _export(_open(folder, tell), list(zip(targets, exporters, strict=True)), tell).result
 
 
 def validate(where: Path | None, tell: Tell, *, device: str | None = None) -> record.Result:
     """Give every file of a run the same exam, and hold the gates that are measured by now."""
-    opened = _open(find(where), tell, device=device)
-    prepared, result = opened.prepared, opened.result
-    files = _files(opened)
-    exam = set_exam(
-        prepared,
-        prepared.recipe.validation,
-        teacher_runner=files.get("teacher"),
-        student=opened.student,
-        seed=prepared.recipe.seed,
-    )
-    tell(f"examining {len(files)} files: {exam.sentence}")
-
-    def graded(name: str, metrics: AnyMetrics) -> AnyMetrics:
-        return metrics.model_copy(update=grade(files[name], exam, teacher=name == "teacher"))
-
-    return _save(
-        opened.noting(
-            teacher=result.teacher and graded("teacher", result.teacher),
-            student=graded("student", result.student),
-            artifacts=tuple(graded(artifact.path, artifact) for artifact in result.artifacts),
-            data=result.data.model_copy(update=exam.sizes),
-        )
-    )
+    return _validate(_open(find(where), tell, device=device), tell).result
 
 
 def bench(
@@ -159,24 +108,8 @@ def bench(
     """Time every file of a run, in turn, so that their ratios hold, and hold the gates that are measured by now."""
     before = None if baseline is None else baselines.read(baseline)
     opened = _open(find(where), tell, device=device)
-    result = opened.result
     config = opened.prepared.recipe.bench.model_copy(update=dict(settings))
-    files = _files(opened, threads=config.threads)
-    tell(f"timing {len(files)} files at batch sizes {', '.join(map(str, config.batch_sizes))}")
-    times = dict(zip(files, benchmark.bench_many(list(files.values()), config), strict=True))
-    baselines.write(opened.folder.bench, times)
-    _say(times, before, tell)
-
-    def timed(name: str, metrics: AnyMetrics) -> AnyMetrics:
-        return metrics.model_copy(update={"latency_ms": {str(each.batch): _timing(each) for each in times[name]}})
-
-    return _save(
-        opened.noting(
-            teacher=result.teacher and timed("teacher", result.teacher),
-            student=timed("student", result.student),
-            artifacts=tuple(timed(artifact.path, artifact) for artifact in result.artifacts),
-        )
-    )
+    return _bench(opened, config, tell, before).result
 
 
 def validate_file(
@@ -223,16 +156,103 @@ class _Opened:
         return _Opened(self.folder, self.prepared, self.student, self.result.model_copy(update=changes))
 
 
+def _train(recipe: Recipe, tell: Tell, *, out: Path | None, overwrite: bool) -> _Opened:
+    check(recipe)
+    prepared = prepare(recipe, tell)
+    state = new_state(prepared)
+    folder = create(recipe.name, out=out, overwrite=overwrite)
+    tell.keep(folder.log)
+    tell(f"run: {folder.folder}")
+    write_text(folder.recipe, dump(prepared.recipe))
+    write_text(folder.environment, json.dumps({"versions": versions(), "hardware": hardware()}, indent=2) + "\n")
+    for clash in clashes():
+        tell(f"warning: {clash}")
+    result = train_student(prepared, state, folder, tell)
+    return _Opened(folder, prepared, _student(folder, prepared), result)
+
+
+def _export(opened: _Opened, targets: Sequence[tuple[Export, Exporter]], tell: Tell) -> _Opened:
+    student = torch_runner(opened.student, device=opened.prepared.device)
+    images = proof_images(opened.prepared, opened.student, seed=opened.prepared.recipe.seed)
+    for target, module in targets:
+        path = opened.folder.exports / f"student.{target.precision}{module.SUFFIX}"
+        with replacing(path) as candidate:
+            module.export(
+                opened.student.module,
+                candidate,
+                input_shape=opened.student.input_shape,
+                precision=target.precision,
+                metadata=_metadata(opened),
+                opset=target.opset,
+            )
+            proof = prove(module.load(candidate), student, images)
+        tell(f"exported {path}: {proof.samples} images, largest error of a logit {proof.max_error:.2g}")
+        artifact = record.Artifact(**facts(module.load(path), relative_to=opened.folder.folder), parity=proof)
+        others = tuple(each for each in opened.result.artifacts if each.path != artifact.path)
+        opened = opened.noting(artifacts=(*others, artifact))
+    return _save(opened)
+
+
+def _validate(opened: _Opened, tell: Tell) -> _Opened:
+    prepared, result = opened.prepared, opened.result
+    files = _files(opened)
+    exam = set_exam(
+        prepared,
+        prepared.recipe.validation,
+        teacher_runner=files.get("teacher"),
+        student=opened.student,
+        seed=prepared.recipe.seed,
+    )
+    tell(f"examining {len(files)} files: {exam.sentence}")
+
+    def graded(name: str, metrics: AnyMetrics) -> AnyMetrics:
+        return metrics.model_copy(update=grade(files[name], exam, teacher=name == "teacher"))
+
+    return _save(
+        opened.noting(
+            teacher=result.teacher and graded("teacher", result.teacher),
+            student=graded("student", result.student),
+            artifacts=tuple(graded(artifact.path, artifact) for artifact in result.artifacts),
+            data=result.data.model_copy(update=exam.sizes),
+        )
+    )
+
+
+def _bench(opened: _Opened, config: Bench, tell: Tell, before: baselines.Benchmark | None = None) -> _Opened:
+    result = opened.result
+    files = _files(opened, threads=config.threads)
+    tell(f"timing {len(files)} files at batch sizes {', '.join(map(str, config.batch_sizes))}")
+    times = dict(zip(files, benchmark.bench_many(list(files.values()), config), strict=True))
+    baselines.write(opened.folder.bench, times)
+    _say(times, before, tell)
+
+    def timed(name: str, metrics: AnyMetrics) -> AnyMetrics:
+        return metrics.model_copy(update={"latency_ms": {str(each.batch): _timing(each) for each in times[name]}})
+
+    return _save(
+        opened.noting(
+            teacher=result.teacher and timed("teacher", result.teacher),
+            student=timed("student", result.student),
+            artifacts=tuple(timed(artifact.path, artifact) for artifact in result.artifacts),
+        )
+    )
+
+
 def _open(folder: Run, tell: Tell, *, device: str | None = None) -> _Opened:
     tell.keep(folder.log)
     result = record.read(folder.folder)
     recipe = load(folder.recipe)
     if device is not None:
         recipe = recipe.model_copy(update={"device": device})
-    prepared = prepare(recipe, tell, examine=False)
-    student = checkpoint.load_network(folder.student, arch=recipe.student.arch)
+    tell(f"run: {folder.folder}")
+    prepared = prepare(recipe, Tell(quiet=True), examine=False)  # all was said when the student was trained
+    return _Opened(folder, prepared, _student(folder, prepared), result)
+
+
+def _student(folder: Run, prepared: Prepared) -> checkpoint.Network:
+    student = checkpoint.load_network(folder.student, arch=prepared.recipe.student.arch)
     student.module.to(prepared.device)
-    return _Opened(folder, prepared, student, result)
+    return student
 
 
 def _files(opened: _Opened, *, threads: int | None = None) -> dict[str, Runner]:
@@ -248,16 +268,16 @@ def _files(opened: _Opened, *, threads: int | None = None) -> dict[str, Runner]:
     return files
 
 
-def _save(opened: _Opened) -> record.Result:
+def _save(opened: _Opened) -> _Opened:
     """Judge the gates on what is known by now, and write the record."""
     gates, result = opened.prepared.recipe.gates, opened.result
     judged: tuple[record.Metrics, ...] = result.artifacts or (result.student,)
     verdicts = tuple(
         verdict for metrics in judged for verdict in evaluate_gates(gates, metrics, teacher=result.teacher)
     )
-    result = result.model_copy(update={"gates": verdicts, "passed": promised(verdicts)})
-    result.write(opened.folder.folder)
-    return result
+    opened = opened.noting(gates=verdicts, passed=promised(verdicts))
+    opened.result.write(opened.folder.folder)
+    return opened
 
 
 def _metadata(opened: _Opened) -> dict[str, str]:
@@ -271,7 +291,7 @@ def _metadata(opened: _Opened) -> dict[str, str]:
         "mean": student.mean,
         "std": student.std,
         "output": "logits",
-        "data": opened.result.data.source,
+        "data": opened.prepared.data.name,  # not its path, which is nobody's business
         "method": recipe.method.kind,
         "student_sha256": student.sha256,
         "teacher_sha256": teacher and teacher.sha256,

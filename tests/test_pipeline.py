@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from shell import DISTILL, QUICK, ran, refused, typed
+from sklearn.datasets import load_digits
 
 from exporters import onnx
 
@@ -114,6 +116,26 @@ def test_a_broken_promise_ends_with_7_and_is_recorded(tmp_path, monkeypatch):
     assert re.search("error: 1 of 2 gates failed: min_top1 of export/student.fp32.onnx", done.err)
     assert "broken" in done.out
     assert json.loads(Path("runs/smoke-1/result.json").read_text())["passed"] is False
+
+
+def test_a_file_made_from_a_folder_of_images_tells_nothing_of_where_they_lie(tmp_path, monkeypatch):
+    digits = load_digits()
+    for number, (image, label) in enumerate(zip(digits.images[:200], digits.target[:200], strict=True)):
+        path = tmp_path / "pictures" / f"class-{label}" / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((image * 15).astype("uint8")).save(path)
+    monkeypatch.chdir(tmp_path)
+
+    ran(["train", "--arch", "lenet5-half", "--data", "folder:pictures", "--epochs", "2", "--out", "run", *QUICK])
+    ran(["export", "run"])
+
+    record = json.loads(Path("run/result.json").read_text())
+    assert record["data"]["source"] == f"folder:{tmp_path / 'pictures'}"
+    assert set(record["student"]["class_accuracy"]) == {f"class-{digit}" for digit in range(10)}
+    metadata = onnx.load(Path("run/export/student.fp32.onnx")).metadata
+    assert metadata["compress.data"] == "pictures"
+    assert json.loads(metadata["compress.classes"])[3] == "class-3"
+    assert str(tmp_path).encode() not in Path("run/export/student.fp32.onnx").read_bytes()
 
 
 # Stopping and going on
