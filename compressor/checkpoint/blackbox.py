@@ -77,7 +77,10 @@ def _torchscript(path: Path) -> tuple[nn.Module, None]:
 def _exported(path: Path) -> tuple[nn.Module, Shape | None]:
     refuse_code(path)
     try:
-        program = torch.export.load(path)
+        with warnings.catch_warnings():
+            # Torch 2.11 reads the weights from an immutable buffer, and warns of itself.
+            warnings.filterwarnings("ignore", "The given buffer is not writable", UserWarning)
+            program = torch.export.load(path)
         # With guards, a function made of strings in the file would be compiled.
         network = program.module(check_guards=False)
     except (RuntimeError, ValueError, KeyError, AssertionError, AttributeError, TypeError) as error:

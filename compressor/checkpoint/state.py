@@ -51,7 +51,7 @@ def _save(path: Path, content: dict[str, Any]) -> None:
     written = io.BytesIO()
     torch.save(content, written)
     with replacing(path) as temporary:
-        temporary.write_bytes(written.getbuffer())
+        temporary.write_bytes(written.getvalue())
 
 
 def _foreign(path: Path) -> InputRejected:
