@@ -110,7 +110,8 @@ def find(where: Path | None, *, root: Path = Path("runs")) -> Run:
             raise UsageError(
                 f"no run yet: {latest} does not exist", hint="compress distill --teacher FILE --student resnet20"
             )
-        where = root / latest.read_text(encoding="utf-8").strip() if latest.is_file() else latest
+        name = latest.readlink() if latest.is_symlink() else Path(latest.read_text(encoding="utf-8").strip())
+        where = Path(os.path.normpath(root / name))
     if not (where / Run(where).recipe.name).is_file():
         raise UsageError(
             f"{where} is not the folder of a run: it has no {Run(where).recipe.name}",

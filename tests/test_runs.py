@@ -1,5 +1,7 @@
 """Run folders: numbered, never written over, and the latest one is found."""
 
+from pathlib import Path
+
 import pytest
 
 from compressor.errors import UsageError
@@ -16,7 +18,7 @@ def test_runs_of_one_name_are_numbered_and_the_last_is_the_latest(tmp_path):
     second = _finish(create("bss", out=None, overwrite=False, root=tmp_path))
 
     assert (first.folder.name, second.folder.name) == ("bss-1", "bss-2")
-    assert find(None, root=tmp_path).folder.resolve() == second.folder.resolve()
+    assert find(None, root=tmp_path) == second
 
 
 def test_a_folder_given_by_name_becomes_the_latest_too(tmp_path):
@@ -77,3 +79,14 @@ def test_a_line_of_metrics_that_a_crash_cut_short_does_not_count(tmp_path):
     run.keep_epochs(2)
     run.log_epoch({"epoch": 2})
     assert [row["epoch"] for row in run.epochs()] == [1, 2]
+
+
+def test_where_links_cannot_be_made_a_text_file_points_to_the_latest(tmp_path, monkeypatch):
+    def refuse(*_arguments, **_options):
+        raise OSError(1, "no links here")
+
+    monkeypatch.setattr(Path, "symlink_to", refuse)
+    run = _finish(create("bss", out=None, overwrite=False, root=tmp_path))
+
+    assert (tmp_path / "latest").is_file()
+    assert find(None, root=tmp_path) == run
