@@ -1,4 +1,4 @@
-"""What measurements are good for: a file to compare with later, a winner for a latency, a warning."""
+"""What measurements are good for: a file to compare with later, and warnings."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -66,17 +66,6 @@ def compare(latencies: Sequence[Latency], baseline: Sequence[Latency]) -> tuple[
             hint="repeat the baseline with the same options",
         )
     return changes
-
-
-def winner(measured: Mapping[str, Sequence[Latency]], max_ms: float, percent: float = 99) -> tuple[str, Latency] | None:
-    """Return the name and batch size with the highest throughput whose percentile stays within `max_ms`."""
-    fitting = [
-        (name, latency)
-        for name, latencies in measured.items()
-        for latency in latencies
-        if latency.at(percent) <= max_ms
-    ]
-    return max(fitting, key=lambda entry: entry[1].throughput, default=None)
 
 
 def slow_int8(measured: Mapping[str, Sequence[Latency]]) -> tuple[str, ...]:

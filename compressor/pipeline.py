@@ -224,18 +224,19 @@ def _bench(opened: _Opened, config: Bench, tell: Tell, before: baselines.Benchma
     tell(f"timing {len(files)} files at batch sizes {', '.join(map(str, config.batch_sizes))}")
     times = dict(zip(files, benchmark.bench_many(list(files.values()), config), strict=True))
     baselines.write(opened.folder.bench, times)
-    _say(times, before, tell)
 
     def timed(name: str, metrics: AnyMetrics) -> AnyMetrics:
         return metrics.model_copy(update={"latency_ms": {str(each.batch): _timing(each) for each in times[name]}})
 
-    return _save(
+    opened = _save(
         opened.noting(
             teacher=result.teacher and timed("teacher", result.teacher),
             student=timed("student", result.student),
             artifacts=tuple(timed(artifact.path, artifact) for artifact in result.artifacts),
         )
     )
+    _say(times, before, tell)  # last: a baseline that does not fit must not cost the measurement
+    return opened
 
 
 def _open(folder: Run, tell: Tell, *, device: str | None = None) -> _Opened:
@@ -314,7 +315,10 @@ def _say(times: Mapping[str, tuple[Latency, ...]], before: baselines.Benchmark |
     if other:
         tell(f"warning: {other}")
     for name in times:
-        for change in baselines.compare(times[name], before.latencies.get(name, ())):
+        if name not in before.latencies:
+            tell(f"{name} is not in the baseline")
+            continue
+        for change in baselines.compare(times[name], before.latencies[name]):
             sure = "" if change.clear else ", within the noise"
             tell(
                 f"{name} batch {change.batch} p{change.percentile}: {change.now_ms:.3g} ms, "

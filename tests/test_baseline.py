@@ -3,7 +3,7 @@ import json
 import pytest
 
 from compressor import baseline as module
-from compressor.baseline import compare, other_machine, read, slow_int8, winner, write
+from compressor.baseline import compare, other_machine, read, slow_int8, write
 from compressor.bench import Latency, median_interval, percentile
 from compressor.errors import InputRejected
 
@@ -63,18 +63,6 @@ def test_only_what_was_measured_in_the_same_way_is_compared():
     before = [latency(4, batch=8), latency(5, batch=32, threads=1), latency(6, batch=1, transfers=True)]
 
     assert {(row.batch, row.ratio) for row in compare(now, before)} == {(8, 0.5)}
-
-
-def test_the_winner_has_the_highest_throughput_within_the_latency():
-    measured = {
-        "fp32": [latency(4, 4, 4), latency(20, 20, 20, batch=8)],
-        "int8": [latency(2, 2, 2), latency(9, 9, 22, batch=8)],
-    }
-
-    assert winner(measured, max_ms=5) == ("int8", measured["int8"][0])
-    assert winner(measured, max_ms=20) == ("int8", measured["int8"][0])
-    assert winner(measured, max_ms=20, percent=50) == ("int8", measured["int8"][1])
-    assert winner(measured, max_ms=1) is None
 
 
 def test_int8_that_is_slower_than_a_wider_precision_is_said():

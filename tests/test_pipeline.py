@@ -65,6 +65,22 @@ def test_bench_times_every_file_and_keeps_every_sample(here):
     again = ran(["bench", "runs/student-1", "--batch-sizes", "1,4", "--baseline", "runs/student-1/bench.json"])
     assert re.search(r"student batch 4 p50: .* ms, .*x the baseline's", again.err)
 
+    before = json.loads(Path("runs/student-1/bench.json").read_text())
+    del before["latencies"]["export/student.fp32.onnx"]
+    Path("before.json").write_text(json.dumps(before))
+    fewer = ran(["bench", "runs/student-1", "--batch-sizes", "1,4", "--baseline", "before.json"])
+    assert "export/student.fp32.onnx is not in the baseline" in fewer.err
+
+
+def test_a_baseline_that_does_not_fit_costs_no_measurement(here):
+    ran(["bench", "runs/student-1", "--batch-sizes", "1"])
+    Path("one.json").write_bytes(Path("runs/student-1/bench.json").read_bytes())
+
+    refused(["bench", "runs/student-1", "--batch-sizes", "3", "--baseline", "one.json"], 4, "the baseline measured no")
+
+    record = json.loads(Path("runs/student-1/result.json").read_text())
+    assert set(record["student"]["latency_ms"]) == {"3"}
+
 
 def test_one_artifact_alone_is_validated_and_timed(here):
     path = "runs/student-1/export/student.fp32.onnx"
