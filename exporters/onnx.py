@@ -1,7 +1,8 @@
-"""ONNX: one self-contained file out of a network, and that file run by ONNX Runtime.
+"""ONNX: a network as one self-contained file, the file changed into the form that is wanted, and that run.
 
-A file holds a graph `input` `[batch, C, H, W]` to `logits` `[batch, K]` with the batch size free, pixels in `[0, 1]`,
-mean and standard deviation inside, BatchNorm folded into the convolutions, and no trace of the machine it was made on.
+A file that leaves here maps `input`, pixels in `[0, 1]` or uint8, to `logits` or `probabilities`, has its batch size
+free unless it came with a fixed one, and bears no trace of the machine it was made on. In that of a network, mean and
+standard deviation are inside, and BatchNorm is folded into the convolutions.
 """
 
 from __future__ import annotations
@@ -10,75 +11,204 @@ import copy
 import io
 import json
 import logging
+import os
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
+import numpy as np
 import onnx
 from google.protobuf.message import EncodeError
-from onnx import ModelProto, ValueInfoProto
+from onnx import ModelProto, ValueInfoProto, version_converter
 
-from exporters.errors import ExportFailed, RuntimeMissing
+from exporters import Built, Engine, Output, Pixels
+from exporters.borders import Borders, find, rebuild, softmax
+from exporters.errors import ArtifactRejected, ExportFailed, RuntimeMissing
 from exporters.files import write_whole
 from exporters.ort import OnnxRunner, load, read
-from exporters.precision import precision_of, to_fp16, weights_by_type
+from exporters.precision import lower, precision_of, weights_by_type
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["PRECISIONS", "SUFFIX", "OnnxRunner", "census", "export", "load"]
+__all__ = ["PRECISIONS", "QUANTIZATION", "SUFFIX", "OnnxRunner", "build", "census", "convert", "export", "load"]
 
 SUFFIX = ".onnx"
-PRECISIONS = ("fp32", "fp16")
+QUANTIZATION: Literal["cpu", "trt"] = "cpu"
+PRECISIONS = ("fp32", "fp16", "bf16")
 # Raised when the meaning of the file or of its `compress.` metadata changes.
-EXPORTER_VERSION = "1"
+EXPORTER_VERSION = "2"
 _EXAMPLE_BATCH = 2  # with 1, tracing may take the batch size for a constant
 _LARGEST_FILE = 2**31 - 1  # protobuf's limit
+_BF16_OPSET = 22  # the first in which convolutions take bf16
+# What holds for one file only, and would be wrong in what is made of it.
+_NOT_INHERITED = {"compress.created", "compress.input"}
 
 
-def export(
-    network: nn.Module,
-    path: Path,
-    *,
-    input_shape: tuple[int, int, int],
-    precision: str = "fp32",
-    metadata: Mapping[str, str] | None = None,
-    opset: int = 20,
-) -> None:
-    """Write `network` to `path` as one ONNX file, in inference mode; the network itself is not touched.
+def export(network: nn.Module, path: Path, *, input_shape: tuple[int, int, int], opset: int = 20) -> None:
+    """Write `network` to `path` as one fp32 ONNX file, in inference mode; the network itself is not touched.
 
-    Inputs and outputs are fp32 at every precision. The same weights give the same bytes. `metadata` is stored beside
-    `compress.precision`, `compress.input_shape` (JSON) and `compress.exporter_version`.
+    The graph takes `input`, float32 `[batch, C, H, W]`, and returns `logits` `[batch, K]`. The same weights give the
+    same bytes.
 
     Raises:
-        ExportFailed: the precision or opset is not offered, an operator has no ONNX form, the file would exceed 2 GB,
-            or the graph is not what it should be.
+        ExportFailed: an operator has no ONNX form, the opset is not offered, the file would exceed 2 GB, or the graph
+            is not what it should be.
         RuntimeMissing: onnxscript is not installed.
     """
-    if precision not in PRECISIONS:
-        raise ExportFailed(f"the ONNX export does not offer {precision!r} yet", hint=f"known: {', '.join(PRECISIONS)}")
     model, classes = _trace(network, input_shape, opset)
-    if precision == "fp16":
-        to_fp16(model)
     _anonymise(model)
-    own = {
-        "compress.precision": precision,
-        "compress.input_shape": json.dumps(input_shape),
-        "compress.exporter_version": EXPORTER_VERSION,
-    }
-    for key, value in sorted({**(metadata or {}), **own}.items()):
-        model.metadata_props.add(key=key, value=value)
-    content = _serialised(model)
-    _verify(model, opset=opset, output=classes, input_shape=input_shape, precision=precision)
-    write_whole(path, content)
+    _expect_valid(model)
+    _expect(model, opset=opset, output=classes, input_shape=input_shape)
+    _describe(model, find(path, model), {})
+    write_whole(path, _serialised(model))
+
+
+def convert(
+    source: Path,
+    path: Path,
+    *,
+    precision: str | None = None,
+    pixels: Pixels = "float32",
+    output: Output = "logits",
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write the classifier in the ONNX file `source`, ours or not, to `path` in the form that is wanted.
+
+    The result is one file that takes `input` and returns `logits` or `probabilities`, whatever the names in `source`,
+    and float32 unless `pixels` are uint8, whatever the precision. A softmax that `source` ends with is taken off for
+    logits. The same source and arguments give the same bytes; a time is stored, as `compress.created`, only if the
+    environment sets SOURCE_DATE_EPOCH.
+
+    Args:
+        precision: "fp32", "fp16" or "bf16"; None leaves it as it is, also INT8.
+        pixels: "uint8": the file takes `[batch, H, W, C]` and divides by 255. Only for grey and RGB images.
+        mean, std: one number a channel, of pixels in `[0, 1]`: the file computes `(pixels - mean) / std` first, for a
+            graph that expects such input.
+        metadata: stored over what `source` stores, under `compress.precision`, `compress.input_shape` (JSON),
+            `compress.exporter_version`, `compress.pixels` and `compress.output`, which are found in the graph.
+
+    Raises:
+        ArtifactRejected: `source` is not a classifier of floating-point images, has such a border already, or its
+            channels do not suit `pixels`, `mean` and `std`.
+        ExportFailed: it cannot be given the precision, or the result is not valid ONNX.
+    """
+    model = _whole(source)
+    borders = find(source, model)
+    _expect_fitting(source, borders, pixels, output, mean, std)
+    found = precision_of(weights_by_type(model))
+    if precision is not None and precision != found:
+        model = _lowered(source, model, found, precision)
+    rebuild(model, borders, pixels=pixels, output=output, mean=mean, std=std)
+    inherited = {entry.key: entry.value for entry in model.metadata_props if entry.key not in _NOT_INHERITED}
+    _anonymise(model)
+    _expect_valid(model)
+    _describe(model, find(path, model), {**inherited, **(metadata or {})})
+    write_whole(path, _serialised(model))
+
+
+def build(
+    source: Path,
+    folder: Path,
+    stem: str,
+    *,
+    precision: str,
+    engine: Engine,  # noqa: ARG001 an ONNX file is compiled by who loads it
+) -> Built:
+    """Copy `source` into `folder` under its name, with all its weights in it; see `Exporter.build`."""
+    model = _whole(source)
+    find(source, model)
+    counts = weights_by_type(model)
+    if precision_of(counts) != precision:
+        raise ExportFailed(
+            f"{source} computes in {precision_of(counts)}, not in {precision}", hint="convert or quantise it first"
+        )
+    path = folder / f"{stem}.{precision}{SUFFIX}"
+    write_whole(path, _serialised(model))
+    return Built(path=path, format="onnx", precision=precision, census=counts)
 
 
 def census(path: Path) -> dict[str, int]:
     """Count the weights of a file by the type they are computed in; see `precision.weights_by_type`."""
     return weights_by_type(read(path))
+
+
+def _whole(path: Path) -> ModelProto:
+    """Return the graph of a file with the weights that are stored beside it."""
+    model = read(path)
+    try:
+        onnx.load_external_data_for_model(model, str(path.parent))
+    except (onnx.checker.ValidationError, OSError, ValueError) as error:
+        raise ArtifactRejected(f"cannot read the weights beside {path}: {_first_line(error)}") from error
+    return model
+
+
+def _expect_fitting(
+    source: Path,
+    borders: Borders,
+    pixels: Pixels,
+    output: Output,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+) -> None:
+    """Refuse what would stand twice at an end, or does not suit the channels."""
+    if borders.pixels == "uint8":
+        raise ArtifactRejected(
+            f"{source} takes uint8 pixels already", hint="start from the file that takes floating-point pixels"
+        )
+    if output == "probabilities" and borders.returns == "probabilities":
+        raise ArtifactRejected(
+            f"{source} returns probabilities already", hint="start from the file that returns logits"
+        )
+    channels = borders.input_shape[0]
+    if pixels == "uint8" and channels not in (1, 3):
+        raise ArtifactRejected(f"{source} takes {channels} channels, and uint8 pixels are grey or RGB")
+    for name, values in (("mean", mean), ("std", std)):
+        if values is None:
+            continue
+        if len(values) != channels:
+            raise ArtifactRejected(
+                f"{source} takes {channels} channels, and the {name} has {len(values)}",
+                hint="give one number a channel",
+            )
+        if not np.isfinite(values).all() or (name == "std" and min(values) <= 0):
+            wanted = "positive numbers" if name == "std" else "finite numbers"
+            raise ArtifactRejected(f"a {name} consists of {wanted}, not {list(values)}")
+
+
+def _lowered(source: Path, model: ModelProto, found: str, precision: str) -> ModelProto:
+    if precision not in PRECISIONS:
+        raise ExportFailed(f"ONNX graphs are not converted to {precision!r}", hint=f"known: {', '.join(PRECISIONS)}")
+    if found != "fp32":
+        raise ExportFailed(
+            f"{source} computes in {found}, and only fp32 is lowered to {precision}",
+            hint="start from the fp32 file",
+        )
+    if precision == "bf16":
+        model = _for_bf16(source, model)
+    lower(model, precision)
+    return model
+
+
+def _for_bf16(source: Path, model: ModelProto) -> ModelProto:
+    opset = _opset(model)
+    if opset >= _BF16_OPSET:
+        return model
+    try:
+        with _quiet():
+            return version_converter.convert_version(model, _BF16_OPSET)
+    except (version_converter.ConvertError, RuntimeError, ValueError) as error:
+        raise ExportFailed(
+            f"bf16 needs opset {_BF16_OPSET}, and {source} cannot be taken there from opset {opset}: "
+            f"{_first_line(error)}",
+            hint=f"export it with --opset {_BF16_OPSET}",
+        ) from error
 
 
 def _trace(network: nn.Module, input_shape: tuple[int, int, int], opset: int) -> tuple[ModelProto, int]:
@@ -176,6 +306,33 @@ def _anonymise(model: ModelProto) -> None:
         part.ClearField("metadata_props")
 
 
+def _describe(model: ModelProto, borders: Borders, metadata: Mapping[str, str]) -> None:
+    """Store what is known of a graph, over what others say of it."""
+    own = {
+        "compress.precision": precision_of(weights_by_type(model)),
+        "compress.input_shape": json.dumps(borders.input_shape),
+        "compress.exporter_version": EXPORTER_VERSION,
+        "compress.pixels": borders.pixels,
+        "compress.output": borders.returns,
+        **_created(),
+    }
+    for key, value in sorted({**metadata, **own}.items()):
+        model.metadata_props.add(key=key, value=value)
+
+
+def _created() -> dict[str, str]:
+    """Source: https://reproducible-builds.org/specs/source-date-epoch"""
+    given = os.environ.get("SOURCE_DATE_EPOCH")
+    if given is None:
+        return {}
+    try:
+        return {"compress.created": datetime.fromtimestamp(int(given), UTC).isoformat()}
+    except (ValueError, OverflowError, OSError) as error:
+        raise ExportFailed(
+            f"SOURCE_DATE_EPOCH is {given!r}, not a number of seconds since 1970", hint="unset SOURCE_DATE_EPOCH"
+        ) from error
+
+
 def _serialised(model: ModelProto) -> bytes:
     try:
         content: bytes = model.SerializeToString(deterministic=True)
@@ -184,12 +341,15 @@ def _serialised(model: ModelProto) -> bytes:
     return content
 
 
-def _verify(model: ModelProto, *, opset: int, output: int, input_shape: tuple[int, int, int], precision: str) -> None:
+def _expect_valid(model: ModelProto) -> None:
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise ExportFailed(f"the exported graph is not valid ONNX: {_first_line(error)}") from error
-    written = {imported.domain: imported.version for imported in model.opset_import}[""]
+        raise ExportFailed(f"the graph is not valid ONNX: {_first_line(error)}") from error
+
+
+def _expect(model: ModelProto, *, opset: int, output: int, input_shape: tuple[int, int, int]) -> None:
+    written = _opset(model)
     if written != opset:  # the converter gives up without an exception
         raise ExportFailed(
             f"opset {opset} was asked for, but the graph could only be written in opset {written}",
@@ -202,9 +362,18 @@ def _verify(model: ModelProto, *, opset: int, output: int, input_shape: tuple[in
             f"the exported graph maps {shapes[0]} to {shapes[-1]}, expected {expected[0]} to {expected[1]}",
             hint="the network's forward must not fix the batch size",
         )
-    counts = weights_by_type(model)
-    if counts and precision_of(counts) != precision:
-        raise ExportFailed(f"the exported graph computes in {precision_of(counts)}, not in {precision}")
+    computed = precision_of(weights_by_type(model))
+    if computed != "fp32":
+        raise ExportFailed(f"the exported graph computes in {computed}, not in fp32")
+    if softmax(model.graph) is not None:
+        raise ExportFailed(
+            "the network ends with a softmax, and a classifier returns logits", hint="take it off the network's forward"
+        )
+
+
+def _opset(model: ModelProto) -> int:
+    versions: dict[str, int] = {imported.domain: imported.version for imported in model.opset_import}
+    return versions.get("", versions.get("ai.onnx", 0))
 
 
 def _dims(value: ValueInfoProto) -> list[int | str]:

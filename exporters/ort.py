@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
-import json
+import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import redirect_stdout
-from dataclasses import dataclass
+from contextlib import redirect_stdout, suppress
+from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +15,35 @@ import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
-from onnx import GraphProto, ModelProto, TensorProto, helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
 
+from exporters import Output, Pixels
+from exporters.borders import find
 from exporters.errors import ArtifactRejected, RuntimeMissing
 from exporters.precision import precision_of, weights_by_type
 
-_PROVIDERS = {
+_PROVIDERS: dict[str, tuple[str, dict[str, str]]] = {
     "cpu": ("CPUExecutionProvider", {}),
     # Without this, "fp32" on a GPU means TF32 with its 10 bits of mantissa.
     "cuda": ("CUDAExecutionProvider", {"use_tf32": "0"}),
+    # The precision is that of the graph, and no engine is taken from, or left in, the working directory.
+    "tensorrt": (
+        "TensorrtExecutionProvider",
+        {
+            "trt_fp16_enable": "0",
+            "trt_bf16_enable": "0",
+            "trt_int8_enable": "0",
+            "trt_engine_cache_enable": "0",
+            "trt_timing_cache_enable": "0",
+        },
+    ),
 }
-_INPUT_TYPES: dict[int, type[np.float32] | type[np.float16]] = {
+_FEEDS: dict[int, type[np.float32] | type[np.float16] | type[np.uint8]] = {
     TensorProto.FLOAT: np.float32,
     TensorProto.FLOAT16: np.float16,
+    TensorProto.UINT8: np.uint8,
 }
+LEAST = float(np.log(np.finfo(np.float32).tiny))  # the logarithm of a probability that fp32 cannot hold
 _WARNING, _FATAL = 2, 4  # log severities of ONNX Runtime; what is an error is also raised, and said once is enough
 
 
@@ -41,12 +57,16 @@ class OnnxRunner:
     precision: str
     input_shape: tuple[int, int, int]
     classes: int
+    pixels: Pixels
+    output: Output
     metadata: Mapping[str, str]
     threads: int | None
+    cuda_graph: bool
     census: Mapping[str, int]  # weights by the type they are computed in
     batch: int | None  # None: any
     session: Any
-    input_type: type[np.float32] | type[np.float16]
+    feed: type[np.float32] | type[np.float16] | type[np.uint8]
+    _recorded: int = field(default=0, init=False)  # CUDA graphs so far
 
     def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         expect_images(images, self.input_shape)
@@ -58,80 +78,139 @@ class OnnxRunner:
 
     def _run(self, images: NDArray[np.float32], size: int) -> NDArray[np.float32]:
         padding = np.zeros((size - len(images), *self.input_shape), np.float32)
-        batch = np.ascontiguousarray(np.concatenate([images, padding]), self.input_type)
-        (logits,) = self.session.run(None, {self.session.get_inputs()[0].name: batch})
-        if logits.shape != (size, self.classes):
+        batch = self._fed(np.concatenate([images, padding]))
+        # -1: none. A recorded graph holds for one batch size and one place in memory.
+        once = self._replay(-1) if self.cuda_graph else None
+        (answer,) = self.session.run(None, {self.session.get_inputs()[0].name: batch}, once)
+        if answer.shape != (size, self.classes):
             raise ArtifactRejected(
-                f"{self.path} returned {list(logits.shape)} for {size} images, expected [{size}, {self.classes}]"
+                f"{self.path} returned {list(answer.shape)} for {size} images, expected [{size}, {self.classes}]"
             )
-        result: NDArray[np.float32] = logits[: len(images)].astype(np.float32, copy=False)
-        return result
+        result: NDArray[np.float32] = answer[: len(images)].astype(np.float32, copy=False)
+        return as_logits(result) if self.output == "probabilities" else result
 
     def prepare(self, images: NDArray[np.float32]) -> Callable[[], object]:
-        """See `Runner.prepare`. Images and logits stay in the provider's memory."""
+        """See `Runner.prepare`. Images and what is returned for them stay in the provider's memory.
+
+        With `cuda_graph`, the first call records the graph that later ones replay.
+        """
         import onnxruntime as ort
 
         expect_images(images, self.input_shape)
         if self.batch not in (None, len(images)):
             raise ArtifactRejected(f"{self.path} takes batches of {self.batch} images only, not of {len(images)}")
         given, returned = self.session.get_inputs()[0], self.session.get_outputs()[0]
-        batch = np.ascontiguousarray(images, self.input_type)
         output_type = np.float16 if returned.type == "tensor(float16)" else np.float32
+        memory = "cpu" if self.provider == "cpu" else "cuda"
         binding = self.session.io_binding()
-        binding.bind_ortvalue_input(given.name, ort.OrtValue.ortvalue_from_numpy(batch, self.provider, 0))
-        logits = ort.OrtValue.ortvalue_from_shape_and_type((len(images), self.classes), output_type, self.provider, 0)
-        binding.bind_ortvalue_output(returned.name, logits)
+        binding.bind_ortvalue_input(given.name, ort.OrtValue.ortvalue_from_numpy(self._fed(images), memory, 0))
+        answer = ort.OrtValue.ortvalue_from_shape_and_type((len(images), self.classes), output_type, memory, 0)
+        binding.bind_ortvalue_output(returned.name, answer)
+        options = None
+        if self.cuda_graph:
+            self._recorded += 1
+            options = self._replay(self._recorded)
 
         def infer() -> object:
-            self.session.run_with_iobinding(binding)
+            self.session.run_with_iobinding(binding, options)
             binding.synchronize_outputs()
-            return logits
+            return answer
 
         return infer
 
+    def _fed(self, images: NDArray[np.float32]) -> NDArray[Any]:
+        """Return images as the file takes them."""
+        if self.pixels == "uint8":
+            return as_uint8(images)
+        return np.ascontiguousarray(images, self.feed)
 
-def load(path: Path, *, provider: str = "cpu", threads: int | None = None) -> OnnxRunner:
+    def _replay(self, graph: int) -> Any:
+        """Return what tells a run which CUDA graph to record or replay."""
+        import onnxruntime as ort
+
+        options = ort.RunOptions()
+        options.add_run_config_entry("gpu_graph_id", str(graph))
+        return options
+
+
+def as_uint8(images: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Return images `[B, C, H, W]` in `[0, 1]` as an image decoder gives them, `[B, H, W, C]`."""
+    return np.ascontiguousarray(np.rint(images.clip(0, 1) * 255).transpose(0, 2, 3, 1), np.uint8)
+
+
+def as_logits(probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the logarithms, which are logits up to a constant, and at the least `LEAST`."""
+    result: NDArray[np.float32] = np.log(np.maximum(probabilities, np.finfo(np.float32).tiny))
+    return result
+
+
+def load(path: Path, *, provider: str = "cpu", threads: int | None = None, cuda_graph: bool = False) -> OnnxRunner:
     """Open an ONNX classifier; `threads` are those of one operator, by default as many as there are cores.
+
+    The providers are `cpu`, `cuda`, and `tensorrt`, which leaves to CUDA what it cannot run. With `cuda_graph`, what
+    `prepare` returns replays a recorded graph; that needs the provider `cuda`.
 
     Raises:
         ArtifactRejected: not an ONNX file, cut short, not an image classifier, weights outside its folder, metadata
             that contradicts the graph, or nodes that the provider cannot run.
-        RuntimeMissing: onnxruntime or the provider is not here.
+        RuntimeMissing: onnxruntime or the provider is not here, or the provider cannot do what is asked.
     """
     if provider not in _PROVIDERS:
         raise RuntimeMissing(
             f"ONNX Runtime is not offered with the provider {provider!r}", hint=f"known: {', '.join(_PROVIDERS)}"
         )
+    if cuda_graph and provider != "cuda":
+        raise RuntimeMissing(
+            f"ONNX Runtime records CUDA graphs with the provider cuda, not with {provider}",
+            hint="run it with provider cuda, or without a CUDA graph",
+        )
     model = read(path)
-    batch, input_shape = _input(path, model)
+    borders = find(path, model)
     counts = weights_by_type(model)
-    metadata = {entry.key: entry.value for entry in model.metadata_props}
     precision = precision_of(counts)
-    claimed = metadata.get("compress.precision", precision)
-    if claimed != precision:
-        raise ArtifactRejected(f"{path} says that it is {claimed}, but computes in {precision}", hint="export it again")
-    input_type = _INPUT_TYPES[_inputs(model.graph)[0].type.tensor_type.elem_type]
-    session = _open(path, provider, threads)
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    facts = {"precision": precision, "pixels": borders.pixels, "output": borders.returns}
+    for name, found in facts.items():
+        claimed = metadata.get(f"compress.{name}", found)
+        if claimed != found:
+            raise ArtifactRejected(
+                f"{path} says that its {name} is {claimed}, but the graph's is {found}", hint="export it again"
+            )
+    if provider == "cpu" and "bf16" in counts:
+        raise RuntimeMissing(
+            "ONNX Runtime has no bf16 convolution on the CPU; TensorRT runs it",
+            hint="build it with --format trt, or export fp16",
+        )
+    if borders.element not in _FEEDS:
+        raise ArtifactRejected(
+            f"{path} takes bf16 input, which NumPy does not have", hint="convert it: inputs become fp32"
+        )
+    feed = _FEEDS[borders.element]
+    session = _open(path, model, provider, threads, cuda_graph)
     classes = session.get_outputs()[0].shape[1:]
     if len(classes) != 1 or not isinstance(classes[0], int):
-        name = _inputs(model.graph)[0].name
-        logits = session.run(None, {name: np.zeros((batch or 1, *input_shape), input_type)})[0]
-        if logits.ndim != 2:
-            raise ArtifactRejected(f"{path} returns {list(logits.shape)} for one image, not logits [batch, classes]")
-        classes = [logits.shape[1]]
+        channels, height, width = borders.input_shape
+        image = (height, width, channels) if borders.pixels == "uint8" else borders.input_shape
+        answer = session.run(None, {borders.input: np.zeros((borders.batch or 1, *image), feed)})[0]
+        if answer.ndim != 2:
+            raise ArtifactRejected(f"{path} returns {list(answer.shape)} for one image, not logits [batch, classes]")
+        classes = [answer.shape[1]]
     return OnnxRunner(
         path=path,
         format="onnx",
         provider=provider,
         precision=precision,
-        input_shape=input_shape,
+        input_shape=borders.input_shape,
         classes=classes[0],
+        pixels=borders.pixels,
+        output=borders.returns,
         metadata=metadata,
         threads=threads,
+        cuda_graph=cuda_graph,
         census=counts,
-        batch=batch,
+        batch=borders.batch,
         session=session,
-        input_type=input_type,
+        feed=feed,
     )
 
 
@@ -182,60 +261,47 @@ def _tensors(graph: GraphProto) -> Iterator[TensorProto]:
                 yield from _tensors(subgraph)
 
 
-def _inputs(graph: GraphProto) -> list[onnx.ValueInfoProto]:
-    weights = {tensor.name for tensor in graph.initializer}  # old files list these among the inputs
-    return [value for value in graph.input if value.name not in weights]
-
-
-def _input(path: Path, model: ModelProto) -> tuple[int | None, tuple[int, int, int]]:
-    """Return the fixed batch size, if any, and the shape of an image."""
-    inputs = _inputs(model.graph)
-    if len(inputs) != 1 or len(model.graph.output) != 1:
-        raise ArtifactRejected(
-            f"{path} has {len(inputs)} inputs and {len(model.graph.output)} outputs, a classifier has one of each"
-        )
-    kind = inputs[0].type.tensor_type
-    if kind.elem_type not in _INPUT_TYPES:
-        raise ArtifactRejected(
-            f"{path} takes {TensorProto.DataType.Name(kind.elem_type)} input, not images of floating-point pixels"
-        )
-    batch, *shape = [dim.dim_value for dim in kind.shape.dim] or [0]
-    if len(shape) != 3:
-        raise ArtifactRejected(f"{path} takes input of rank {len(kind.shape.dim)}, not images [batch, C, H, W]")
-    stored = next((entry.value for entry in model.metadata_props if entry.key == "compress.input_shape"), None)
-    if min(shape) <= 0 and stored is not None:
-        known = _stored_shape(path, stored)
-        shape = [size if size > 0 else known[index] for index, size in enumerate(shape)]
-    if min(shape) <= 0:
-        raise ArtifactRejected(
-            f"{path} leaves the size of its images open", hint="export it with fixed channels, height and width"
-        )
-    return batch if batch > 0 else None, (shape[0], shape[1], shape[2])
-
-
-def _stored_shape(path: Path, stored: str) -> list[int]:
-    try:
-        shape = json.loads(stored)
-    except json.JSONDecodeError:
-        shape = None
-    if not (isinstance(shape, list) and len(shape) == 3 and all(isinstance(size, int) for size in shape)):
-        raise ArtifactRejected(f"{path} has the metadata compress.input_shape {stored!r}, not [C, H, W]")
-    return shape
-
-
-def _open(path: Path, provider: str, threads: int | None) -> Any:
+def _open(path: Path, model: ModelProto, provider: str, threads: int | None, cuda_graph: bool) -> Any:
     ort = _runtime()
     if provider != "cpu":
         _require(ort, provider)
     try:
-        return _session(ort, str(path), provider, threads)
+        return _session(ort, str(path), provider, threads, cuda_graph)
     except _refusals() as error:
         if provider != "cpu" and "default CPU EP" in str(error):
             raise ArtifactRejected(
                 f"{path} has nodes that the provider {provider!r} cannot run", hint="run it with provider cpu"
             ) from error
-        reason = str(error).split(" : ", 3)[-1].strip().splitlines()[0]
-        raise ArtifactRejected(f"ONNX Runtime refuses {path}: {reason.rstrip('.')}") from error
+        raise _refusal(path, model, str(error)) from error
+
+
+# How ONNX Runtime says that it has no such operator: not in its domain, no such domain, not for these types.
+_MISSING = re.compile(
+    r"No Op registered for (?P<known>\w+) with|No opset import for domain '(?P<domain>[\w.]+)'"
+    r"|error: [\w.]+:(?P<custom>\w+)\(-?\d+\) is not a registered"
+    r"|implementation for (?P<typed>\w+)\(\d+\) node with name '(?P<node>[^']*)'"
+)
+
+
+def _refusal(path: Path, model: ModelProto, message: str) -> ArtifactRejected:
+    found = _MISSING.search(message)
+    nodes = [node for node in model.graph.node if found and _is_meant(node, found)]
+    if not nodes:
+        reason = message.split(" : ", 3)[-1].strip().splitlines()[0]
+        # Without the path once more, and without the place in the source of ONNX Runtime.
+        reason = re.sub(r"^(?:Load model from .* failed:)?(?:/\S+:\d+ .*?\) (?=[A-Z]))?", "", reason)
+        return ArtifactRejected(f"ONNX Runtime refuses {path}: {reason.rstrip('.')}")
+    operator = ".".join(filter(None, [nodes[0].domain, nodes[0].op_type]))
+    return ArtifactRejected(
+        f"ONNX Runtime cannot run the operator {operator!r} of {path} (node {nodes[0].name or nodes[0].output[0]!r})",
+        hint="replace it in the network, or export to another format",
+    )
+
+
+def _is_meant(node: NodeProto, found: re.Match[str]) -> bool:
+    if found["node"]:
+        return bool(node.name == found["node"])
+    return bool(node.domain == found["domain"]) if found["domain"] else node.op_type in found.groups()
 
 
 def _runtime() -> Any:
@@ -250,20 +316,32 @@ def _refusals() -> tuple[type[Exception], ...]:
     """The exceptions of ONNX Runtime, which share no base class."""
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
-    names = ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NoSuchFile", "NotImplemented", "NoModel")
-    return (*(getattr(state, name) for name in names), state.RuntimeException)
+    names = (
+        "Fail",
+        "InvalidArgument",
+        "InvalidGraph",
+        "InvalidProtobuf",
+        "NoSuchFile",
+        "NotImplemented",
+        "NoModel",
+        "EPFail",
+    )
+    return (*(getattr(state, name) for name in names), state.RuntimeException, RuntimeError)
 
 
-def _session(ort: Any, model: str | bytes, provider: str, threads: int | None) -> Any:
+def _session(ort: Any, model: str | bytes, provider: str, threads: int | None = None, cuda_graph: bool = False) -> Any:
     options = ort.SessionOptions()
     options.log_severity_level = _FATAL
     options.inter_op_num_threads = 1
     if threads is not None:
         options.intra_op_num_threads = threads
     name, settings = _PROVIDERS[provider]
+    providers = [(name, settings | {"enable_cuda_graph": "1"} if cuda_graph else settings)]
+    if provider == "tensorrt":
+        providers.append(_PROVIDERS["cuda"])  # for what TensorRT leaves over
     if provider != "cpu":
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-    session = ort.InferenceSession(model, options, providers=[(name, settings)])
+    session = ort.InferenceSession(model, options, providers=providers, enable_fallback=False)
     if session.get_providers()[0] != name:
         raise RuntimeMissing(f"ONNX Runtime chose {session.get_providers()[0]} though {name} was asked for")
     return session
@@ -283,17 +361,21 @@ def _require(ort: Any, provider: str) -> None:
     chatter = io.StringIO()
     with redirect_stdout(chatter):
         ort.preload_dlls()  # the CUDA libraries that came with torch
+        if provider == "tensorrt":
+            with suppress(ImportError, OSError):
+                import_module("tensorrt")  # loads libnvinfer, where that came as a package
     value = helper.make_tensor_value_info
     relu = helper.make_node("Relu", ["x"], ["y"])
     graph = helper.make_graph([relu], "g", [value("x", 1, [1])], [value("y", 1, [1])])
     probe = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     ort.set_default_logger_severity(_FATAL)
     try:
-        _session(ort, probe.SerializeToString(), provider, None)
+        _session(ort, probe.SerializeToString(), provider)
     except _refusals() as error:
-        lines = chatter.getvalue().splitlines()
-        raise RuntimeMissing(
-            f"ONNX Runtime cannot use {name} here", hint=lines[0] if lines else "is there a GPU, and its driver?"
-        ) from error
+        if provider == "tensorrt":
+            hint = "it needs a GPU and TensorRT 10 (libnvinfer.so.10): pip install 'tensorrt-cu13>=10.13,<11'"
+        else:
+            hint = next(iter(chatter.getvalue().splitlines()), "is there a GPU, and its driver?")
+        raise RuntimeMissing(f"ONNX Runtime cannot use {name} here", hint=hint) from error
     finally:
         ort.set_default_logger_severity(_WARNING)

@@ -1,4 +1,4 @@
-"""The precision of an ONNX graph: found in its nodes, and lowered from fp32 to fp16.
+"""The precision of an ONNX graph: found in its nodes, and lowered from fp32 to fp16 or bf16.
 
 The graph is the only witness. File names and metadata are claims.
 """
@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections import Counter
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
-from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+from numpy.typing import NDArray
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from exporters.errors import ExportFailed
 
@@ -38,7 +40,26 @@ _OPERANDS = {
     "QLinearMatMul": (0, 3),
 }
 _SAME_VALUES = {"Identity", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze"}
-_FP16_LARGEST = float(np.finfo(np.float16).max)
+_QUANTISES = {
+    "QuantizeLinear",
+    "DequantizeLinear",
+    "DynamicQuantizeLinear",
+    "QLinearConv",
+    "QLinearMatMul",
+    "ConvInteger",
+    "MatMulInteger",
+}
+
+
+class _Type(NamedTuple):
+    element: int
+    largest: float
+
+
+_LOWER = {
+    "fp16": _Type(TensorProto.FLOAT16, float(np.finfo(np.float16).max)),
+    "bf16": _Type(TensorProto.BFLOAT16, (2 - 2**-7) * 2.0**127),
+}
 # Inputs that ONNX wants in fp32 whatever the data are: the region and the scales.
 _ALWAYS_FP32 = {"Resize": (1, 2)}
 
@@ -53,8 +74,9 @@ def weights_by_type(model: ModelProto) -> dict[str, int]:
     counts: Counter[str] = Counter()
     for node in model.graph.node:
         if node.op_type in _OPERANDS:
-            operands = [node.input[index] for index in _OPERANDS[node.op_type]]
-            weights = max(map(graph.stored, operands))
+            # A file from elsewhere may lack one, which its runtime will say.
+            operands = [node.input[index] for index in _OPERANDS[node.op_type] if index < len(node.input)]
+            weights = max(map(graph.stored, operands), default=0)
             if weights:
                 counts[graph.computed_in(operands)] += weights
     if not counts:
@@ -130,20 +152,24 @@ class _Graph:
     def computed_in(self, operands: list[str]) -> str:
         quantised = [self.quantised(name) for name in operands]
         if all(quantised):
-            return str(quantised[1])
+            return str(quantised[-1])
         plain = [kind for kind in map(self.plain, reversed(operands)) if kind is not None]
         return plain[0] if plain else "unknown"
 
 
-def to_fp16(model: ModelProto) -> None:
-    """Lower a graph from fp32 to fp16 in place; its inputs and outputs stay fp32.
+def lower(model: ModelProto, precision: str) -> None:
+    """Lower a whole graph from fp32 to "fp16" or "bf16" in place, its inputs and outputs included.
 
     Lowering the finished graph, not the network, rounds each weight once, after BatchNorm has been folded in fp32.
 
     Raises:
-        ExportFailed: a weight is too large for fp16.
+        ExportFailed: a weight is too large for the type, or the graph is quantised or holds control flow.
     """
     graph = model.graph
+    _expect_plain(model, precision)
+    to = _LOWER[precision].element
+    if precision == "bf16":
+        _write_out_hard_swish(graph)
     kept = {
         node.input[index]
         for node in graph.node
@@ -152,54 +178,82 @@ def to_fp16(model: ModelProto) -> None:
     }
     for tensor in graph.initializer:
         if tensor.name not in kept:
-            _halve(tensor, tensor.name)
+            _round(tensor, tensor.name, precision)
     for node in graph.node:
+        if node.op_type in ("Constant", "ConstantOfShape"):
+            _spell_out(node)
         for attribute in node.attribute:
             if node.op_type == "Cast" and attribute.name == "to" and attribute.i == TensorProto.FLOAT:
-                attribute.i = TensorProto.FLOAT16
+                attribute.i = to
             elif attribute.type == AttributeProto.TENSOR and not kept.intersection(node.output):
-                _halve(attribute.t, node.output[0])
-    for value in graph.value_info:
-        if _is_fp32(value) and value.name not in kept:
-            value.type.tensor_type.elem_type = TensorProto.FLOAT16
-    _cast_borders(model)
+                _round(attribute.t, node.output[0], precision)
+    for value in (*graph.value_info, *graph.input, *graph.output):
+        if value.type.tensor_type.elem_type == TensorProto.FLOAT and value.name not in kept:
+            value.type.tensor_type.elem_type = to
 
 
-def _halve(tensor: TensorProto, name: str) -> None:
-    if tensor.data_type != TensorProto.FLOAT:
-        return
-    values = numpy_helper.to_array(tensor)
-    too_large = np.isfinite(values) & (np.abs(values) > _FP16_LARGEST)
-    if too_large.any():
-        raise ExportFailed(
-            f"{name!r} holds {values[too_large][0]:.6g}, beyond fp16's largest number {_FP16_LARGEST:.0f}",
-            hint="export with precision fp32",
-        )
-    tensor.CopyFrom(numpy_helper.from_array(values.astype(np.float16), tensor.name))
+def _expect_plain(model: ModelProto, precision: str) -> None:
+    for node in model.graph.node:
+        if node.op_type in _QUANTISES:
+            raise ExportFailed(
+                f"a quantised graph is not lowered to {precision} (node {node.name or node.output[0]!r})",
+                hint=f"lower the graph that it was made from, or keep it without {precision}",
+            )
+        if any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute) or model.functions:
+            raise ExportFailed(
+                f"the graph holds control flow or functions (node {node.name or node.output[0]!r}), which are not "
+                f"lowered to {precision}",
+                hint="simplify it first, or keep it in fp32",
+            )
 
 
-def _cast_borders(model: ModelProto) -> None:
-    """Cast the fp32 inputs down as they come in, and the outputs up as they leave."""
-    graph = model.graph
-    borders = [value.name for value in [*graph.input, *graph.output] if _is_fp32(value)]
-    inside = {name: f"{name}_fp16" for name in borders}
+def _write_out_hard_swish(graph: GraphProto) -> None:
+    """Write `HardSwish` as the two operators that define it: TensorRT takes it in fp16, but not in bf16."""
+    nodes = []
     for node in graph.node:
-        _rename(node, inside)
-    entering = [_cast(value.name, inside[value.name], TensorProto.FLOAT16) for value in graph.input if _is_fp32(value)]
-    leaving = [_cast(inside[value.name], value.name, TensorProto.FLOAT) for value in graph.output if _is_fp32(value)]
-    nodes = [*entering, *graph.node, *leaving]
+        if node.op_type == "HardSwish":
+            gate = f"{node.output[0]}_gate"
+            nodes.append(helper.make_node("HardSigmoid", node.input, [gate], name=gate, alpha=1 / 6, beta=0.5))
+            nodes.append(helper.make_node("Mul", [node.input[0], gate], node.output, name=node.name))
+        else:
+            nodes.append(node)
     graph.ClearField("node")
     graph.node.extend(nodes)
 
 
-def _is_fp32(value: ValueInfoProto) -> bool:
-    return value.type.tensor_type.elem_type == TensorProto.FLOAT
+def _spell_out(node: NodeProto) -> None:
+    """Write a constant that ONNX knows to be fp32 without a tensor as a tensor, which can be rounded."""
+    by_name = {attribute.name: attribute for attribute in node.attribute}
+    if "value_float" in by_name:
+        value = np.array(by_name["value_float"].f, np.float32)
+    elif "value_floats" in by_name:
+        value = np.array(by_name["value_floats"].floats, np.float32)
+    elif node.op_type == "ConstantOfShape" and not by_name:
+        value = np.zeros(1, np.float32)
+    else:
+        return
+    node.ClearField("attribute")
+    node.attribute.append(helper.make_attribute("value", numpy_helper.from_array(value)))
 
 
-def _rename(node: NodeProto, names: dict[str, str]) -> None:
-    node.input[:] = [names.get(name, name) for name in node.input]
-    node.output[:] = [names.get(name, name) for name in node.output]
+def _round(tensor: TensorProto, name: str, precision: str) -> None:
+    if tensor.data_type != TensorProto.FLOAT:
+        return
+    values = numpy_helper.to_array(tensor)
+    largest = _LOWER[precision].largest
+    too_large = np.isfinite(values) & (np.abs(values) > largest)
+    if too_large.any():
+        raise ExportFailed(
+            f"{name!r} holds {values[too_large][0]:.6g}, beyond {precision}'s largest number {largest:.6g}",
+            hint="export with precision fp32",
+        )
+    halves = values.astype(np.float16) if precision == "fp16" else _bf16_bits(values)
+    kind = _LOWER[precision].element
+    tensor.CopyFrom(helper.make_tensor(tensor.name, kind, values.shape, halves.tobytes(), raw=True))
 
 
-def _cast(source: str, target: str, to: int) -> NodeProto:
-    return helper.make_node("Cast", [source], [target], name=f"cast_{target}", to=to)
+def _bf16_bits(values: NDArray[np.float32]) -> NDArray[np.uint16]:
+    """Return the upper halves of the numbers, rounded to nearest, ties to even."""
+    bits = np.ascontiguousarray(values).view(np.uint32)
+    rounded = (bits + (0x7FFF + ((bits >> 16) & 1))) >> 16
+    return np.where(np.isnan(values), 0x7FC0, rounded).astype(np.uint16)

@@ -1,7 +1,6 @@
 """ONNX files: what they hold, what they must not hold, and which of them are opened."""
 
 import copy
-import json
 import logging
 import sys
 from pathlib import Path
@@ -13,7 +12,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper, parser
 from torch import nn
 
-from exporters import EXPORTERS, exporter, onnx
+from exporters import EXPORTERS, Engine, exporter, onnx, ort
 from exporters.errors import ArtifactRejected, ExportFailed, RuntimeMissing
 
 SHAPE = (3, 8, 8)
@@ -76,14 +75,21 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def exported(network, folder):
     path = folder / "student.fp32.onnx"
-    onnx.export(network, path, input_shape=SHAPE, metadata={"arch": "pixels", "classes": "a\nb"})
+    onnx.export(network, path, input_shape=SHAPE)
     return path
 
 
 @pytest.fixture(scope="module")
-def halved(network, folder):
+def halved(exported, folder):
     path = folder / "student.fp16.onnx"
-    onnx.export(network, path, input_shape=SHAPE, precision="fp16")
+    onnx.convert(exported, path, precision="fp16")
+    return path
+
+
+@pytest.fixture(scope="module")
+def brain(exported, folder):
+    path = folder / "student.bf16.onnx"
+    onnx.convert(exported, path, precision="bf16")
     return path
 
 
@@ -163,24 +169,67 @@ def test_nothing_in_a_file_tells_where_it_was_made(exported, halved):
         assert not any(node.doc_string or node.metadata_props for node in model.graph.node)
 
 
-def test_an_export_is_one_file_and_leaves_nothing_else_behind(exported, halved, folder):
-    assert sorted(path.name for path in folder.iterdir()) == sorted([exported.name, halved.name])
+def test_an_export_is_one_file_and_leaves_nothing_else_behind(exported, halved, brain, folder):
+    assert {path.name for path in folder.iterdir()} == {exported.name, halved.name, brain.name}
 
 
-def test_a_file_carries_the_metadata_given_and_its_own(exported, halved):
-    metadata = onnx.load(exported).metadata
-    assert metadata["arch"] == "pixels"
-    assert metadata["classes"] == "a\nb"
-    assert metadata["compress.precision"] == "fp32"
-    assert json.loads(metadata["compress.input_shape"]) == [3, 8, 8]
-    assert metadata["compress.exporter_version"] == onnx.EXPORTER_VERSION
-    assert onnx.load(halved).metadata["compress.precision"] == "fp16"
+def stored(path):
+    return {entry.key: entry.value for entry in onnx_format.load(path).metadata_props}
 
 
-def test_the_same_weights_give_the_same_bytes(network, exported, tmp_path):
-    again = tmp_path / "again.onnx"
-    onnx.export(network, again, input_shape=SHAPE, metadata={"classes": "a\nb", "arch": "pixels"})
+def test_a_file_says_what_it_is(exported, halved):
+    own = {
+        "compress.precision": "fp32",
+        "compress.input_shape": "[3, 8, 8]",
+        "compress.exporter_version": onnx.EXPORTER_VERSION,
+        "compress.pixels": "float32",
+        "compress.output": "logits",
+    }
+    assert stored(exported) == own
+    assert stored(halved) == own | {"compress.precision": "fp16"}
+    assert onnx.load(halved).metadata == stored(halved)
+
+
+def test_metadata_are_stored_over_those_of_the_source_but_never_over_what_the_graph_is(exported, tmp_path):
+    first, second = tmp_path / "first.onnx", tmp_path / "second.onnx"
+    onnx.convert(exported, first, metadata={"arch": "pixels", "classes": "a\nb", "compress.input": "RGB in [0, 1]"})
+    onnx.convert(first, second, pixels="uint8", metadata={"arch": "other", "compress.precision": "int8"})
+    assert stored(first)["compress.input"] == "RGB in [0, 1]"
+    assert stored(second)["arch"] == "other"
+    assert stored(second)["classes"] == "a\nb"
+    assert stored(second)["compress.precision"] == "fp32"
+    assert stored(second)["compress.pixels"] == "uint8"
+    assert "compress.input" not in stored(second)  # it was true of the other file
+
+
+def test_the_same_weights_give_the_same_bytes(network, exported, halved, brain, tmp_path):
+    again, half, sixteen = tmp_path / "again.onnx", tmp_path / "half.onnx", tmp_path / "sixteen.onnx"
+    onnx.export(network, again, input_shape=SHAPE)
+    onnx.convert(again, half, precision="fp16")
+    onnx.convert(again, sixteen, precision="bf16")
     assert again.read_bytes() == exported.read_bytes()
+    assert half.read_bytes() == halved.read_bytes()
+    assert sixteen.read_bytes() == brain.read_bytes()
+
+
+def test_the_order_of_metadata_changes_no_bytes(exported, tmp_path):
+    paths = tmp_path / "a.onnx", tmp_path / "b.onnx"
+    onnx.convert(exported, paths[0], metadata={"a": "1", "b": "2"})
+    onnx.convert(exported, paths[1], metadata={"b": "2", "a": "1"})
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+
+
+def test_a_time_is_stored_only_where_the_environment_gives_it(exported, tmp_path, monkeypatch):
+    dated, undated = tmp_path / "dated.onnx", tmp_path / "undated.onnx"
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+    onnx.convert(exported, dated)
+    assert stored(dated)["compress.created"] == "2023-11-14T22:13:20+00:00"
+    monkeypatch.delenv("SOURCE_DATE_EPOCH")
+    onnx.convert(dated, undated)
+    assert "compress.created" not in stored(undated)
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "yesterday")
+    with pytest.raises(ExportFailed, match="SOURCE_DATE_EPOCH is 'yesterday', not a number of seconds"):
+        onnx.convert(exported, undated)
 
 
 def test_an_export_leaves_the_network_as_it_was(network, exported, halved):
@@ -198,8 +247,215 @@ def test_an_fp16_file_stores_and_computes_in_fp16_and_is_half_as_large(exported,
     weights = 8 * 3 * 9 + 8 * 8 * 9 + 8 * 4
     assert onnx.census(exported) == {"fp32": weights}
     assert onnx.census(halved) == {"fp16": weights}
-    stored = {tensor.data_type for tensor in onnx_format.load(halved).graph.initializer}
-    assert TensorProto.FLOAT not in stored
+    kinds = {tensor.data_type for tensor in onnx_format.load(halved).graph.initializer}
+    assert TensorProto.FLOAT not in kinds
+
+
+def test_a_bf16_file_holds_the_rounded_weights_and_the_opset_that_bf16_needs(exported, brain):
+    model = onnx_format.load(brain)
+    assert onnx.census(brain) == {"bf16": 8 * 3 * 9 + 8 * 8 * 9 + 8 * 4}
+    assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 22)]
+    assert [end.type.tensor_type.elem_type for end in (*model.graph.input, *model.graph.output)] == [1, 1]
+    weights = {tensor.name: tensor for tensor in model.graph.initializer}
+    for tensor in onnx_format.load(exported).graph.initializer:
+        if tensor.data_type == TensorProto.FLOAT:
+            rounded = torch.tensor(numpy_helper.to_array(tensor)).to(torch.bfloat16)
+            assert weights[tensor.name].data_type == TensorProto.BFLOAT16
+            assert weights[tensor.name].raw_data == rounded.contiguous().view(torch.int16).numpy().tobytes()
+
+
+def test_bf16_of_a_file_that_cannot_be_taken_to_a_newer_opset_is_refused(graph, tmp_path):
+    source = graph("(float[n,3,2,2] x) => (float[n,12] y)", "y = Imagined(x)")
+    with pytest.raises(ExportFailed, match=r"bf16 needs opset 22, and .*g.onnx cannot be taken .* opset 20") as refused:
+        onnx.convert(source, tmp_path / "x.onnx", precision="bf16")
+    assert refused.value.hint == "export it with --opset 22"
+    assert "\n" not in refused.value.message
+
+
+QUANTISED = (
+    "q = QuantizeLinear(x, s, z) d = DequantizeLinear(q, s, z) f = Flatten(d) e = DequantizeLinear(v, t, z) "
+    "y = MatMul(f, e)"
+)
+
+
+@pytest.fixture
+def quantised(graph):
+    """An INT8 file with ends of its own."""
+    weights = {"v": np.eye(12, 2, dtype=np.int8), "s": np.float32(1 / 128), "t": np.float32(1), "z": np.int8(0)}
+    return graph("(float[n,3,2,2] x) => (float[n,2] y)", QUANTISED, {k: np.asarray(v) for k, v in weights.items()})
+
+
+def test_an_int8_file_is_given_other_ends_and_stays_int8(quantised, tmp_path):
+    path = tmp_path / "x.onnx"
+    onnx.convert(quantised, path, pixels="uint8", output="probabilities")
+    runner = onnx.load(path)
+    assert (runner.precision, runner.pixels, runner.output) == ("int8", "uint8", "probabilities")
+    images = np.rint(np.random.default_rng(0).random((5, 3, 2, 2)) * 255).astype(np.float32) / np.float32(255)
+    logits = onnx.load(quantised)(images)
+    np.testing.assert_allclose(runner(images), logits - np.log(np.exp(logits).sum(1, keepdims=True)), atol=1e-6)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16", "fp32"])
+def test_an_int8_file_has_no_other_precision(quantised, tmp_path, precision):
+    with pytest.raises(ExportFailed, match=f"computes in int8, and only fp32 is lowered to {precision}") as refused:
+        onnx.convert(quantised, tmp_path / "x.onnx", precision=precision)
+    assert refused.value.exit_code == 6
+    assert refused.value.hint == "start from the fp32 file"
+
+
+def test_a_file_that_has_the_precision_already_keeps_it(exported, halved, tmp_path):
+    for source, precision in ((exported, "fp32"), (halved, "fp16")):
+        path = tmp_path / source.name
+        onnx.convert(source, path, precision=precision)
+        assert path.read_bytes() == source.read_bytes()
+
+
+def test_a_precision_that_is_not_offered_is_refused(exported, tmp_path):
+    with pytest.raises(ExportFailed, match="not converted to 'int8'") as refused:
+        onnx.convert(exported, tmp_path / "x.onnx", precision="int8")
+    assert refused.value.hint == "known: fp32, fp16, bf16"
+
+
+@pytest.mark.parametrize("precision", [None, "fp16"])
+@pytest.mark.parametrize("batch", [1, 2, 7])
+def test_a_uint8_file_gives_the_logits_of_rounded_images(network, exported, tmp_path, precision, batch):
+    path = tmp_path / "x.onnx"
+    onnx.convert(exported, path, precision=precision, pixels="uint8")
+    images = pixels(batch)
+    model = onnx_format.load(path)
+    assert [dim.dim_param or dim.dim_value for dim in model.graph.input[0].type.tensor_type.shape.dim] == [
+        "batch", 8, 8, 3,
+    ]  # fmt: skip
+    # TensorRT refuses to transpose uint8.
+    assert [node.op_type for node in model.graph.node][:3] == ["Cast", "Transpose", "Div"]
+    rounded = np.rint(images * 255) / np.float32(255)
+    tolerance = 1e-5 if precision is None else 3e-3
+    np.testing.assert_allclose(onnx.load(path)(images), expected(network, rounded), atol=tolerance)
+
+
+def test_a_prepared_inference_of_a_uint8_file_gives_the_logits_of_a_call(exported, tmp_path):
+    path = tmp_path / "x.onnx"
+    onnx.convert(exported, path, pixels="uint8")
+    runner = onnx.load(path)
+    np.testing.assert_array_equal(runner.prepare(pixels(5))().numpy(), runner(pixels(5)))
+
+
+def test_pixels_a_little_outside_their_range_do_not_wrap_around(exported, tmp_path):
+    path = tmp_path / "x.onnx"
+    onnx.convert(exported, path, pixels="uint8")
+    runner = onnx.load(path)
+    ones = np.ones((1, *SHAPE), np.float32)
+    np.testing.assert_array_equal(runner(ones * np.float32(1.01)), runner(ones))
+    np.testing.assert_array_equal(runner(ones * np.float32(-0.01)), runner(ones * 0))
+
+
+@pytest.mark.parametrize("batch", [1, 2, 7])
+def test_a_file_that_returns_probabilities_is_run_as_one_that_returns_their_logarithms(
+    network, exported, tmp_path, batch
+):
+    path = tmp_path / "x.onnx"
+    onnx.convert(exported, path, output="probabilities")
+    runner = onnx.load(path)
+    logits = expected(network, pixels(batch))
+    np.testing.assert_allclose(runner(pixels(batch)), logits - np.log(np.exp(logits).sum(1, keepdims=True)), atol=1e-5)
+    raw = runner.prepare(pixels(batch))().numpy()
+    np.testing.assert_allclose(raw.sum(1), 1, rtol=1e-6)
+    np.testing.assert_allclose(np.log(raw), runner(pixels(batch)), atol=1e-6)
+
+
+def test_a_probability_of_nothing_has_a_finite_logarithm(graph, tmp_path):
+    weight = np.array([[0, 200, -200]] + [[0, 0, 0]] * 11, np.float32)
+    path = tmp_path / "x.onnx"
+    onnx.convert(graph("(float[n,3,2,2] x) => (float[n,3] y)", FLAT, {"w": weight}), path, output="probabilities")
+    (logits,) = onnx.load(path)(np.ones((1, 3, 2, 2), np.float32))
+    np.testing.assert_allclose(logits, [np.log(np.finfo(np.float32).tiny), 0, np.log(np.finfo(np.float32).tiny)])
+
+
+def test_what_stands_at_an_end_already_is_not_put_there_twice(exported, tmp_path):
+    path = tmp_path / "x.onnx"
+    onnx.convert(exported, path, pixels="uint8", output="probabilities")
+    for options in ({"pixels": "uint8"}, {}):
+        with pytest.raises(ArtifactRejected, match="takes uint8 pixels already") as refused:
+            onnx.convert(path, tmp_path / "y.onnx", **options)
+        assert refused.value.exit_code == 4
+        assert refused.value.hint
+    onnx.convert(exported, path, output="probabilities")
+    with pytest.raises(ArtifactRejected, match="returns probabilities already"):
+        onnx.convert(path, tmp_path / "y.onnx", output="probabilities")
+    assert not (tmp_path / "y.onnx").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"mean": [0.5]}, "takes 3 channels, and the mean has 1"),
+        ({"mean": [0.5] * 3, "std": [0.5] * 4}, "takes 3 channels, and the std has 4"),
+        ({"mean": [0.5, float("nan"), 0.5]}, "a mean consists of finite numbers"),
+        ({"std": [0.5, 0.0, 0.5]}, "a std consists of positive numbers"),
+        ({"std": [0.5, -1.0, 0.5]}, "a std consists of positive numbers"),
+    ],
+)
+def test_a_normalisation_that_does_not_fit_is_refused(exported, tmp_path, options, words):
+    with pytest.raises(ArtifactRejected, match=words):
+        onnx.convert(exported, tmp_path / "x.onnx", **options)
+
+
+def test_uint8_pixels_of_other_than_grey_or_rgb_images_are_refused(graph, tmp_path):
+    path = graph("(float[n,4,2,2] x) => (float[n,16] y)", "y = Flatten(x)")
+    with pytest.raises(ArtifactRejected, match="takes 4 channels, and uint8 pixels are grey or RGB"):
+        onnx.convert(path, tmp_path / "x.onnx", pixels="uint8")
+
+
+def test_weights_beside_a_file_are_taken_into_what_is_made_of_it(graph, tmp_path):
+    path = external(graph("(float[n,3,2,2] x) => (float[n,2] y)", FLAT, {"w": np.ones((12, 2), np.float32)}), "w.bin")
+    (tmp_path / "w.bin").write_bytes(np.ones((12, 2), np.float32).tobytes())
+    (tmp_path / "sub").mkdir()
+    onnx.convert(path, tmp_path / "sub" / "x.onnx")
+    built = onnx.build(path, tmp_path / "sub", "y", precision="fp32", engine=Engine())
+    for made in (tmp_path / "sub" / "x.onnx", built.path):
+        np.testing.assert_array_equal(onnx.load(made)(np.ones((1, 3, 2, 2), np.float32)), 12)
+    (tmp_path / "w.bin").rename(tmp_path / "real.bin")
+    (tmp_path / "w.bin").symlink_to(tmp_path / "real.bin")
+    with pytest.raises(ArtifactRejected, match=r"cannot read the weights beside .*g.onnx"):
+        onnx.convert(path, tmp_path / "sub" / "x.onnx")
+
+
+def test_nothing_of_where_a_file_comes_from_stays_in_what_is_made_of_it(graph, tmp_path):
+    source = graph("(float[n,3,2,2] x) => (float[n,12] y)", "y = Flatten(x)")
+    model = onnx_format.load(source)
+    model.graph.node[0].metadata_props.add(key="stack_trace", value="/home/someone/train.py")
+    model.graph.doc_string = "/home/someone/train.py"
+    source.write_bytes(model.SerializeToString())
+    path = tmp_path / "x.onnx"
+    onnx.convert(source, path)
+    assert b"someone" in source.read_bytes()
+    assert b"someone" not in path.read_bytes()
+
+
+# The exporter that the others stand beside.
+
+
+def test_a_build_copies_a_file_under_the_name_of_its_precision(halved, tmp_path):
+    built = onnx.build(halved, tmp_path, "student.v2", precision="fp16", engine=Engine())
+    assert (built.path, built.format, built.precision) == (tmp_path / "student.v2.fp16.onnx", "onnx", "fp16")
+    assert built.census == onnx.census(halved)
+    assert built.companions == ()
+    assert built.path.read_bytes() == halved.read_bytes()
+    assert list(tmp_path.iterdir()) == [built.path]
+
+
+def test_a_build_of_another_precision_than_asked_for_fails(halved, tmp_path):
+    with pytest.raises(ExportFailed, match="computes in fp16, not in int8") as refused:
+        onnx.build(halved, tmp_path, "student", precision="int8", engine=Engine())
+    assert refused.value.exit_code == 6
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_build_of_something_else_is_refused(tmp_path):
+    source = tmp_path / "x.onnx"
+    source.write_bytes(b"<html>")
+    with pytest.raises(ArtifactRejected, match="not an ONNX file"):
+        onnx.build(source, tmp_path / "out", "student", precision="fp32", engine=Engine())
 
 
 # What is not exported.
@@ -214,6 +470,7 @@ def test_an_fp16_file_stores_and_computes_in_fp16_and_is_half_as_large(exported,
         (lambda logits: logits[None], ["[1, 2, 4]"]),
         (lambda logits: {"logits": logits}, ["dict"]),
         (lambda logits: logits.softmax(dim=5), ["does not take images of 3x8x8"]),
+        (lambda logits: logits.softmax(dim=1), ["ends with a softmax"]),
     ],
 )
 def test_a_network_that_is_no_exportable_classifier_is_refused_in_one_sentence(tmp_path, ending, words):
@@ -224,12 +481,6 @@ def test_a_network_that_is_no_exportable_classifier_is_refused_in_one_sentence(t
     assert "\n" not in refused.value.message
     assert not refused.value.message.endswith(".")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_precision_that_is_not_offered_is_refused(network, tmp_path):
-    with pytest.raises(ExportFailed, match="does not offer 'int8' yet") as refused:
-        onnx.export(network, tmp_path / "x.onnx", input_shape=SHAPE, precision="int8")
-    assert refused.value.hint == "known: fp32, fp16"
 
 
 def test_a_network_too_large_for_one_file_is_refused_before_any_work(network, tmp_path, monkeypatch):
@@ -319,7 +570,7 @@ def test_metadata_that_contradicts_the_graph_are_refused(exported, tmp_path):
     next(entry for entry in model.metadata_props if entry.key == "compress.precision").value = "int8"
     path = tmp_path / "x.onnx"
     path.write_bytes(model.SerializeToString())
-    with pytest.raises(ArtifactRejected, match="says that it is int8, but computes in fp32"):
+    with pytest.raises(ArtifactRejected, match="says that its precision is int8, but the graph's is fp32"):
         onnx.load(path)
 
 
@@ -381,13 +632,22 @@ def test_an_output_that_does_not_follow_the_batch_is_refused_when_it_is_seen(gra
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"not a graph at all, only a text of some length", b"\x80\x02}q\x00.", bytes(range(256))]
+    "content",
+    [
+        b"",
+        b"not a graph at all, only a text of some length",
+        b"<!DOCTYPE html>\n<html><head><title>404 Not Found</title></head></html>\n",
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n",
+        b"\x80\x02}q\x00.",
+        bytes(range(256)),
+    ],
 )
 def test_a_file_that_is_not_onnx_is_refused(tmp_path, content):
     path = tmp_path / "x.onnx"
     path.write_bytes(content)
-    with pytest.raises(ArtifactRejected, match="not an ONNX file"):
+    with pytest.raises(ArtifactRejected, match="not an ONNX file") as refused:
         onnx.load(path)
+    assert refused.value.hint == "give the .onnx file that an export wrote"
 
 
 @pytest.mark.parametrize("kept", [0.1, 0.5, 0.9, 0.999])
@@ -402,6 +662,41 @@ def test_a_file_that_is_cut_short_is_refused(exported, tmp_path, kept):
 def test_a_file_that_does_not_exist_is_refused(tmp_path):
     with pytest.raises(ArtifactRejected, match="no such file"):
         onnx.load(tmp_path / "absent.onnx")
+    with pytest.raises(ArtifactRejected, match="is a directory"):
+        onnx.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("opsets", "body", "operator"),
+    [
+        ("", "z = Imagined(x) y = Flatten(z)", "Imagined"),
+        (', "my.domain": 1', "z = my.domain.Foo(x) y = Flatten(z)", "my.domain.Foo"),
+        ("", "z = my.domain.Foo(x) y = Flatten(z)", "my.domain.Foo"),
+        ("", "a = Cast<to=16>(x) b = Sin(a) z = Cast<to=1>(b) y = Flatten(z)", "Sin"),
+    ],
+)
+@pytest.mark.parametrize("name", ["features/7", ""])
+def test_an_operator_that_cannot_be_run_is_named_with_its_node(tmp_path, capfd, opsets, body, operator, name):
+    signature = "g (float[n,3,2,2] x) => (float[n,12] y)"
+    model = parser.parse_model(f'<ir_version: 10, opset_import: ["" : 22{opsets}]> {signature} {{ {body} }}')
+    node = next(node for node in model.graph.node if node.op_type == operator.split(".")[-1])
+    node.name = name
+    path = tmp_path / "x.onnx"
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(ArtifactRejected) as refused:
+        onnx.load(path)
+    named = name or node.output[0]
+    assert refused.value.message == f"ONNX Runtime cannot run the operator {operator!r} of {path} (node {named!r})"
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_file_from_the_future_is_refused_without_the_place_in_someone_elses_source(graph):
+    path = graph("(float[n,3,2,2] x) => (float[n,12] y)", "y = Flatten(x)")
+    model = onnx_format.load(path)
+    model.ir_version = 99
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(ArtifactRejected, match=r"refuses .*g.onnx: Unsupported model IR version: 99, max"):
+        onnx.load(path)
 
 
 @pytest.mark.parametrize(
@@ -411,8 +706,16 @@ def test_a_file_that_does_not_exist_is_refused(tmp_path):
         ("(float[n,3,2,2] x) => (float[n,12] y, float[n,12] z)", "y = Flatten(x) z = Flatten(x)", "1 inputs and 2"),
         ("(float[n,12] x) => (float[n,12] y)", "y = Relu(x)", "rank 2"),
         ("(int64[n,3,2,2] x) => (int64[n,12] y)", "y = Flatten(x)", "INT64 input"),
-        ("(float[n,3,2,2] x) => (float[n,3,2,2] y)", "y = Relu(x)", r"\[1, 3, 2, 2\] for one image"),
-        ("(float[n,3,2,2] x) => (float[n,12] y)", "y = Imagined(x)", "ONNX Runtime refuses"),
+        ("(float[n,3,2,2] x) => (float[n,3,2,2] y)", "y = Relu(x)", r"returns FLOAT \[n, 3, 2, 2\], not logits"),
+        ("(float[n,3,2,2] x) => (float y)", "y = Relu(x)", r"\[1, 3, 2, 2\] for one image"),
+        ("(float[n,3,2,2] x) => (int64[n,1] y)", "f = Flatten(x) y = ArgMax<axis = 1>(f)", "returns INT64"),
+        ("(float[n,2,2,3] x) => (float[n,12] y)", "y = Flatten(x)", r"\[batch, 2, 2, 3\], with the channels last"),
+        (
+            "(uint8[n,3,2,2] x) => (float[n,12] y)",
+            "c = Cast<to=1>(x) y = Flatten(c)",
+            r"uint8 pixels \[batch, 3, 2, 2\]",
+        ),
+        ("(float[n,3,2,2] x) => (float[n,12] y)", "z = Conv(x) y = Flatten(z)", "ONNX Runtime refuses .*input size 1"),
     ],
 )
 def test_a_graph_that_is_not_an_image_classifier_is_refused(graph, signature, body, words):
@@ -460,7 +763,7 @@ def test_weights_beside_a_file_are_read(graph, tmp_path):
 def test_a_provider_that_is_not_known_is_refused(exported):
     with pytest.raises(RuntimeMissing, match="'tpu'") as refused:
         onnx.load(exported, provider="tpu")
-    assert refused.value.hint == "known: cpu, cuda"
+    assert refused.value.hint == "known: cpu, cuda, tensorrt"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -470,6 +773,105 @@ def test_cuda_is_never_replaced_by_the_cpu(exported, capfd):
     assert refused.value.exit_code == 3
     assert refused.value.hint
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_tensorrt_is_never_replaced_by_the_cpu(exported, capfd):
+    with pytest.raises(RuntimeMissing, match="cannot use TensorrtExecutionProvider here") as refused:
+        onnx.load(exported, provider="tensorrt")
+    assert "libnvinfer.so.10" in refused.value.hint
+    assert capfd.readouterr() == ("", "")
+
+
+def test_bf16_is_not_run_on_the_cpu(brain):
+    with pytest.raises(RuntimeMissing) as refused:
+        onnx.load(brain)
+    assert refused.value.message == "ONNX Runtime has no bf16 convolution on the CPU; TensorRT runs it"
+    assert (refused.value.exit_code, bool(refused.value.hint)) == (3, True)
+
+
+@pytest.mark.parametrize("provider", ["cpu", "tensorrt"])
+def test_a_cuda_graph_is_recorded_by_the_cuda_provider_only(exported, provider):
+    with pytest.raises(RuntimeMissing, match=f"with the provider cuda, not with {provider}"):
+        onnx.load(exported, provider=provider, cuda_graph=True)
+
+
+class Recorder:
+    """Stands in for onnxruntime, since there is no GPU: notes how a session would be opened."""
+
+    def __init__(self) -> None:
+        self.entries: dict[str, str] = {}
+
+    def SessionOptions(self):
+        self.add_session_config_entry = self.entries.__setitem__
+        return self
+
+    def InferenceSession(self, _model, _options, providers, enable_fallback):
+        self.providers, self.enable_fallback = providers, enable_fallback
+        return self
+
+    def get_providers(self):
+        return [name for name, _ in self.providers] + ["CPUExecutionProvider"]
+
+
+@pytest.mark.parametrize(
+    ("provider", "cuda_graph", "providers"),
+    [
+        ("cuda", False, [("CUDAExecutionProvider", {"use_tf32": "0"})]),
+        ("cuda", True, [("CUDAExecutionProvider", {"use_tf32": "0", "enable_cuda_graph": "1"})]),
+    ],
+)
+def test_a_provider_is_asked_for_without_a_way_back_to_the_cpu(provider, cuda_graph, providers):
+    session = ort._session(Recorder(), b"", provider, cuda_graph=cuda_graph)
+    assert session.providers == providers
+    assert session.entries == {"session.disable_cpu_ep_fallback": "1"}
+    assert session.enable_fallback is False
+
+
+def test_tensorrt_has_cuda_behind_it_and_takes_its_precision_from_the_graph():
+    session = ort._session(Recorder(), b"", "tensorrt")
+    names = [name for name, _ in session.providers]
+    assert names == ["TensorrtExecutionProvider", "CUDAExecutionProvider"]
+    assert set(session.providers[0][1].values()) == {"0"}
+    assert {"trt_fp16_enable", "trt_int8_enable", "trt_engine_cache_enable"} <= set(session.providers[0][1])
+    assert session.entries == {"session.disable_cpu_ep_fallback": "1"}
+
+
+def test_calls_never_replay_a_recorded_graph_and_each_prepared_inference_has_its_own(exported):
+    runner = onnx.load(exported)
+    runner.cuda_graph = True  # the CPU takes the entry and ignores it
+    asked = []
+
+    class Spy:
+        def __init__(self, session):
+            self.session = session
+
+        def __getattr__(self, name):
+            return getattr(self.session, name)
+
+        def run(self, names, feed, options):
+            asked.append(options.get_run_config_entry("gpu_graph_id"))
+            return self.session.run(names, feed, options)
+
+        def run_with_iobinding(self, binding, options):
+            asked.append(options.get_run_config_entry("gpu_graph_id"))
+            self.session.run_with_iobinding(binding, options)
+
+    runner.session = Spy(runner.session)
+    logits = runner(pixels(2))
+    first, second = runner.prepare(pixels(2)), runner.prepare(pixels(3))
+    np.testing.assert_array_equal(first().numpy(), logits)
+    first(), second()
+    assert asked == ["-1", "1", "1", "2"]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_recorded_inference_gives_the_logits_of_a_call(exported):
+    runner = onnx.load(exported, provider="cuda", cuda_graph=True)
+    for count in (3, 5):
+        infer = runner.prepare(pixels(count))
+        for _ in range(3):
+            np.testing.assert_array_equal(infer().numpy(), runner(pixels(count)))
 
 
 def test_onnxruntime_is_asked_for_where_it_is_missing(exported, monkeypatch):

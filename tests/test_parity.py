@@ -5,14 +5,18 @@ import math
 from dataclasses import replace
 
 import numpy as np
+import onnx as onnx_format
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from onnx import numpy_helper
 from torch import nn
 
+from exporters import onnx
 from exporters.errors import ArtifactRejected
+from exporters.ort import LEAST, as_logits
 from exporters.parity import LIMITS, check, compare, verdict
 from exporters.pytorch import TorchRunner
 
@@ -156,12 +160,17 @@ class Student(nn.Module):
         self.head = nn.Linear(16, 4)
         self.ceiling = math.inf
         self.transposed = False
+        self.scale: float | None = None  # of 8-bit activations
 
     def forward(self, images):
         if self.transposed:
             images = images.transpose(2, 3)
         hidden = self.first((images - self.mean) / self.std).relu().clamp(max=self.ceiling)
-        return self.head(self.second(hidden).relu().amax(dim=(2, 3)))
+        hidden = self.second(self.rounded(hidden)).relu()
+        return self.head(self.rounded(hidden).amax(dim=(2, 3)))
+
+    def rounded(self, hidden):
+        return hidden if self.scale is None else torch.fake_quantize_per_tensor_affine(hidden, self.scale, 0, 0, 255)
 
 
 @pytest.fixture(scope="module")
@@ -254,3 +263,149 @@ def test_a_network_that_is_wrong_at_one_batch_size_only_is_found(student):
 
     results = check(Odd(student, input_shape=(3, 8, 8), classes=4), run(student), random_images(8))
     assert [size for size, parity in results.items() if verdict(parity, "fp32")] == [2]
+
+
+@pytest.mark.parametrize("images", ["random", "boundary"])
+def test_eight_bit_activations_pass_as_int8_until_their_scale_saturates_them(student, sets, images):
+    for scale, healthy in ((6 / 255, True), (1 / 255, False)):
+        results = check(run(broken(student, scale=scale)), run(student), sets[images])
+        assert all((verdict(parity, "int8") is None) == healthy for parity in results.values()), (scale, results)
+        assert all(verdict(parity, "fp32") is not None for parity in results.values())
+
+
+# Exported files with other ends.
+
+
+@pytest.fixture(scope="module")
+def trunk(student, tmp_path_factory):
+    path = tmp_path_factory.mktemp("trunk") / "student.onnx"
+    onnx.export(student, path, input_shape=(3, 8, 8))
+    return path
+
+
+def converted(trunk, folder, precision, pixels, output, plant=lambda _graph: None):
+    """A file with the ends that are asked for, and a mistake planted in it."""
+    path = folder / "student.onnx"
+    onnx.convert(trunk, path, precision=precision, pixels=pixels, output=output)
+    model = onnx_format.load(path)
+    plant(model.graph)
+    path.write_bytes(model.SerializeToString())
+    return onnx.load(path)
+
+
+FORMS = [("uint8", "logits"), ("float32", "probabilities"), ("uint8", "probabilities")]
+
+
+@pytest.mark.parametrize("images", ["random", "boundary"])
+@pytest.mark.parametrize(("pixels", "output"), FORMS)
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_healthy_file_with_other_ends_passes(student, trunk, sets, tmp_path, images, precision, pixels, output):
+    runner = converted(trunk, tmp_path, precision, pixels, output)
+    assert (runner.pixels, runner.output) == (pixels, output)
+    results = check(runner, run(student), sets[images])
+    assert list(results) == [1, 2, 7, len(sets[images])]
+    assert all(verdict(parity, precision) is None for parity in results.values()), results
+
+
+def node(graph, kind, index=0):
+    return [each for each in graph.node if each.op_type == kind][index]
+
+
+def replace_constant(graph, name, change):
+    tensor = next(tensor for tensor in graph.initializer if tensor.name == name)
+    tensor.CopyFrom(numpy_helper.from_array(change(numpy_helper.to_array(tensor)), name))
+
+
+def rows_for_columns(graph):
+    node(graph, "Transpose").attribute[0].ints[:] = [0, 3, 2, 1]
+
+
+def blue_for_red(graph):
+    replace_constant(graph, node(graph, "Conv").input[1], lambda weight: weight[:, ::-1].copy())
+
+
+def another_mean(graph):
+    replace_constant(graph, node(graph, "Sub").input[1], lambda mean: mean[:, ::-1].copy())
+
+
+def not_divided(graph):
+    replace_constant(graph, node(graph, "Div").input[1], lambda _: np.float32(1))
+
+
+def saturated(graph):
+    relu = node(graph, "Relu")
+    relu.op_type = "Clip"
+    kind = next(tensor.data_type for tensor in graph.initializer if tensor.name == node(graph, "Conv").input[1])
+    for name, value in (("lowest", 0), ("highest", 1)):
+        graph.initializer.append(onnx_format.helper.make_tensor(name, kind, [], [value]))
+        relu.input.append(name)
+
+
+def softmax_twice(graph):
+    graph.node.append(onnx_format.helper.make_node("Softmax", [graph.output[0].name], ["again"], axis=-1))
+    graph.output[0].name = "again"
+
+
+@pytest.mark.parametrize("images", ["random", "boundary"])
+@pytest.mark.parametrize(
+    ("pixels", "output", "plant"),
+    [
+        ("uint8", "logits", rows_for_columns),
+        ("uint8", "probabilities", rows_for_columns),
+        ("uint8", "logits", blue_for_red),
+        ("uint8", "probabilities", another_mean),
+        ("float32", "probabilities", another_mean),
+        ("uint8", "logits", not_divided),
+        ("uint8", "logits", saturated),
+        ("float32", "probabilities", saturated),
+        ("float32", "probabilities", softmax_twice),
+    ],
+)
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_mistake_in_a_file_with_other_ends_is_found_at_every_batch_size(
+    student, trunk, sets, tmp_path, images, precision, pixels, output, plant
+):
+    runner = converted(trunk, tmp_path, precision, pixels, output, plant)
+    assert (runner.pixels, runner.output) == (pixels, output)
+    results = check(runner, run(student), sets[images])
+    assert all(verdict(parity, precision) is not None for parity in results.values()), results
+
+
+def test_images_are_rounded_for_both_sides_where_one_takes_uint8(student, trunk, sets, tmp_path):
+    runner = converted(trunk, tmp_path, "fp32", "uint8", "logits")
+    images = sets["random"]
+    assert verdict(compare(run(student)(images), runner(images)), "fp32") is not None
+    for pair in ((runner, run(student)), (run(student), runner)):
+        assert verdict(check(*pair, images)[64], "fp32") is None
+
+
+def test_what_a_probability_cannot_tell_is_not_asked_of_it(student, trunk, sets, tmp_path):
+    runner = converted(trunk, tmp_path, "fp32", "float32", "probabilities")
+    sure = broken(student, head=copy.deepcopy(student.head))
+    with torch.no_grad():
+        sure.head.weight *= 1000
+        sure.head.bias *= 1000
+
+    class Answers(TorchRunner):
+        """Logits as their probabilities in fp32 tell them."""
+
+        def __call__(self, images):
+            return as_logits(torch.from_numpy(super().__call__(images)).softmax(1).numpy())
+
+    candidate = Answers(sure, input_shape=(3, 8, 8), classes=4)
+    candidate.output = runner.output
+    assert (candidate(sets["random"]) == LEAST).any()
+    for pair in ((candidate, run(sure)), (run(sure), candidate)):
+        assert all(verdict(parity, "fp32") is None for parity in check(*pair, sets["random"]).values())
+
+
+def test_logits_that_are_not_finite_stay_so_as_probabilities(student, sets):
+    class Broken(TorchRunner):
+        def __call__(self, images):
+            logits = super().__call__(images)
+            logits[0, 0] = math.nan
+            return logits
+
+    candidate = Broken(student, input_shape=(3, 8, 8), classes=4)
+    candidate.output = "probabilities"
+    assert "not finite" in str(verdict(check(candidate, run(student), sets["random"])[64], "int8"))

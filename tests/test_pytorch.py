@@ -1,5 +1,8 @@
 """A network in memory behind the protocol of its exports."""
 
+from contextlib import contextmanager, nullcontext
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -101,6 +104,7 @@ def test_a_runner_says_what_it_is(tiny, tmp_path):
     made = runner(tiny(), precision="bf16", threads=1, path=tmp_path / "x.safetensors", metadata={"arch": "tiny"})
     assert (made.format, made.provider, made.precision, made.threads) == ("pytorch", "cpu", "bf16", 1)
     assert (made.path, made.metadata) == (tmp_path / "x.safetensors", {"arch": "tiny"})
+    assert (made.pixels, made.output, made.cuda_graph) == ("float32", "logits", False)
 
 
 @pytest.mark.parametrize("shape", [(2, 8, 8, 3), (2, 1, 8, 8), (3, 8, 8)])
@@ -120,3 +124,85 @@ def test_a_gpu_that_is_not_there_is_refused(tiny):
     with pytest.raises(RuntimeMissing, match="no CUDA device") as refused:
         runner(tiny(), device="cuda")
     assert refused.value.exit_code == 3
+
+
+def test_a_cuda_graph_is_refused_on_the_cpu(tiny):
+    with pytest.raises(RuntimeMissing, match="records CUDA graphs on a GPU, not on cpu") as refused:
+        runner(tiny(), cuda_graph=True)
+    assert (refused.value.exit_code, refused.value.hint) == (3, "run on cuda, or without a CUDA graph")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_recorded_inference_gives_the_logits_of_a_call(tiny, images, precision):
+    made = runner(tiny(), device="cuda", precision=precision, cuda_graph=True)
+    recorded = {count: made.prepare(images(count).numpy()) for count in (3, 5)}
+    for count, infer in recorded.items():
+        for _ in range(3):
+            np.testing.assert_allclose(infer().cpu().numpy(), made(images(count).numpy()), atol=1e-5)
+
+
+class Cuda:
+    """Stands in for what records on a GPU, since there is none: notes what is done in which order."""
+
+    def __init__(self, patch, network):
+        self.done: list[str] = []
+        self.addresses: set[int] = set()
+        network.register_forward_pre_hook(self.infer)
+        patch.setattr(torch.cuda, "is_available", lambda: True)
+        patch.setattr(torch.cuda, "device", lambda _device: nullcontext())
+        patch.setattr(torch.cuda, "CUDAGraph", lambda: self)
+        patch.setattr(torch.cuda, "current_stream", lambda: self.stream("current"))
+        patch.setattr(torch.cuda, "Stream", lambda: self.stream("side"))
+        patch.setattr(torch.cuda, "stream", lambda stream: self.within(stream.name))
+        patch.setattr(torch.cuda, "graph", lambda graph: self.within("recording"))
+        patch.setattr(torch.cuda, "synchronize", lambda _device: self.done.append("wait"))
+
+    def infer(self, _network, given):
+        self.done.append("infer")
+        self.addresses.add(given[0].data_ptr())
+
+    def stream(self, name):
+        return SimpleNamespace(name=name, wait_stream=lambda other: self.done.append(f"{name} after {other.name}"))
+
+    @contextmanager
+    def within(self, name):
+        self.done.append(name)
+        yield
+        self.done.append(f"end of {name}")
+
+    def replay(self):
+        self.done.append("replay")
+
+
+def test_an_inference_is_recorded_once_after_a_warm_up_on_another_stream(tiny, images, monkeypatch):
+    made = runner(tiny())
+    made.cuda_graph = True
+    cuda = Cuda(monkeypatch, made.network)
+    infer = made.prepare(images(2).numpy())
+    assert cuda.done == [
+        "side after current", "side", "infer", "infer", "infer", "end of side", "current after side",
+        "recording", "infer", "end of recording",
+    ]  # fmt: skip
+    cuda.done.clear()
+    np.testing.assert_array_equal(infer().numpy(), infer().numpy())
+    assert cuda.done == ["replay", "wait"] * 2
+    assert cuda.addresses == {infer.images.data_ptr()}  # held as long as the recording, which reads from there
+
+
+def test_a_compiled_network_gives_the_logits_of_the_network(tiny, images, monkeypatch):
+    compiled = []
+
+    def eager(network):
+        compiled.append(network)
+        return torch._dynamo.optimize("eager")(network)
+
+    monkeypatch.setattr(torch, "compile", eager)
+    made, plain = runner(tiny(), compile=True), runner(tiny())
+    assert compiled == [made.network]
+    for count in (2, 5):
+        np.testing.assert_allclose(made(images(count).numpy()), plain(images(count).numpy()), atol=1e-6)
+        np.testing.assert_allclose(
+            made.prepare(images(count).numpy())().numpy(), plain(images(count).numpy()), atol=1e-6
+        )
+    assert len(compiled) == 1
