@@ -6,6 +6,8 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
+from compressor.gpu import driver
+
 PACKAGES = (
     "compressor",
     "torch",
@@ -17,8 +19,10 @@ PACKAGES = (
     "onnxruntime-gpu",
     "openvino",
     "tensorrt",
-    "tensorrt-rtx",
+    "tensorrt-cu13",
+    "tensorrt-rtx-cu13",
     "timm",
+    "nvidia-ml-py",
 )
 PROC = Path("/proc")
 
@@ -44,18 +48,24 @@ def clashes() -> tuple[str, ...]:
     )
 
 
-def hardware() -> dict[str, str | int | float | list[str] | None]:
-    """Describe the machine: `os`, `machine`, `cpu`, `cores`, `memory_bytes`, `gpus`.
+def hardware() -> dict[str, str | int | float | list[str] | list[int] | None]:
+    """Describe the machine: `os`, `machine`, `cpu`, `cores`, `memory_bytes`, and what PyTorch sees of GPUs.
 
-    `cores` are those this process may run on; `memory_bytes` is None where the system does not tell.
+    `cores` are those this process may run on; `memory_bytes` is None where the system does not tell. Of the GPUs, in
+    the order of CUDA: `gpus` their names, `compute_capability` such as `9.0`, `gpu_memory_bytes`. `cuda` is the
+    runtime that PyTorch brings, None where it sees no GPU; `driver` is None where NVML does not tell it.
     """
+    return {**machine(), **_gpus(), "driver": driver()}
+
+
+def machine() -> dict[str, str | int | None]:
+    """Describe the machine without its GPUs, and without importing PyTorch: the first keys of `hardware()`."""
     return {
         "os": f"{platform.system()} {platform.release()}",
         "machine": platform.machine(),
         "cpu": _cpu_model(),
         "cores": len(cores()),
         "memory_bytes": _memory_bytes(),
-        "gpus": _gpus(),
     }
 
 
@@ -127,9 +137,14 @@ def _memory_bytes() -> int | None:
         return None
 
 
-def _gpus() -> list[str]:
+def _gpus() -> dict[str, str | list[str] | list[int] | None]:
     import torch  # seconds to import; only this description needs it
 
-    if not torch.cuda.is_available():
-        return []
-    return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    found = [torch.cuda.get_device_properties(index) for index in range(count)]
+    return {
+        "gpus": [gpu.name for gpu in found],
+        "compute_capability": [f"{gpu.major}.{gpu.minor}" for gpu in found],
+        "gpu_memory_bytes": [gpu.total_memory for gpu in found],
+        "cuda": torch.version.cuda if found else None,
+    }

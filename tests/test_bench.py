@@ -1,5 +1,6 @@
 import gc
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import cycle
 from pathlib import Path
 
@@ -8,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compressor import bench as module
 from compressor.bench import Latency, bench, bench_many, measure, median_interval, percentile
+from compressor.bench import harness as module
+from compressor.bench.energy import Counter, Meter
 from compressor.errors import InputRejected
 from compressor.recipe import Bench
 from exporters.errors import ArtifactRejected
@@ -39,6 +41,8 @@ class FakeRunner:
     precision: str = "fp32"
     input_shape: tuple[int, int, int] = (3, 4, 4)
     classes: int = 2
+    pixels: str = "float32"
+    output: str = "logits"
     metadata: dict = field(default_factory=dict)
     threads: int | None = 2
     largest: int = 64
@@ -72,7 +76,31 @@ def clock(monkeypatch):
     clock = Clock()
     monkeypatch.setattr(module, "perf_counter_ns", clock)
     monkeypatch.setattr(module, "busy_seconds", lambda: None)
+    monkeypatch.setattr(module, "meter_of", lambda provider, gpu: Meter())
     return clock
+
+
+@dataclass
+class FakeGpu:
+    """A GPU that uses `watts` while the clock moves, and shows each of `clocks_mhz`, `slow` and `others` in turn."""
+
+    clock: Clock
+    watts: float = 100
+    clocks_mhz: tuple[float | None, ...] = (1500,)
+    slow: tuple[tuple[str, ...], ...] = ((),)
+    others: tuple[bool | None, ...] = (False,)
+
+    def __post_init__(self):
+        self.shown = [cycle(self.clocks_mhz), cycle(self.slow), cycle(self.others)]
+
+    def clock_mhz(self):
+        return next(self.shown[0])
+
+    def slow_downs(self):
+        return frozenset(next(self.shown[1]))
+
+    def shared(self):
+        return next(self.shown[2])
 
 
 def config(**values):
@@ -167,6 +195,66 @@ def test_load_that_cannot_be_known_is_none_and_not_called_noisy(clock):
     assert found.noisy is None
 
 
+def test_energy_is_the_counters_growth_over_the_timed_calls_only(clock, monkeypatch):
+    # 100 W: a call of 10 ms takes 1 J, one of 30 ms takes 3 J. The warm-up is not metered.
+    meter = Meter((Counter(lambda: int(100 * clock.now / 1e3)),))
+    monkeypatch.setattr(module, "meter_of", lambda provider, gpu: meter)
+
+    (found,) = bench(FakeRunner(clock, (10, 30)), config(warmup_s=0.5, min_iterations=20))
+
+    assert set(found.samples_ms) == {10, 30}
+    assert len(found.samples_ms) == 20
+    assert found.energy_j == pytest.approx(2.0)
+
+
+def test_energy_that_a_counter_once_did_not_show_is_none(clock, monkeypatch):
+    shown = iter([0, 1_000_000, None, 5_000_000, *range(0, 10**8, 10**6)])
+    monkeypatch.setattr(module, "meter_of", lambda provider, gpu: Meter((Counter(lambda: next(shown)),)))
+
+    assert bench(FakeRunner(clock), config())[0].energy_j is None
+
+
+def test_without_a_counter_there_is_no_energy(clock):
+    assert bench(FakeRunner(clock), config())[0].energy_j is None
+
+
+def test_the_meter_is_that_of_the_provider_and_the_cpu_has_no_gpu(clock, monkeypatch):
+    asked = []
+    monkeypatch.setattr(module, "meter_of", lambda *given: asked.append(given) or Meter())
+    gpu = FakeGpu(clock)
+
+    bench_many([FakeRunner(clock), FakeRunner(clock, provider="cuda")], config(), gpu=gpu)
+
+    assert asked == [("cpu", None), ("cuda", gpu)]
+
+
+def test_of_a_gpu_the_lowest_clock_and_all_slow_downs_are_kept(clock):
+    gpu = FakeGpu(
+        clock,
+        clocks_mhz=(1700, 1500, None, 1650, 1690),
+        slow=((), ("heat",), ("power limit",), ("heat",), ()),
+        others=(None, False, True, False, None),
+    )
+
+    on_gpu, on_cpu = bench_many([FakeRunner(clock, provider="cuda"), FakeRunner(clock)], config(), gpu=gpu)
+
+    assert on_gpu[0].gpu_clock_mhz == 1500
+    assert on_gpu[0].gpu_slow_downs == ("heat", "power limit")
+    assert on_gpu[0].gpu_shared
+    assert on_gpu[0].noisy == "another process was on the GPU while batch 1 was timed"
+    assert on_gpu[0].slowed == "the GPU was slowed down to 1500 MHz by heat and power limit while batch 1 was timed"
+    assert (on_cpu[0].gpu_clock_mhz, on_cpu[0].gpu_slow_downs, on_cpu[0].gpu_shared) == (None, (), None)
+    assert (on_cpu[0].noisy, on_cpu[0].slowed) == (None, None)
+
+
+def test_a_gpu_that_tells_nothing_is_neither_shared_nor_slow(clock):
+    (found,) = bench(
+        FakeRunner(clock, provider="cuda"), config(), gpu=FakeGpu(clock, clocks_mhz=(None,), others=(None,))
+    )
+
+    assert (found.gpu_clock_mhz, found.gpu_shared, found.noisy, found.slowed) == (None, None, None, None)
+
+
 # Invariants
 
 
@@ -203,9 +291,14 @@ def test_transfers_are_timed_only_when_asked_for(clock):
     placed, moved = FakeRunner(clock), FakeRunner(clock)
 
     assert not bench(placed, config())[0].transfers
-    assert bench(moved, config(), transfers=True)[0].transfers
+    assert bench(moved, config(transfers=True))[0].transfers
     assert {entry[2] for entry in placed.log} == {"placed"}
     assert {entry[2] for entry in moved.log} == {"transfers"}
+
+
+def test_a_cuda_graph_is_noted(clock):
+    assert not bench(FakeRunner(clock), config())[0].cuda_graph
+    assert bench(FakeRunner(clock), config(cuda_graph=True))[0].cuda_graph
 
 
 @pytest.mark.parametrize("was_on", [True, False])
@@ -249,6 +342,19 @@ def test_runners_take_turns_and_every_second_round_goes_backwards(clock):
     assert second[0].samples_ms == (10,) * 6
 
 
+def test_each_turn_is_announced_before_it_begins(clock):
+    log, seen = [], []
+    runners = [FakeRunner(clock, log=log), FakeRunner(clock, log=log)]
+
+    bench_many(runners, config(batch_sizes=(1, 4)), rounds=2, watch=lambda *turn: seen.append((*turn, len(log))))
+
+    assert [turn[:3] for turn in seen] == [
+        *((0, 1, 0), (1, 1, 0), (1, 1, 1), (0, 1, 1)),
+        *((0, 4, 0), (1, 4, 0), (1, 4, 1), (0, 4, 1)),
+    ]
+    assert [turn[3] for turn in seen] == [2, 3, 4, 5, 8, 9, 10, 11]  # two trial calls come first at each batch size
+
+
 def test_rounds_together_reach_the_least_number_of_iterations(clock):
     (found,), _ = bench_many([FakeRunner(clock), FakeRunner(clock)], config(min_iterations=11), rounds=5)
 
@@ -276,11 +382,19 @@ def test_a_real_measurement_holds_together():
 
 def test_a_batch_that_the_runtime_cannot_run_is_refused_in_one_line(clock):
     runner = FakeRunner(clock, path=Path("out/student.onnx"))
+    runner.prepare = lambda images: partial(runner, images)
 
     with pytest.raises(InputRejected, match=r"^student\.onnx cannot run a batch of 128: Got invalid dimensions$"):
-        bench(runner, config(batch_sizes=(1, 128)), transfers=True)
+        bench(runner, config(batch_sizes=(1, 128)))
 
 
-def test_a_refusal_of_the_exporter_passes_as_it_is(clock):
+@pytest.mark.parametrize("transfers", [True, False])
+def test_a_refusal_of_the_exporter_passes_as_it_is(clock, transfers):
+    class Chunked(FakeRunner):
+        """Feeds itself smaller batches, which would be timed as if they were one."""
+
+        def __call__(self, images):
+            return np.zeros((len(images), 2), np.float32)
+
     with pytest.raises(ArtifactRejected, match="the profile ends at a batch of 64"):
-        bench(FakeRunner(clock), config(batch_sizes=(128,)))
+        bench(Chunked(clock), config(batch_sizes=(128,), transfers=transfers))

@@ -1,7 +1,9 @@
+import json
 import os
 import platform
 import sys
 from importlib import metadata
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -93,17 +95,36 @@ def test_own_cpu_time_grows_with_work():
     assert own_cpu_seconds() > before
 
 
-def test_the_description_of_this_machine_is_plain_data(monkeypatch):
+def test_the_description_of_this_machine_is_plain_data():
     found = hardware()
 
     assert found["os"].startswith(platform.system())
     assert found["cores"] == len(cores()) >= 1
     assert found["memory_bytes"] is None or found["memory_bytes"] > 2**20
-    assert isinstance(found["gpus"], list)
+    assert json.loads(json.dumps(found)) == found
+
+
+def test_a_machine_without_a_gpu_has_empty_lists(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    found = hardware()
+
+    assert [found[key] for key in ("gpus", "compute_capability", "gpu_memory_bytes", "cuda")] == [[], [], [], None]
+
+
+def test_gpus_are_described_in_the_order_of_cuda(monkeypatch):
+    def properties(index):
+        return SimpleNamespace(name=f"Loom {index}", major=9, minor=index, total_memory=10**9 * (index + 1))
+
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: f"Loom {index}")
-    assert hardware()["gpus"] == ["Loom 0", "Loom 1"]
+    monkeypatch.setattr(torch.cuda, "get_device_properties", properties)
+    monkeypatch.setattr(module, "driver", lambda: "5.1")
+    found = hardware()
+
+    assert found["gpus"] == ["Loom 0", "Loom 1"]
+    assert found["compute_capability"] == ["9.0", "9.1"]
+    assert found["gpu_memory_bytes"] == [10**9, 2 * 10**9]
+    assert (found["cuda"], found["driver"]) == (torch.version.cuda, "5.1")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells which cores a process may use")

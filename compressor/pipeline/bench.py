@@ -1,0 +1,308 @@
+"""The fourth stage: what every file of a run, or one artifact, costs on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+from typing import Any, TypeVar
+
+import torch
+
+from compressor.artifacts import facts, open_artifact
+from compressor.bench import (
+    ROUNDS,
+    Budget,
+    Change,
+    Latency,
+    Memory,
+    MemoryUnknown,
+    Request,
+    baseline,
+    bench_many,
+    choose,
+    measure_memory,
+    slow_int8,
+)
+from compressor.bench.energy import meter_of
+from compressor.errors import InputRejected, UsageError
+from compressor.gpu import Gpu, NvmlMissing, cuda_uuid, find_gpu
+from compressor.pipeline.opened import Opened, open_run
+from compressor.prepare import choose_device
+from compressor.progress import Tell
+from compressor.recipe import Bench, build
+from compressor.report import record
+from compressor.runs import find, working
+from exporters import Runner
+
+AnyMetrics = TypeVar("AnyMetrics", bound=record.Metrics)
+SILENCE_S = 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What is asked of a measurement beyond the numbers.
+
+    `before` is a baseline to compare with, `within_ms` a latency to name the best file for at the batch size
+    `at_batch` (the smallest one measured when None), `out` a file for all that was measured.
+    """
+
+    before: baseline.Benchmark | None = None
+    within_ms: float | None = None
+    at_batch: int | None = None
+    out: Path | None = None
+
+    def budget(self, config: Bench) -> Budget | None:
+        """Return the latency to stay within.
+
+        Raises:
+            UsageError: that batch size is not measured.
+        """
+        if self.within_ms is None:
+            return None
+        batch = self.at_batch or min(config.batch_sizes)
+        if batch not in config.batch_sizes:
+            sizes = ",".join(map(str, config.batch_sizes))
+            raise UsageError(f"batch {batch} is not measured, only {sizes}", hint=f"--batch-sizes {sizes},{batch}")
+        return Budget(limit_ms=self.within_ms, batch=batch)
+
+
+NOTHING = Wanted()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Costs:
+    """What was measured, by the name of the file."""
+
+    latencies: Mapping[str, tuple[Latency, ...]]
+    memory: Mapping[str, tuple[Memory, ...]]
+
+    def timings(self, name: str) -> dict[str, record.Timing]:
+        """Return what a record keeps of a file, by batch size."""
+        memory = {row.batch: row for row in self.memory.get(name, ())}
+        return {str(each.batch): _timing(each, memory.get(each.batch)) for each in self.latencies[name]}
+
+
+def bench(
+    where: Path | None,
+    settings: Mapping[str, Any],
+    tell: Tell,
+    *,
+    device: str | None = None,
+    wanted: Wanted = NOTHING,
+    overrides: Sequence[str] = (),
+) -> record.Result:
+    """Time every file of a run, in turn, so that their ratios hold, and judge the gates that are measured by now.
+
+    Args:
+        overrides: of the run's recipe, `a.b=c`, for this call only.
+    """
+    folder = find(where)
+    with working(folder):
+        opened = open_run(folder, tell, device=device, overrides=overrides)
+        config = _config(opened.prepared.recipe.bench, settings)
+        return bench_stage(opened, config, tell, wanted).result
+
+
+def bench_file(
+    path: Path,
+    settings: Mapping[str, Any],
+    tell: Tell,
+    *,
+    device: str | None = None,
+    provider: str | None = None,
+    wanted: Wanted = NOTHING,
+) -> record.Metrics:
+    """Time one artifact."""
+    config = _config(Bench(), settings)
+    budget = wanted.budget(config)
+    chosen = choose_device(device or "auto")
+    runner = open_artifact(path, device=chosen, provider=provider, threads=config.threads, cuda_graph=config.cuda_graph)
+    costs = _measure({path.name: runner}, {}, config, chosen, tell)
+    if wanted.out is not None:
+        baseline.write(wanted.out, costs.latencies, costs.memory)
+    _warn(costs.latencies, tell)
+    if budget is not None:
+        tell(choose(costs.latencies, budget).sentence)
+    _compare(costs.latencies, wanted.before, tell)
+    return record.Metrics(**facts(runner), latency_ms=costs.timings(path.name))
+
+
+def bench_stage(opened: Opened, config: Bench, tell: Tell, wanted: Wanted = NOTHING) -> Opened:
+    """Time every file of an open run, and note it."""
+    result, budget = opened.result, wanted.budget(config)
+    files = opened.files(tell, threads=config.threads, cuda_graph=config.cuda_graph)
+    tell(f"timing {len(files)} files at batch sizes {', '.join(map(str, config.batch_sizes))}")
+    teacher = opened.prepared.teacher
+    archs = {"teacher": None if teacher is None else teacher.arch, "student": opened.student.arch}
+    costs = _measure(files, archs, config, opened.prepared.device, tell)
+    for path in (opened.folder.bench, wanted.out):
+        if path is not None:
+            baseline.write(path, costs.latencies, costs.memory)
+
+    def timed(name: str, metrics: AnyMetrics) -> AnyMetrics:
+        if name not in files:
+            return metrics
+        return metrics.model_copy(update={"provider": files[name].provider, "latency_ms": costs.timings(name)})
+
+    opened = opened.noting(
+        teacher=result.teacher and timed("teacher", result.teacher),
+        student=timed("student", result.student),
+        artifacts=tuple(timed(artifact.path, artifact) for artifact in result.artifacts),
+    ).saved()
+    _warn(costs.latencies, tell)
+    if budget is not None:
+        tell(choose(costs.latencies, budget, top1=_accuracies(result)).sentence)
+    _compare(costs.latencies, wanted.before, tell)  # last: one that does not fit must not cost the measurement
+    return opened
+
+
+def _config(config: Bench, settings: Mapping[str, Any]) -> Bench:
+    """Return `config` with other settings, checked like a recipe."""
+    values = {**config.model_dump(mode="json"), **settings}
+    return build({"student": {"arch": "any"}, "bench": values}, base=Path.cwd()).bench
+
+
+def _measure(
+    files: Mapping[str, Runner], archs: Mapping[str, str | None], config: Bench, device: torch.device, tell: Tell
+) -> Costs:
+    """Time the files, and see what memory each needs, with all that this machine can tell."""
+    gpu = _gpu(device, files.values(), tell)
+    for missing in dict.fromkeys(_unmetered(runner, gpu) for runner in files.values()):
+        if missing:
+            tell(f"energy is not measured: {missing}")
+    watch = _Progress(list(files), tell)
+    times = bench_many(list(files.values()), config, gpu=gpu, watch=watch)
+    memory: dict[str, tuple[Memory, ...]] = {}
+    for name, runner in files.items() if config.memory else ():
+        watch.say(f"memory of {name}")
+        try:
+            memory[name] = measure_memory(_request(runner, archs.get(name), config, device, gpu))
+        except MemoryUnknown as error:
+            tell(f"memory of {name} is not measured: {error}")
+    return Costs(latencies=dict(zip(files, times, strict=True)), memory=memory)
+
+
+class _Progress:
+    """Says what is being timed, once it has been silent for long."""
+
+    def __init__(self, names: Sequence[str], tell: Tell) -> None:
+        self._names, self._tell, self._said = names, tell, monotonic()
+
+    def __call__(self, index: int, batch: int, number: int) -> None:
+        self.say(f"timing {self._names[index]} at batch {batch}, round {number + 1} of {ROUNDS}")
+
+    def say(self, sentence: str) -> None:
+        if monotonic() - self._said >= SILENCE_S:
+            self._tell(sentence)
+            self._said = monotonic()
+
+
+def _gpu(device: torch.device, runners: Iterable[Runner], tell: Tell) -> Gpu | None:
+    if all(runner.provider == "cpu" for runner in runners):
+        return None
+    try:
+        return find_gpu(cuda_uuid(device.index or 0))
+    except NvmlMissing as error:
+        tell(f"clock, energy and memory of the GPU are not known: {error}")
+        return None
+
+
+def _unmetered(runner: Runner, gpu: Gpu | None) -> str | None:
+    """Return why the energy of a runner is not measured, where that was not said of the whole GPU."""
+    return None if runner.provider != "cpu" and gpu is None else meter_of(runner.provider, gpu).missing
+
+
+def _request(runner: Runner, arch: str | None, config: Bench, device: torch.device, gpu: Gpu | None) -> Request:
+    return Request(
+        path=str(runner.path),
+        format=runner.format,
+        provider=runner.provider,
+        batch_sizes=config.batch_sizes,
+        threads=config.threads,
+        cuda_graph=config.cuda_graph,
+        arch=arch,
+        device=str(device),
+        gpu=None if gpu is None or runner.provider == "cpu" else gpu.uuid,
+    )
+
+
+def _warn(times: Mapping[str, tuple[Latency, ...]], tell: Tell) -> None:
+    """Say what makes the numbers doubtful, and where INT8 does not pay."""
+    rows = [latency for latencies in times.values() for latency in latencies]
+    noise = [sentence for latency in rows if (sentence := latency.noisy)]
+    slow = [sentence for latency in rows if (sentence := latency.slowed)]
+    if noise:
+        tell(f"warning: {noise[0]}; repeat when nothing else runs")
+    if slow:
+        tell(f"warning: {slow[0]}")
+    for sentence in slow_int8(times):
+        tell(f"warning: {sentence}")
+
+
+def _compare(times: Mapping[str, tuple[Latency, ...]], before: baseline.Benchmark | None, tell: Tell) -> None:
+    """Say how each file has changed against a baseline, and the sum of it.
+
+    Raises:
+        InputRejected: the baseline measured nothing in the same way.
+    """
+    if before is None:
+        return
+    other = baseline.other_machine(before)
+    if other:
+        tell(f"warning: {other}")
+    changes: list[Change] = []
+    misfits: dict[str, InputRejected] = {}
+    for name, latencies in times.items():
+        earlier = before.of(name)
+        if earlier is None:
+            tell(f"{name} is not in the baseline")
+            continue
+        try:
+            found = baseline.compare(latencies, earlier)
+        except InputRejected as error:
+            misfits[name] = error
+            continue
+        for change in found:
+            sure = "" if change.clear else ", within the noise"
+            tell(
+                f"{name} batch {change.batch} p{change.percentile}: {change.now_ms:.3g} ms, "
+                f"{change.ratio:.2f}x the baseline's {change.baseline_ms:.3g} ms{sure}"
+            )
+        changes += found
+    for name, misfit in misfits.items():
+        if not changes:
+            raise misfit
+        tell(f"{name} was measured in another way in the baseline")
+    tell(baseline.summary(changes))
+
+
+def _accuracies(result: record.Result) -> dict[str, float | None]:
+    known = {artifact.path: artifact.top1 for artifact in result.artifacts} | {"student": result.student.top1}
+    return known | ({} if result.teacher is None else {"teacher": result.teacher.top1})
+
+
+def _timing(latency: Latency, memory: Memory | None) -> record.Timing:
+    return record.Timing(
+        p50=latency.at(50),
+        p90=latency.at(90),
+        p95=latency.at(95),
+        p99=latency.at(99),
+        mean=latency.mean_ms,
+        median_ci=latency.median_interval,
+        images_per_s=latency.throughput,
+        iterations=len(latency.samples_ms),
+        threads=latency.threads,
+        transfers=latency.transfers,
+        cuda_graph=latency.cuda_graph,
+        other_load=latency.other_load,
+        clock_mhz=latency.clock_mhz,
+        gpu_clock_mhz=latency.gpu_clock_mhz,
+        gpu_slow_downs=latency.gpu_slow_downs,
+        gpu_shared=latency.gpu_shared,
+        energy_j=latency.energy_j,
+        memory_mb=None if memory is None else memory.added_mb,
+        peak_memory_mb=None if memory is None else memory.peak_mb,
+        gpu_memory_mb=None if memory is None else memory.gpu_mb,
+    )
