@@ -2,64 +2,94 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from compressor import checkpoint
 from compressor.data import Dataset
-from compressor.errors import EnvironmentMissing, InputRejected, did_you_mean
+from compressor.errors import EnvironmentMissing, InputRejected, UsageError, did_you_mean
 from compressor.files import sha256
 from exporters import EXPORTERS, Exporter, Runner, exporter
 from exporters.pytorch import TorchRunner
 
-# What a user may ask for and what it needs, although this version cannot build it.
-_ABSENT = {
-    "trt": ("TensorRT", "tensorrt"),
-    "trt-rtx": ("TensorRT-RTX", "tensorrt_rtx"),
-    "openvino": ("OpenVINO", "openvino"),
-}
-_SUFFIXES = {".onnx": "onnx", ".plan": "trt", ".engine": "trt", ".xml": "openvino"}
+_SUFFIXES = {".onnx": "onnx", ".plan": "trt", ".xml": "openvino"}
 
 
 def exporter_of(format_: str) -> Exporter:
     """Return the exporter of a format.
 
     Raises:
-        EnvironmentMissing: the format needs a runtime that this machine or this version does not have.
+        InputRejected: there is none.
     """
-    if format_ in _ABSENT:
-        name, module = _ABSENT[format_]
-        here = "is installed here, but" if find_spec(module) else "is not installed here, and"
-        raise EnvironmentMissing(
-            f"cannot make a {name} artifact: {name} {here} this version has no exporter for it",
-            hint="compress export --format onnx writes a file that TensorRT, TensorRT-RTX and OpenVINO can read",
-        )
     if format_ not in EXPORTERS:
-        raise InputRejected(f"unknown format {format_!r}", hint=did_you_mean(format_, [*EXPORTERS, *_ABSENT]))
+        raise InputRejected(f"unknown format {format_!r}", hint=did_you_mean(format_, EXPORTERS))
     return exporter(format_)
 
 
 def open_artifact(
-    path: Path, *, device: torch.device, threads: int | None = None, data: Dataset | None = None
+    path: Path,
+    *,
+    device: torch.device,
+    provider: str | None = None,
+    threads: int | None = None,
+    cuda_graph: bool = False,
+    data: Dataset | None = None,
 ) -> Runner:
     """Open a file as a runner on `device`, by its suffix; what no exporter writes is read as a checkpoint.
 
-    A checkpoint that does not say how its images are normalised gets what suits `data` best, as a teacher would.
+    Args:
+        provider: what runs an ONNX file, instead of the device's own: `cpu`, `cuda`, `tensorrt` or `openvino`.
+        data: a checkpoint that does not say how its images are normalised gets what suits these best, as a teacher
+            would.
+
+    Raises:
+        UsageError: `provider` goes with ONNX files only.
+        EnvironmentMissing, InputRejected: as `Exporter.load`, or as a checkpoint is refused.
     """
-    if path.suffix in _SUFFIXES:
-        if not path.is_file():
-            raise InputRejected(f"no such file: {path}")
-        return exporter_of(_SUFFIXES[path.suffix]).load(path, provider=device.type, threads=threads)
-    network = checkpoint.load_network(path)
-    if data is not None and not network.stated:
-        network = checkpoint.check_teacher(network, data).network
-    return torch_runner(network, device=device, threads=threads)
+    format_ = format_of(path)
+    if provider is not None and format_ != "onnx":
+        raise UsageError(f"--provider chooses what runs an ONNX file, and {path.name} is none")
+    if format_ is None:
+        network = checkpoint.load_network(path)
+        if data is not None and not network.stated:
+            network = checkpoint.check_teacher(network, data).network
+        return torch_runner(network, device=device, threads=threads, cuda_graph=cuda_graph)
+    if not path.is_file():
+        raise InputRejected(f"no such file: {path}")
+    if device.index:
+        raise EnvironmentMissing(
+            f"exported files run on the first GPU, not on {device}",
+            hint=f"CUDA_VISIBLE_DEVICES={device.index} makes it the first",
+        )
+    if provider == "openvino":
+        format_, provider = "openvino", "cpu"
+    on = provider or provider_of(format_, device)
+    return exporter_of(format_).load(path, provider=on, threads=threads, cuda_graph=cuda_graph)
 
 
-def torch_runner(network: checkpoint.Network, *, device: torch.device, threads: int | None = None) -> TorchRunner:
+def format_of(path: Path) -> str | None:
+    """Return the format that a file has by its suffix, and a plan by its sidecar; None for a checkpoint."""
+    format_ = _SUFFIXES.get(path.suffix)
+    if format_ == "trt" and path.is_file():
+        from exporters.tensorrt import sidecar
+
+        return sidecar.read(path).format
+    return format_
+
+
+def provider_of(format_: str, device: torch.device) -> str:
+    """Return what runs a format for someone who works on `device`: OpenVINO has the CPU only, a plan only a GPU."""
+    return {"openvino": "cpu", "trt": "cuda", "trt-rtx": "cuda"}.get(format_, device.type)
+
+
+def torch_runner(
+    network: checkpoint.Network, *, device: torch.device, threads: int | None = None, cuda_graph: bool = False
+) -> TorchRunner:
     """Return a network as PyTorch runs it, in single precision."""
     return TorchRunner(
         network.module,
@@ -67,21 +97,50 @@ def torch_runner(network: checkpoint.Network, *, device: torch.device, threads: 
         classes=network.classes,
         device=str(device),
         threads=threads,
+        cuda_graph=cuda_graph,
         path=network.path,
     )
 
 
+class Normalised:
+    """A runner that takes normalised images, in the place of one that takes pixels in `[0, 1]`; see `Runner`."""
+
+    def __init__(self, runner: Runner, mean: Sequence[float], std: Sequence[float]) -> None:
+        self._runner = runner
+        self._mean, self._std = (np.asarray(each, np.float32)[:, None, None] for each in (mean, std))  # [C, 1, 1]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._runner, name)
+
+    def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        return self._runner((images - self._mean) / self._std)
+
+    def prepare(self, images: NDArray[np.float32]) -> Callable[[], object]:
+        return self._runner.prepare((images - self._mean) / self._std)
+
+
 def facts(runner: Runner, *, relative_to: Path | None = None) -> dict[str, Any]:
-    """Return what a record says of a file whatever was measured: path, format, precision, provider, hash and size."""
-    path = runner.path
-    if path is None:
+    """Return what a record says of an opened file whatever was measured: what it is, what ran it, hash and size."""
+    if runner.path is None:
         raise ValueError("the runner has no file")
-    inside = relative_to is not None and path.resolve().is_relative_to(relative_to.resolve())
     return {
-        "path": path.resolve().relative_to(relative_to.resolve()).as_posix() if inside and relative_to else str(path),
+        **file_facts(runner.path, relative_to=relative_to),
         "format": runner.format,
         "precision": runner.precision,
         "provider": runner.provider,
-        "sha256": sha256(path),
-        "size_bytes": path.stat().st_size,
     }
+
+
+def file_facts(path: Path, companions: Sequence[Path] = (), *, relative_to: Path | None = None) -> dict[str, Any]:
+    """Return path, hash and size of a file; the size includes the files that it cannot do without."""
+    return {
+        "path": located(path, relative_to),
+        "sha256": sha256(path),
+        "size_bytes": sum(each.stat().st_size for each in (path, *companions)),
+    }
+
+
+def located(path: Path, relative_to: Path | None) -> str:
+    """Return a path as a record names it: relative to the run where it lies inside."""
+    inside = relative_to is not None and path.resolve().is_relative_to(relative_to.resolve())
+    return path.resolve().relative_to(relative_to.resolve()).as_posix() if inside and relative_to else str(path)

@@ -157,7 +157,7 @@ def score(predictions: Predictions, *, teacher: Predictions | None = None) -> Sc
         fixed=fixed,
         class_change=change,
         worst_class_drop=max(-points for points in change if points is not None),
-        confidence_gap=float(np.std(_confidence(teacher.logits) - _confidence(predictions.logits))),
+        confidence_gap=float(np.std(confidence(teacher.logits) - confidence(predictions.logits))),
     )
 
 
@@ -187,9 +187,9 @@ def _alone(predictions: Predictions) -> Scores:
     return Scores(
         samples=samples,
         top1=100 * int(right.sum()) / samples,
-        top1_interval=_wilson(int(right.sum()), samples),
+        top1_interval=wilson(int(right.sum()), samples),
         top5=100 * int((rank < 5).sum()) / samples if classes > 5 else None,
-        ece=_calibration_error(_confidence(logits), right),
+        ece=_calibration_error(confidence(logits), right),
         nll=float(-np.mean(_log_softmax(logits)[np.arange(samples), labels])),
         per_class=_by_class(right, labels, classes),
     )
@@ -206,7 +206,7 @@ def _log_softmax(logits: NDArray[Any]) -> NDArray[np.float64]:
     return result
 
 
-def _confidence(logits: NDArray[Any]) -> NDArray[np.float64]:
+def confidence(logits: NDArray[Any]) -> NDArray[np.float64]:
     """Return the highest probability of each row: `[N, K]` to `[N]`."""
     highest: NDArray[np.float64] = np.exp(_log_softmax(logits).max(axis=1))
     return highest
@@ -226,7 +226,11 @@ def _by_class(values: NDArray[Any], labels: Labels, classes: int) -> tuple[float
     return tuple(100 * float(total) / int(size) if size else None for total, size in zip(sums, sizes, strict=True))
 
 
-def _wilson(right: int, samples: int) -> tuple[float, float]:
+def wilson(right: int, samples: int) -> tuple[float, float]:
+    """Return the 95 % interval, in percent, of a share of which `right` of `samples` images were seen.
+
+    Source: Wilson, JASA 1927.
+    """
     share, doubt = right / samples, Z95**2 / samples
     centre = (share + doubt / 2) / (1 + doubt)
     half = sqrt(share * (1 - share) * doubt + doubt**2 / 4) / (1 + doubt)

@@ -74,12 +74,15 @@ def set_exam(
     return Exam(data, taught, boundary, attacked)
 
 
-def grade(runner: Runner, exam: Exam, *, teacher: bool = False) -> dict[str, Any]:
+def grade(runner: Runner, exam: Exam, *, teacher: bool = False, said: Predictions | None = None) -> dict[str, Any]:
     """Return what a record says of a file's answers, by the names of `report.record.Metrics`.
 
     The `teacher` itself is not compared with itself.
+
+    Args:
+        said: what the file says of the test images, where it was asked before.
     """
-    known = exam.teacher if teacher else None
+    known = said or (exam.teacher if teacher else None)
     scores = score(known or predict(runner, exam.data.test), teacher=None if teacher else exam.teacher)
     classes = exam.data.classes
     marks: dict[str, Any] = {

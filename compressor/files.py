@@ -30,7 +30,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with _explained(path):
+        with explained(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
             with temporary.open("rb+") as written:
@@ -42,12 +42,17 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def append_text(path: Path, text: str) -> None:
     """Add to a text file; a crash may cut the last line short."""
-    with _explained(path), path.open("a", encoding="utf-8") as file:
+    with explained(path), path.open("a", encoding="utf-8") as file:
         file.write(text)
 
 
 @contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def explained(path: Path) -> Iterator[None]:
+    """Turn what keeps a file or folder from being written into the user's error.
+
+    Raises:
+        InputRejected: the disk is full, or the folder cannot be written to.
+    """
     try:
         yield
     except OSError as error:

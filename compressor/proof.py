@@ -7,13 +7,21 @@ import torch
 from numpy.typing import NDArray
 
 from compressor import checkpoint
-from compressor.errors import ExportFailed
+from compressor.data import Dataset
+from compressor.errors import ExportFailed, InputRejected
+from compressor.evaluate import predict, score
 from compressor.prepare import Inputs
 from compressor.report import record
-from compressor.robustness import boundary_set
+from compressor.robustness import boundary_between, boundary_set
 from exporters import Runner, parity
 
 IMAGES = 256
+
+_ADVICE = {
+    "int8": "--max-drop keeps the layers in fp32 that suffer most, and more calibration samples may help",
+    "fp16": "try --precision fp32",
+    "bf16": "try --precision fp16",
+}
 
 
 def proof_images(inputs: Inputs, student: checkpoint.Network, *, seed: int) -> NDArray[np.float32]:
@@ -22,7 +30,6 @@ def proof_images(inputs: Inputs, student: checkpoint.Network, *, seed: int) -> N
     A wrong rounding flips the class on the boundary first. It is the teacher's, or the student's own without one.
     """
     data = inputs.data
-    noise = np.random.default_rng(seed).random((16, *data.input_shape), dtype=np.float32)
     network = inputs.teacher or student
     boundary = boundary_set(
         network.module,
@@ -32,23 +39,39 @@ def proof_images(inputs: Inputs, student: checkpoint.Network, *, seed: int) -> N
         seed=seed,
         device=inputs.device,
     )
-    seen = next(iter(data.test.batches(IMAGES, seed=seed))).images.cpu().numpy()
-    return np.concatenate([noise, seen, boundary.images])
+    return np.concatenate([_noise(data.input_shape, seed), _seen(data, seed), boundary.images])
 
 
-def prove(candidate: Runner, student: Runner, images: NDArray[np.float32]) -> record.Parity:
-    """Compare an exported file with its network at several batch sizes.
+def graph_images(reference: Runner, data: Dataset | None, *, seed: int) -> NDArray[np.float32]:
+    """Return the same for a reference without gradients, whose boundary is found by bisection; with data if any."""
+    noise = _noise(reference.input_shape, seed)
+    real = noise if data is None else _seen(data, seed)
+    boundary = boundary_between(reference, real, count=IMAGES // 2, seed=seed)
+    return np.concatenate([noise, *([] if data is None else [real]), boundary])
+
+
+def _noise(shape: tuple[int, int, int], seed: int) -> NDArray[np.float32]:
+    return np.random.default_rng(seed).random((16, *shape), dtype=np.float32)
+
+
+def _seen(data: Dataset, seed: int) -> NDArray[np.float32]:
+    images: NDArray[np.float32] = next(iter(data.test.batches(IMAGES, seed=seed))).images.cpu().numpy()
+    return images
+
+
+def prove(candidate: Runner, reference: Runner, images: NDArray[np.float32]) -> record.Parity:
+    """Compare an exported file with what it was made from at several batch sizes.
 
     Raises:
         ExportFailed: they do not say the same.
     """
-    found = parity.check(candidate, student, images)
+    found = parity.check(candidate, reference, images)
     for size, each in found.items():
         problem = parity.verdict(each, candidate.precision)
         if problem is not None:
             raise ExportFailed(
-                f"the exported file does not answer as the network does at batch {size}: {problem}",
-                hint="the file was not kept; try another --opset, or --precision fp32",
+                f"the exported file does not answer as its source does at batch {size}: {problem}",
+                hint="the file was not kept; " + _ADVICE.get(candidate.precision, "try another --opset"),
             )
     worst = max(found.values(), key=lambda each: each.max_error)
     return record.Parity(
@@ -59,3 +82,19 @@ def prove(candidate: Runner, student: Runner, images: NDArray[np.float32]) -> re
         samples=len(images),
         batch_sizes=tuple(found),
     )
+
+
+def accuracy_drop(runner: Runner, reference: Runner, data: Dataset) -> float:
+    """Return how many points of top-1 a runner loses against a reference on the validation split.
+
+    Raises:
+        InputRejected: nothing is held out for validation, and the test split is not for decisions.
+    """
+    split = data.validation
+    if len(split) == 0:
+        raise InputRejected(
+            "max_drop is measured on held-out validation images, and there are none", hint="--set data.validation=0.1"
+        )
+    drop = score(predict(runner, split), teacher=predict(reference, split)).drop
+    assert drop is not None
+    return drop

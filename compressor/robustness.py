@@ -102,6 +102,36 @@ def boundary_set(
     return _boundary_set(kept, walked)
 
 
+def boundary_between(runner: Runner, images: Floats, *, count: int, seed: int, steps: int = 12) -> Floats:
+    """Bisect between pairs of images `[N, C, H, W]` that the runner decides differently; needs answers alone.
+
+    For artifacts without gradients. Each pair's line crosses the boundary at least once; `steps` halvings leave a point
+    within `2**-steps` of the way behind one crossing.
+
+    Returns:
+        At most `count` images `[M, C, H, W]`, decided as the second image of their pair; none where all are decided
+        alike.
+    """
+    decided = infer(runner, images).argmax(axis=1)
+    order = np.random.default_rng(seed).permutation(len(images))
+    pairs = [(a, b) for a, b in zip(order, np.roll(order, 1), strict=True) if decided[a] != decided[b]][:count]
+    if not pairs:
+        return np.zeros((0, *images.shape[1:]), np.float32)
+    start, end = (images[list(side)] for side in zip(*pairs, strict=True))
+    goal = decided[[b for _, b in pairs]]
+    low, high = np.zeros(len(pairs)), np.ones(len(pairs))
+
+    def between(share: NDArray[np.float64]) -> Floats:
+        weight = share.astype(np.float32)[:, None, None, None]
+        return (1 - weight) * start + weight * end
+
+    for _ in range(steps):
+        middle = (low + high) / 2
+        beyond = infer(runner, between(middle)).argmax(axis=1) == goal
+        low, high = np.where(beyond, low, middle), np.where(beyond, middle, high)
+    return between(high)
+
+
 def boundary_agreement(logits: Floats, teacher_logits: Floats) -> float | None:
     """Return the fraction of boundary samples on which artifact and teacher decide for the same class.
 

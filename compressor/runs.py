@@ -1,7 +1,10 @@
 """Run folders: where a run keeps its files, which one is the latest, and what may be written over."""
 
+import glob
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +12,13 @@ from typing import Any
 from compressor.errors import InputRejected, UsageError
 from compressor.files import append_text, write_text
 
+try:
+    import fcntl
+except ImportError:  # not a POSIX system
+    fcntl = None  # type: ignore[assignment]
+
 LATEST = "latest"
+_LOCK = ".lock"
 
 
 @dataclass(frozen=True)
@@ -47,8 +56,20 @@ class Run:
         return self.folder / "bench.json"
 
     @property
+    def predictions(self) -> Path:
+        return self.folder / "predictions.npz"
+
+    @property
+    def report(self) -> Path:
+        return self.folder / "report" / "report.html"
+
+    @property
     def environment(self) -> Path:
         return self.folder / "env.json"
+
+    @property
+    def stages(self) -> Path:
+        return self.folder / "stages.json"
 
     @property
     def log(self) -> Path:
@@ -71,7 +92,7 @@ class Run:
         append_text(self.metrics, json.dumps(row) + "\n")
 
 
-def create(name: str, *, out: Path | None, overwrite: bool, root: Path = Path("runs")) -> Run:
+def create(name: str, *, out: Path | None, overwrite: bool, latest: bool = True, root: Path = Path("runs")) -> Run:
     """Make a run folder: `out` as it is, or the next free `root/NAME-n`, which `root/latest` then points to.
 
     Raises:
@@ -81,21 +102,49 @@ def create(name: str, *, out: Path | None, overwrite: bool, root: Path = Path("r
     try:
         if out is not None:
             folder = out
-            if folder.is_dir() and any(folder.iterdir()) and not overwrite:
+            if folder.is_dir() and any(each.name != _LOCK for each in folder.iterdir()) and not overwrite:
                 raise UsageError(
                     f"{folder} is not empty",
                     hint="--overwrite to replace it, --resume to go on with it, or another --out",
                 )
             folder.mkdir(parents=True, exist_ok=True)
-            _forget(Run(folder))
+            with working(Run(folder)):
+                _forget(Run(folder))
         else:
             folder = _next(root, name)
-        _point_latest(root, folder)
+        if latest:
+            _point_latest(root, folder)
     except OSError as error:
         raise InputRejected(
             f"cannot make the run folder: {error.strerror}: {error.filename}", hint="--out DIR chooses another"
         ) from error
     return Run(folder)
+
+
+@contextmanager
+def working(run: Run) -> Iterator[None]:
+    """Hold a run folder for this process, until the block ends or the process does, however it ends.
+
+    Raises:
+        UsageError: another process works in it.
+    """
+    if fcntl is None:  # no such locks on this system
+        yield
+        return
+    run.folder.mkdir(parents=True, exist_ok=True)
+    with (run.folder / _LOCK).open("a+", encoding="ascii") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.seek(0)
+            raise UsageError(
+                f"another process works in {run.folder} (process {lock.read().strip() or 'unknown'})",
+                hint="wait for it to end, or choose another --out",
+            ) from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
 
 
 def find(where: Path | None, *, root: Path = Path("runs")) -> Run:
@@ -118,6 +167,16 @@ def find(where: Path | None, *, root: Path = Path("runs")) -> Run:
             hint="give a folder such as runs/NAME-1",
         )
     return Run(where)
+
+
+def siblings(name: str, *, root: Path = Path("runs")) -> list[Run]:
+    """Return the runs `root/NAME-n`, the newest first."""
+    numbered = [
+        (int(path.name.removeprefix(f"{name}-")), path)
+        for path in root.glob(f"{glob.escape(name)}-*")
+        if path.name.removeprefix(f"{name}-").isdecimal() and is_run(path)
+    ]
+    return [Run(path) for _, path in sorted(numbered, reverse=True)]
 
 
 def is_run(path: Path) -> bool:
@@ -146,7 +205,10 @@ def _forget(run: Run) -> None:
         run.best,
         run.metrics,
         run.bench,
+        run.predictions,
+        run.report,
         run.environment,
+        run.stages,
         run.folder / "result.json",
     ]
     for path in [*names, *(run.exports.glob("*") if run.exports.is_dir() else ())]:

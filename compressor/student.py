@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 import torch
 
-from compressor import checkpoint, models
+from compressor import checkpoint, manifest, models
 from compressor.artifacts import facts, torch_runner
 from compressor.errors import Interrupted
 from compressor.evaluate import predict, score
@@ -61,6 +61,7 @@ def train_student(prepared: Prepared, state: TrainingState, folder: Run, tell: T
     written = _write(prepared, state, folder)
     result = _first_record(prepared, written, folder)
     result.write(folder.folder)
+    manifest.write(folder, result)
     return result
 
 

@@ -1,6 +1,7 @@
 """Checkpoints: any teacher in, our own students and training states in and out. Nothing in a file is executed."""
 
 from compressor.checkpoint.check import Checked, check_teacher
+from compressor.checkpoint.graph import open_graph
 from compressor.checkpoint.intake import load_network, load_teacher
 from compressor.checkpoint.network import Network, default_data
 from compressor.checkpoint.reading import Tensors, read_tensors
@@ -16,6 +17,7 @@ __all__ = [
     "load_network",
     "load_state",
     "load_teacher",
+    "open_graph",
     "read_tensors",
     "save_state",
     "save_student",

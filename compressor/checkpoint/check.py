@@ -34,6 +34,7 @@ _PHRASES = {
     "fashion_mnist": "with Fashion-MNIST's normalisation",
     "0.5": "with mean and std 0.5",
     "none": "without normalisation",
+    "bytes": "with pixels of 0 to 255",
 }
 
 
@@ -131,7 +132,7 @@ def check_teacher(
     height, width = dataset.input_shape[1:]
     count = min(len(split), max(256, min(limit, limit * _SMALL // (height * width))))
     if count == 0:
-        raise InputRejected(f"{dataset.name} has no test or validation images to try the teacher on")
+        raise InputRejected(f"{dataset.name} has no test or validation images to try {network.called} on")
 
     given = _given(network, dataset)
     options = dict([given] if given else []) | _usual(dataset)
@@ -142,8 +143,8 @@ def check_teacher(
     tried = _predict(network, {name: options[name] for name in finalists}, split, count)
 
     images = f"of {count:,} {kind} images"
-    _refuse_shuffled(tried, network.classes, dataset.classes, images)
-    _refuse_guessing(tried, images)
+    _refuse_shuffled(network, tried, dataset.classes, images)
+    _refuse_guessing(network, tried, images)
     if given is None:
         return _best(network, tried, images)
     return _settled(network, tried, images, automatic=normalize == "auto")
@@ -163,7 +164,7 @@ def _usual(dataset: Data) -> dict[str, Statistics]:
     found = {"with the data's own normalisation": (dataset.mean, dataset.std)}
     for name, (mean, std) in NORMALISATIONS.items():
         same = len({*mean}) == 1 and len({*std}) == 1
-        if len(mean) == channels or (same and name in {"0.5", "none"}):
+        if len(mean) == channels or (same and name in {"0.5", "none", "bytes"}):
             found[_PHRASES.get(name, f"with {name}'s normalisation")] = (
                 (mean, std) if len(mean) == channels else (mean[:1] * channels, std[:1] * channels)
             )
@@ -211,10 +212,15 @@ def _settled(network: Network, tried: Sequence[_Tried], images: str, *, automati
     both = f"{given.top1:.1f} % {images} {given.phrase}, on {other.top1:.1f} % {other.phrase}"
     if automatic:
         return _checked(network, other, f"right on {both}; using that")
-    mean, std = ([round(value, 4) for value in values] for values in other.statistics)
+    mean, std = ([float(f"{value:.4g}") for value in values] for values in other.statistics)
+    same = (
+        f"teacher.mean {mean} and teacher.std {std} in a recipe"
+        if network.path.suffix != ".onnx"
+        else f"--mean {','.join(map(str, mean))} --std {','.join(map(str, std))}"
+    )
     raise InputRejected(
-        f"the teacher is right on {both}",
-        hint=f"--normalize auto uses the better one; so do teacher.mean {mean} and teacher.std {std} in a recipe",
+        f"{network.called} is right on {both}",
+        hint=f"--normalize auto uses the better one; so does {same}",
     )
 
 
@@ -230,7 +236,8 @@ def _checked(network: Network, tried: _Tried, sentence: str) -> Checked:
     return Checked(network.normalised(*tried.statistics), tried.top1, sentence)
 
 
-def _refuse_shuffled(tried: Sequence[_Tried], classes: int, names: Sequence[str], images: str) -> None:
+def _refuse_shuffled(network: Network, tried: Sequence[_Tried], names: Sequence[str], images: str) -> None:
+    classes = network.classes
     best = max(tried, key=lambda one: one.score(classes))
     right = best.reordered(classes)
     if not _clearly_better(right, best.right):
@@ -239,18 +246,18 @@ def _refuse_shuffled(tried: Sequence[_Tried], classes: int, names: Sequence[str]
     moved = [(k, names[true]) for k, true in enumerate(order.tolist()) if k != true]
     listed = ", ".join(f"{k} is {name!r}" for k, name in moved[:6]) + (", ..." if len(moved) > 6 else "")
     raise InputRejected(
-        f"the order of the classes looks shuffled: the teacher is right on {best.top1:.1f} % {images} as it is, "
+        f"the order of the classes looks shuffled: {network.called} is right on {best.top1:.1f} % {images} as it is, "
         f"on {100 * right.float().mean().item():.1f} % with its classes re-ordered",
-        hint=f"give the data's classes the order the teacher was trained with: its class {listed}",
+        hint=f"give the data's classes the order that {network.called} was trained with: its class {listed}",
     )
 
 
-def _refuse_guessing(tried: Sequence[_Tried], images: str) -> None:
+def _refuse_guessing(network: Network, tried: Sequence[_Tried], images: str) -> None:
     best = max(tried, key=lambda one: one.top1)
     share = best.labels.bincount().max().item() / len(best.labels)  # what always saying the commonest class would get
     if best.top1 <= 100 * (share + SIGMAS * sqrt(share * (1 - share) / len(best.labels))):
         raise InputRejected(
-            f"the teacher is right on {best.top1:.1f} % {images} at best, "
+            f"{network.called} is right on {best.top1:.1f} % {images} at best, "
             f"hardly more than guessing ({100 * share:.1f} %)",
             hint="it was probably trained on other data, or its training failed: give the data it was trained on",
         )

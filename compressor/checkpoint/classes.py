@@ -36,7 +36,7 @@ def named_order(network: Network, names: Sequence[str]) -> None:
         return
     at = next(k for k, (one, other) in enumerate(zip(theirs, names, strict=True)) if one != other)
     raise InputRejected(
-        f"the teacher's classes have another order than the data's: its class {at} is {theirs[at]!r}, "
+        f"{network.called}'s classes have another order than the data's: its class {at} is {theirs[at]!r}, "
         f"the data's is {names[at]!r}",
         hint="order the data's classes as the teacher has them: " + ", ".join(theirs[:10]),
     )

@@ -28,13 +28,13 @@ def fitted(network: Network, dataset: Described) -> Network:
     """
     if network.classes != len(dataset.classes):
         raise InputRejected(
-            f"the teacher has {network.classes} classes, but {dataset.name} has {len(dataset.classes)}",
+            f"{network.called} has {network.classes} classes, but {dataset.name} has {len(dataset.classes)}",
             hint="give the data that it was trained on",
         )
     shape = dataset.input_shape
     if network.input_shape[0] != shape[0]:
         raise InputRejected(
-            f"the teacher takes images of {network.input_shape[0]} channels, "
+            f"{network.called} takes images of {network.input_shape[0]} channels, "
             f"but those of {dataset.name} have {shape[0]}",
             hint="give the data that it was trained on",
         )
@@ -60,6 +60,6 @@ def _rebuilt(network: Network, shape: Shape, name: str) -> Network:
 def _wrong_size(network: Network, shape: Shape, name: str) -> InputRejected:
     (_, height, width), (_, own_height, own_width) = shape, network.input_shape
     return InputRejected(
-        f"the teacher takes images of {own_height}x{own_width}, but those of {name} are {height}x{width}",
+        f"{network.called} takes images of {own_height}x{own_width}, but those of {name} are {height}x{width}",
         hint=f"--image-size {own_height} scales the images of a folder" if own_height == own_width else None,
     )

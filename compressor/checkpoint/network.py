@@ -23,7 +23,8 @@ class Network:
     `arch` is None for a network that brought its own code (TorchScript, torch.export). `input_shape` is what it was
     made for, or is usual. Where `stated` is False, neither the file nor the user said how to normalise, and `mean` and
     `std` are 0 and 1 until the teacher check has chosen. `data` names the data set in the file's metadata. `path`
-    is the file, in a run's folder that of its student; `summary` is one line to print.
+    is the file, in a run's folder that of its student; `summary` is one line to print; `called` is its name in
+    sentences.
     """
 
     module: nn.Module
@@ -39,6 +40,7 @@ class Network:
     path: Path
     sha256: str
     summary: str
+    called: str = "the teacher"
 
     def normalised(self, mean: Sequence[float], std: Sequence[float]) -> "Network":
         """Return the same network, sharing its weights, under another normalisation."""

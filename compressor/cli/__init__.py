@@ -10,7 +10,7 @@ import sys
 
 import typer
 
-from compressor.cli import listing, work
+from compressor.cli import compare, diff, doctor, export, listing, measure, report, train, verify
 from compressor.errors import CompressError
 from exporters.errors import ExporterError
 
@@ -24,10 +24,12 @@ app = typer.Typer(
     help="Distil an image classifier into a smaller one, prove what was kept, export and measure it.",
 )
 for command in (
-    *(work.train, work.distill, work.export, work.validate, work.bench, work.run),
+    *(train.train, train.distill, export.export, measure.validate, measure.bench),
+    *(train.run, compare.compare, diff.diff, report.report, verify.verify, doctor.doctor),
     *(listing.inspect, listing.models, listing.methods),
 ):
     app.command()(command)
+app.command(hidden=True)(compare.compare_cell)
 
 recipes = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="List, show, copy and check recipes.")
 recipes.command("ls")(listing.recipes_ls)

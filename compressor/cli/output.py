@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+from collections.abc import Collection
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -34,6 +37,40 @@ def show(result: Result | Metrics, *, as_json: bool) -> None:
     console.print(report.summary(result))
     if result.gates:
         console.print(report.gates(result.gates))
+
+
+def hold(result: Result, *, complete: bool, asked: Collection[str] = ()) -> None:
+    """End the command where a gate is broken, after marking each such gate where GitHub shows it; see `gates.broken`.
+
+    GitHub reads both streams, so that standard output stays data.
+    """
+    from compressor.gates import broken, enforce
+    from compressor.report.github import workflow_commands
+
+    if os.environ.get("GITHUB_ACTIONS") == "true":
+        failed = broken(result.gates, complete=complete, asked=asked)
+        for command in workflow_commands(result.gates, failed=failed):
+            typer.echo(command, err=True)
+    enforce(result.gates, complete=complete, asked=asked)
+
+
+def publish(result: Result, *, junit: Path | None, markdown: Path | None) -> None:
+    """Write the result where the user, and GitHub's job summary, want it. A summary that fails costs a warning only."""
+    from compressor.errors import InputRejected
+    from compressor.files import append_text, write_text
+    from compressor.report.junit import junit as junit_of
+    from compressor.report.markdown import markdown as markdown_of
+
+    if junit is not None:
+        write_text(junit, junit_of(result))
+    if markdown is not None:
+        write_text(markdown, markdown_of(result))
+    summary = os.environ.get("GITHUB_STEP_SUMMARY")
+    if summary:
+        try:
+            append_text(Path(summary), markdown_of(result) + "\n")
+        except (OSError, InputRejected) as error:
+            typer.echo(f"warning: the job summary is not written: {error}", err=True)
 
 
 def show_facts(facts: dict[str, Any], indent: str = "") -> None:

@@ -26,6 +26,7 @@ NORMALISATIONS: dict[str, Statistics] = {
     "fashion_mnist": ((0.2860,), (0.3530,)),
     "0.5": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
     "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+    "bytes": ((0.0, 0.0, 0.0), (1 / 255, 1 / 255, 1 / 255)),
 }
 
 
@@ -76,7 +77,7 @@ def open_official(name: str, config: Data, device: torch.device) -> Loaded:
 
     known = OFFICIAL[name]
     reader = getattr(datasets, known.reader)
-    root = _root(name, known, config)
+    root = root_of(name, known, config)
     try:
         train, test = (reader(root, train=training, download=False) for training in (True, False))
     except (RuntimeError, ValueError, AssertionError, OSError, EOFError, KeyError) as error:
@@ -102,8 +103,12 @@ def open_official(name: str, config: Data, device: torch.device) -> Loaded:
     )
 
 
-def _root(name: str, known: Official, config: Data) -> Path:
-    """Return the folder that holds the data set: `data.root` when given, else `$COMPRESS_DATA`, else `./data`."""
+def root_of(name: str, known: Official, config: Data) -> Path:
+    """Return the folder that holds the data set: `data.root` when given, else `$COMPRESS_DATA`, else `./data`.
+
+    Raises:
+        InputRejected: it is in none of them.
+    """
     if config.root is not None:
         places = [config.root.expanduser()]
     else:

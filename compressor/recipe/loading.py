@@ -22,7 +22,7 @@ from compressor.errors import UsageError
 from compressor.recipe import shape
 from compressor.recipe.complaints import explain
 from compressor.recipe.document import Dumper, Place, parse, read
-from compressor.recipe.schema import Recipe
+from compressor.recipe.schema import Export, Recipe
 
 _FOLDER = "folder:"
 
@@ -75,6 +75,17 @@ def load(path: Path, overrides: Sequence[str] = (), *, values: Mapping[str, Any]
 def build(values: Mapping[str, Any], overrides: Sequence[str] = (), *, base: Path) -> Recipe:
     """Return the recipe in `values`, nested like a file, with relative paths from `base`, after `overrides` apply."""
     return _recipe(_Draft(_absolute(_plain(values), base.absolute())), [], overrides)
+
+
+def export_target(asked: Mapping[str, Any], overrides: Sequence[str] = ()) -> Export:
+    """Return one entry of a recipe's `export` from flags and `--set` (keys relative to the entry), checked alike."""
+    values = {"name": "export", "student": {"arch": "graph"}, "export": [dict(asked)]}
+    return build(values, export_overrides(overrides), base=Path.cwd()).export[0]
+
+
+def export_overrides(overrides: Sequence[str]) -> list[str]:
+    """Return `--set` values that are relative to the first export as a recipe knows them."""
+    return [f"export.0.{override}" for override in overrides]
 
 
 def dump(recipe: Recipe) -> str:

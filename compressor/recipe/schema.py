@@ -22,6 +22,7 @@ from compressor.methods.bss import BSS
 
 Format = Literal["onnx", "trt", "trt-rtx", "openvino"]
 FORMATS: tuple[str, ...] = get_args(Format)
+ENGINES = ("trt", "trt-rtx")
 
 
 def refusal(message: str, *, key: str = "", hint: str = "") -> PydanticCustomError:
@@ -159,15 +160,52 @@ class Training(Config):
         return self
 
 
+class Calibration(Config):
+    """The images that the ranges of INT8 are read from: of the training split, never augmented, never random."""
+
+    samples: PositiveInt = 512
+    boundary: Fraction | None = Field(
+        default=None,
+        description="share of boundary supporting samples; null: 0.25 where there is a network whose boundary can be "
+        "walked to",
+    )
+    method: Literal["minmax", "entropy", "percentile"] = "minmax"
+
+
+class Engine(Config):
+    """How TensorRT builds. The profile is the target's `batch`."""
+
+    workspace_mb: PositiveInt | None = Field(default=None, description="scratch memory in MiB; null: all there is")
+    tf32: bool = Field(default=False, description="fp32 with the 10 bits of mantissa of TF32")
+    optimization_level: Annotated[int, Field(ge=0, le=5)] = Field(
+        default=3, description="5 builds longest, runs fastest"
+    )
+    hardware: Literal["this", "ampere+", "same-sm"] = Field(default="this", description="which GPUs may load the plan")
+    version_compatible: bool = Field(default=False, description="newer minor versions of TensorRT may load the plan")
+    timing_cache: Path | None = Field(default=None, description="a file that makes the next build faster")
+
+
 class Export(Config):
     """One file to write."""
 
     format: Format = "onnx"
-    precision: Literal["fp32", "fp16", "bf16", "int8"] = "fp32"
-    opset: PositiveInt = Field(default=20, description="ONNX operator set")
+    precision: Literal["fp32", "fp16", "bf16", "int8"] = Field(default="fp32", description="bf16 is experimental")
+    opset: PositiveInt | None = Field(default=None, description="ONNX operator set; null: 20, for bf16 22")
+    input: Literal["float32", "uint8"] = Field(
+        default="float32", description="float32: NCHW in [0, 1]; uint8: NHWC, as an image decoder gives them"
+    )
+    output: Literal["logits", "probabilities"] = "logits"
     batch: Annotated[tuple[PositiveInt, ...], Field(min_length=3, max_length=3)] = Field(
         default=(1, 8, 32), description="smallest, usual and largest batch of an engine"
     )
+    quantization: Literal["cpu", "trt"] | None = Field(
+        default=None, description="of int8: what ONNX Runtime and OpenVINO want, or TensorRT; null: as the format needs"
+    )
+    calibration: Calibration = Calibration()
+    max_drop: NonNegativeFloat | None = Field(
+        default=None, description="of int8: keep layers in fp32 until at most so many points of top-1 are lost"
+    )
+    engine: Engine = Engine()
 
     @field_validator("batch")
     @classmethod
@@ -175,6 +213,31 @@ class Export(Config):
         if list(batch) != sorted(batch):
             raise refusal("must be the smallest, the usual and the largest batch, in this order")
         return batch
+
+    @model_validator(mode="after")
+    def _settings_have_an_effect(self) -> Self:
+        fields = type(self).model_fields
+        given = {name for name in fields if getattr(self, name) != fields[name].default}
+        if self.precision != "int8" and (idle := sorted(given & {"quantization", "calibration", "max_drop"})):
+            raise refusal(f"is for precision int8, not {self.precision}", key=idle[0])
+        if self.format not in ENGINES and (idle := sorted(given & {"engine", "batch"})):
+            raise refusal(f"is for the formats {' and '.join(ENGINES)}, not {self.format}", key=idle[0])
+        needed = {"trt": "trt", "trt-rtx": "trt", "openvino": "cpu"}.get(self.format)
+        if self.quantization is not None and needed not in (None, self.quantization):
+            raise refusal(f"must be {needed} for the format {self.format}", key="quantization")
+        return self
+
+    @property
+    def operators(self) -> int:
+        """The ONNX operator set to write: bf16 convolutions came with 22."""
+        return self.opset or (22 if self.precision == "bf16" else 20)
+
+    @property
+    def variant(self) -> str:
+        """What sets the file apart from others of its format and precision, as a part of its name: `""` or `.uint8`."""
+        parts = {"uint8": self.input == "uint8", "probabilities": self.output == "probabilities"}
+        parts["trt"] = self.format == "onnx" and self.quantization == "trt"
+        return "".join(f".{name}" for name, there in parts.items() if there)
 
 
 class Bench(Config):
@@ -186,6 +249,17 @@ class Bench(Config):
     duration_s: PositiveFloat = 1.0
     min_iterations: PositiveInt = 30
     threads: PositiveInt | None = Field(default=None, description="of one inference; null: the runtime's own choice")
+    transfers: bool = Field(default=False, description="whether copies between host and device are timed too")
+    cuda_graph: bool = Field(default=False, description="replay one recorded CUDA graph; refused on a CPU")
+    memory: bool = Field(default=False, description="start a process for each file to see what memory it needs")
+
+    @model_validator(mode="after")
+    def _graphs_stay_on_the_device(self) -> Self:
+        if self.transfers and self.cuda_graph:
+            raise refusal(
+                "does not go with transfers: a recorded graph begins and ends on the device", key="cuda_graph"
+            )
+        return self
 
 
 class Validate(Config):
@@ -218,7 +292,53 @@ class Gates(Config):
     max_size_mb: PositiveFloat | None = None
     min_robust_top1: Points | None = None
     max_ece: Fraction | None = None
-    undecided: Literal["pass", "fail"] = Field(default="pass", description="a drop the test set is too small to prove")
+    baseline: Path | None = Field(
+        default=None, description="result.json of an earlier run, or its folder: what regressions are counted from"
+    )
+    max_top1_regression: NonNegativeFloat | None = Field(default=None, description="points below the baseline")
+    max_agreement_regression: Fraction | None = Field(default=None, description="below the baseline, a fraction")
+    max_latency_regression: NonNegativeFloat | None = Field(
+        default=None, description="per cent above the baseline's median, at each batch size"
+    )
+    max_size_regression: NonNegativeFloat | None = Field(default=None, description="per cent above the baseline")
+    undecided: Literal["pass", "fail"] | None = Field(
+        default=None,
+        description="what lies within its 95 % interval; null: differences that cannot be proven pass, limits on a "
+        "value by itself are held against what was measured",
+    )
+
+
+class TensorBoard(Config):
+    """Curves and parameters as event files, for `tensorboard --logdir`."""
+
+    kind: Literal["tensorboard"] = "tensorboard"
+    folder: Path | None = Field(default=None, description="of the event files; null: tensorboard/ in the run folder")
+
+
+class MLflow(Config):
+    """A run on an MLflow server. Passwords and tokens come from MLflow's own environment variables alone."""
+
+    kind: Literal["mlflow"] = "mlflow"
+    uri: Annotated[str, Field(min_length=1)] | None = Field(
+        default=None, description="of the server, such as http://127.0.0.1:5000; null: $MLFLOW_TRACKING_URI"
+    )
+    experiment: Annotated[str, Field(min_length=1)] = "compress"
+    register_as: Annotated[str, Field(min_length=1, pattern=r"^[^/:]+$")] | None = Field(
+        default=None, alias="register", description="registered model that the first ONNX file becomes a version of"
+    )
+
+    @field_validator("uri")
+    @classmethod
+    def _holds_no_secret(cls, uri: str | None) -> str | None:
+        if uri is not None and "@" in uri.partition("://")[2].partition("/")[0]:
+            raise refusal(
+                "must not hold a user or a password",
+                hint="export MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN",
+            )
+        return uri
+
+
+Tracking = Annotated[TensorBoard | MLflow, Field(discriminator="kind")]
 
 
 class Recipe(Config):
@@ -239,15 +359,36 @@ class Recipe(Config):
     validation: Validate = Field(default=Validate(), alias="validate")
     bench: Bench = Bench()
     gates: Gates = Gates()
+    tracking: tuple[Tracking, ...] = Field(default=(), description="where a run is told of, beside its folder")
 
     @field_validator("export")
     @classmethod
     def _exports_differ(cls, exports: tuple[Export, ...]) -> tuple[Export, ...]:
-        files = [f"{export.format} {export.precision}" for export in exports]
+        files = [f"{export.format} {export.precision}{export.variant.replace('.', ' ')}" for export in exports]
         twice = [file for file in files if files.count(file) > 1]
         if twice:
             raise refusal(f"lists {twice[0]} twice, and both would be the same file")
         return exports
+
+    @field_validator("tracking")
+    @classmethod
+    def _trackers_differ(cls, trackers: tuple[Tracking, ...]) -> tuple[Tracking, ...]:
+        kinds = [tracker.kind for tracker in trackers]
+        twice = [kind for kind in kinds if kinds.count(kind) > 1]
+        if twice:
+            raise refusal(f"lists {twice[0]} twice")
+        return trackers
+
+    @model_validator(mode="after")
+    def _what_is_registered_is_exported(self) -> Self:
+        for index, tracker in enumerate(self.tracking):
+            if (
+                isinstance(tracker, MLflow)
+                and tracker.register_as
+                and "onnx" not in {each.format for each in self.export}
+            ):
+                raise refusal("needs an export of the format onnx", key=f"tracking.{index}.register")
+        return self
 
 
 def require_runnable(recipe: Recipe) -> None:

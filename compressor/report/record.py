@@ -20,7 +20,7 @@ class Record(BaseModel):
 
 
 class Timing(Record):
-    """Latency of one batch size. Every sample is in `bench.json` beside the record."""
+    """What one batch size costs. Every sample is in `bench.json` beside the record."""
 
     p50: float
     p90: float
@@ -32,11 +32,20 @@ class Timing(Record):
     iterations: int
     threads: int | None
     transfers: bool
+    cuda_graph: bool = False
     other_load: float | None
+    clock_mhz: float | None = None
+    gpu_clock_mhz: float | None = None
+    gpu_slow_downs: tuple[str, ...] = ()
+    gpu_shared: bool | None = None
+    energy_j: float | None = None
+    memory_mb: float | None = None
+    peak_memory_mb: float | None = None
+    gpu_memory_mb: float | None = None
 
 
 class Parity(Record):
-    """Distance of an artifact's logits from those of the network it was exported from."""
+    """Distance of an artifact's logits from those of what it was exported from."""
 
     max_error: float
     mean_error: float
@@ -52,7 +61,7 @@ class Metrics(Record):
     path: str
     format: str
     precision: str
-    provider: str
+    provider: str | None
     sha256: str
     size_bytes: int
     samples: int | None = None
@@ -83,19 +92,40 @@ class Network(Metrics):
     macs: int | None
 
 
-class Artifact(Metrics):
-    """An exported file."""
+class Calibration(Record):
+    """How an INT8 file was quantised."""
 
+    recipe: str
+    method: str
+    samples: int
+    boundary: int
+    kept_fp32: tuple[str, ...]
+    drop: float | None
+
+
+class Artifact(Metrics):
+    """An exported file. Without a `provider` it was built here and could not be run here; `note` says why."""
+
+    input: str = "float32"
+    output: str = "logits"
+    companions: tuple[str, ...] = ()
+    census: dict[str, int] = {}
+    calibration: Calibration | None = None
     parity: Parity | None = None
+    note: str | None = None
+
+
+Verdict = Literal["held", "broken", "undecided", "unmeasured"]
 
 
 class Gate(Record):
-    """One promise: `passed` is null when it could not be decided or was not measured, and `detail` says which."""
+    """One promise: `passed` is null when it is not measured, or undecided and that does not break it."""
 
     gate: str
     artifact: str
     limit: float
     value: float | None
+    verdict: Verdict
     passed: bool | None
     detail: str
 
@@ -135,7 +165,7 @@ class Result(Record):
     gates: tuple[Gate, ...] = ()
     passed: bool | None = None
     versions: dict[str, str]
-    hardware: dict[str, str | int | float | list[str] | None]
+    hardware: dict[str, str | int | float | list[str] | list[int] | None]
 
     def write(self, folder: Path) -> None:
         """Write `result.json` into a run folder, whole or not at all."""
@@ -148,14 +178,28 @@ def read(folder: Path) -> Result:
     Raises:
         InputRejected: there is none, it is damaged, or it is of another schema.
     """
-    path = folder / NAME
-    try:
-        return Result.model_validate_json(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not (folder / NAME).is_file():
         raise InputRejected(
             f"{folder} has no {NAME}", hint="finish the run first: compress distill --resume " + str(folder)
-        ) from None
+        )
+    return read_file(folder / NAME)
+
+
+def read_file(path: Path) -> Result:
+    """Return the record in a file that is there.
+
+    Raises:
+        InputRejected: it cannot be read, is damaged, or is of another schema.
+    """
+    try:
+        return Result.model_validate_json(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputRejected(f"cannot read {path}: {error.strerror}") from error
     except (ValidationError, UnicodeDecodeError) as error:
         problem = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": "not text"}
         where = ".".join(str(part) for part in problem["loc"]) or "the file"
+        if problem["loc"] == ("result",):
+            raise InputRejected(
+                f"{path} is not a result record of schema 1: its schema is {problem['input']}"
+            ) from None
         raise InputRejected(f"{path} is not a result record of schema 1: {where}: {problem['msg']}") from None

@@ -7,6 +7,8 @@ from rich.table import Table
 
 from compressor.report.record import Gate, Metrics, Network, Result
 
+# Costs of the largest batch beyond its latency, shown where they were measured.
+COSTS = {"memory_mb": ("memory MB", ",.1f"), "gpu_memory_mb": ("GPU MB", ",.1f"), "energy_j": ("J a batch", ".3g")}
 Row = tuple[str, Metrics, Network | None]  # what to call it, what was measured, the network it holds
 
 
@@ -49,6 +51,9 @@ def _table(rows: Sequence[Row], title: str) -> Table:
         table.add_column(f"b{batch} ms", justify="right", no_wrap=True)
     if batches:
         table.add_column("speed-up", justify="right", no_wrap=True)
+    costs = [cost for cost in COSTS if any(_cost(metrics, cost) is not None for _, metrics, _ in rows)]
+    for cost in costs:
+        table.add_column(COSTS[cost][0], justify="right", no_wrap=True)
     for label, metrics, network in rows:
         cells = [
             label,
@@ -61,12 +66,20 @@ def _table(rows: Sequence[Row], title: str) -> Table:
             _number(metrics.ece, ".3f"),
             _number(metrics.pgd_top1, ".1f"),
         ]
-        cells += [_number(p50(metrics, batch), ".2f") for batch in batches]
+        cells += [_milliseconds(p50(metrics, batch)) for batch in batches]
         if batches:
             ours, first = p50(metrics, batches[0]), p50(rows[0][1], batches[0])
             cells.append(f"{first / ours:.1f}x" if ours and first else "-")
+        cells += [_number(_cost(metrics, cost), COSTS[cost][1]) for cost in costs]
         table.add_row(*cells)
     return table
+
+
+def _cost(metrics: Metrics, key: str) -> float | None:
+    """Return what the largest batch that was measured costs."""
+    timings = metrics.latency_ms or {}
+    cost: float | None = getattr(timings[max(timings, key=int)], key) if timings else None
+    return cost
 
 
 def _label(metrics: Metrics) -> str:
@@ -75,6 +88,10 @@ def _label(metrics: Metrics) -> str:
 
 def _number(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)
+
+
+def _milliseconds(value: float | None) -> str:
+    return _number(value, ".2f" if value is None or value >= 1 else ".3f")
 
 
 def _count(value: int | None) -> str:

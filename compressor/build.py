@@ -1,0 +1,203 @@
+"""From an fp32 graph to an artifact that is proved: precision, borders, the runtime's own build, and the comparison.
+
+All of it happens in a scratch folder beside the final place; only files that answer as their source does leave it.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compressor.artifacts import exporter_of, file_facts, format_of, located
+from compressor.errors import InputRejected
+from compressor.files import explained
+from compressor.progress import Tell
+from compressor.proof import graph_images, prove
+from compressor.recipe import ENGINES, Calibration, Export
+from compressor.report import record
+from exporters import Built, Engine, Exporter, Runner, onnx, quantize
+from exporters.errors import RuntimeMissing
+from exporters.tensorrt import TENSORRT, TENSORRT_RTX, sidecar
+
+Images = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Source:
+    """What artifacts are made from, and what they are held against.
+
+    `trunk` writes the fp32 graph in an operator set to a path. `reference` answers as every artifact must, `images`
+    `[N, C, H, W]` are what it is asked. `calibration` gives images for INT8 and how many of them lie on the boundary;
+    `drop` measures on held-out labelled images how many points of top-1 a runner loses against the reference.
+    `metadata` is what a file says of itself.
+    """
+
+    name: str
+    trunk: Callable[[Path, int], None]
+    reference: Runner
+    images: Images
+    calibration: Callable[[Calibration], tuple[Images, int]]
+    drop: Callable[[Runner], float]
+    metadata: Mapping[str, str]
+
+
+def build(
+    source: Source, target: Export, folder: Path, tell: Tell, *, provider: str, relative_to: Path | None = None
+) -> record.Artifact:
+    """Make one artifact in `folder`, prove it, and return what there is to say of it.
+
+    Args:
+        provider: what runs the artifact for its proof, as `Exporter.load` names it.
+        relative_to: the folder that the record's paths start from.
+
+    Raises:
+        ExportFailed: the file could not be made, or does not answer as its source does; nothing is left behind.
+        InputRejected: there are no images to calibrate with, or the folder cannot be written to.
+    """
+    exporter = exporter_of(target.format)
+    with explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        scratch = tempfile.TemporaryDirectory(prefix=".building-", dir=folder)
+    with scratch as place:
+        finished = Path(place) / "finished"
+        finished.mkdir()
+        graph, calibration = _graph(source, target, exporter, Path(place), tell)
+        built = _built(source, target, exporter, graph, finished)
+        known, sentence = _proved(source.reference, source.images, exporter, built, graph, provider)
+        with explained(folder):
+            for each in sorted(finished.iterdir(), key=lambda file: file == built.path):  # the file itself comes last
+                each.replace(folder / each.name)
+    path = folder / built.path.name
+    tell(f"exported {path}: {sentence}")
+    described = {"input": target.input, "output": target.output, "calibration": calibration}
+    return _recorded(path, built, {**known, **described}, relative_to)
+
+
+def rebuild(path: Path, tell: Tell, *, provider: str, relative_to: Path | None = None) -> record.Artifact:
+    """Build a plan anew for this machine from the ONNX file beside it, and prove it against that file.
+
+    Raises:
+        ArtifactRejected: it is no plan of ours, or its ONNX file is not beside it.
+        ExportFailed: it could not be built, or does not answer as the graph does.
+    """
+    format_ = format_of(path)
+    if format_ not in ENGINES:
+        raise InputRejected(f"{path} is not a plan", hint="compress export --rebuild PLAN")
+    exporter = TENSORRT if format_ == "trt" else TENSORRT_RTX
+    built = exporter.rebuild(path)
+    graph = path.with_name(sidecar.read(built.path).source)
+    reference = onnx.load(graph)
+    known, sentence = _proved(reference, graph_images(reference, None, seed=0), exporter, built, graph, provider)
+    tell(f"built {built.path}: {sentence}")
+    return _recorded(built.path, built, known, relative_to)
+
+
+def _graph(
+    source: Source, target: Export, exporter: Exporter, place: Path, tell: Tell
+) -> tuple[Path, record.Calibration | None]:
+    """Write the ONNX file that has the precision and the borders of the target."""
+    graph, calibration = place / "trunk.onnx", None
+    source.trunk(graph, target.operators)
+    if target.precision == "int8":
+        graph, calibration = _quantized(source, target, exporter, graph, tell)
+    shaped = place / "graph.onnx"
+    onnx.convert(
+        graph,
+        shaped,
+        precision=None if target.precision == "int8" else target.precision,
+        pixels=target.input,
+        output=target.output,
+        metadata={**source.metadata, "compress.input": _wanted(source, target)},
+    )
+    return shaped, calibration
+
+
+def _wanted(source: Source, target: Export) -> str:
+    """Return in words what the file takes."""
+    colour = "RGB" if source.reference.input_shape[0] == 3 else "grey"
+    form = "NCHW float32 pixels in [0, 1]" if target.input == "float32" else "NHWC uint8 pixels"
+    return f"{colour}, {form}; mean and std are applied inside"
+
+
+def _quantized(
+    source: Source, target: Export, exporter: Exporter, trunk: Path, tell: Tell
+) -> tuple[Path, record.Calibration]:
+    recipe = target.quantization or exporter.QUANTIZATION
+    method = target.calibration.method
+    images, boundary = source.calibration(target.calibration)
+    tell(f"calibrating INT8 ({recipe}) on {len(images)} training images, {boundary} of them on the boundary")
+    path = trunk.with_name("int8.onnx")
+    if target.max_drop is None:
+        quantized = quantize.quantize(trunk, path, images, recipe=recipe, method=method)
+    else:
+        quantized = quantize.quantize_within(
+            trunk,
+            path,
+            images,
+            recipe=recipe,
+            method=method,
+            max_drop=target.max_drop,
+            drop=lambda candidate: source.drop(onnx.load(candidate)),
+        )
+        kept = f"in fp32: {', '.join(quantized.kept)}" if quantized.kept else "every layer is INT8"
+        tell(f"INT8 loses {quantized.drop:.2f} points on validation images, {target.max_drop:g} are allowed; {kept}")
+    return path, record.Calibration(
+        recipe=recipe,
+        method=method,
+        samples=len(images),
+        boundary=boundary,
+        kept_fp32=quantized.kept,
+        drop=quantized.drop,
+    )
+
+
+def _built(source: Source, target: Export, exporter: Exporter, graph: Path, finished: Path) -> Built:
+    """Build the artifact; beside a plan stays the graph that it is built from again on another machine."""
+    stem = source.name + target.variant
+    if target.format not in ENGINES:
+        return exporter.build(graph, finished, stem, precision=target.precision, engine=Engine())
+    mark = ".trt" if target.precision == "int8" else ""
+    kept = onnx.build(graph, finished, stem + mark, precision=target.precision, engine=Engine())
+    smallest, usual, largest = target.batch
+    engine = Engine(batch=(smallest, usual, largest), **target.engine.model_dump())
+    return exporter.build(kept.path, finished, stem, precision=target.precision, engine=engine)
+
+
+def _proved(
+    reference: Runner, images: Images, exporter: Exporter, built: Built, graph: Path, provider: str
+) -> tuple[dict[str, Any], str]:
+    """Return what is known of the artifact, and a sentence: it answers as its source does, or cannot run here."""
+    try:
+        runner = exporter.load(built.path, provider=provider)
+    except RuntimeMissing as missing:
+        note = f"built, not run here: {missing.message}{_proof_of_graph(reference, images, graph)}"
+        return {"format": built.format, "precision": built.precision, "provider": None, "note": note}, note
+    proof = prove(runner, reference, images)
+    ran = {"format": runner.format, "precision": runner.precision, "provider": runner.provider}
+    return {**ran, "parity": proof}, f"{proof.samples} images, largest error of a logit {proof.max_error:.2g}"
+
+
+def _proof_of_graph(reference: Runner, images: Images, graph: Path) -> str:
+    """Prove at least the graph that an artifact was built from, where ONNX Runtime can run that on the CPU."""
+    try:
+        runner = onnx.load(graph)
+    except RuntimeMissing:
+        return ""
+    proof = prove(runner, reference, images)
+    return f"; the ONNX graph that it was built from was: largest error of a logit {proof.max_error:.2g}"
+
+
+def _recorded(path: Path, built: Built, known: Mapping[str, Any], relative_to: Path | None) -> record.Artifact:
+    companions = [path.with_name(each.name) for each in built.companions]
+    return record.Artifact(
+        **file_facts(path, companions, relative_to=relative_to),
+        **known,
+        companions=tuple(located(each, relative_to) for each in companions),
+        census=dict(built.census),
+    )

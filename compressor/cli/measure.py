@@ -1,0 +1,154 @@
+"""The commands that measure: validate, bench."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from compressor.cli.options import (
+    Data,
+    Device,
+    Gate,
+    ImageSize,
+    Json,
+    Mean,
+    NormalizeOption,
+    ProviderOption,
+    Quiet,
+    Std,
+    Target,
+    Teacher,
+    TeacherArch,
+    Threads,
+    gate_names,
+    gate_overrides,
+    normalisation_of,
+)
+from compressor.cli.output import hold, show, tell_of
+from compressor.errors import UsageError
+
+
+def validate(
+    target: Target = None,
+    data: Data = None,
+    teacher: Teacher = None,
+    teacher_arch: TeacherArch = None,
+    image_size: ImageSize = None,
+    device: Device = None,
+    provider: ProviderOption = None,
+    mean: Mean = None,
+    std: Std = None,
+    normalize: NormalizeOption = None,
+    gate: Gate = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure accuracy, agreement and robustness.
+
+    Of every file of a run on the same images, or of one artifact.
+    """
+    from compressor import pipeline
+
+    tell = tell_of(quiet)
+    promises = gate_overrides(gate)
+    if target is not None and target.is_file():
+        from compressor import recipe
+
+        _of_runs("--gate", gate)
+        source = recipe.Data(name=data, image_size=image_size)
+        given = None if teacher is None else recipe.Teacher(checkpoint=teacher, arch=teacher_arch)
+        normalisation = normalisation_of(mean, std, normalize)
+        metrics = pipeline.validate_file(
+            target, source, given, tell, device=device, provider=provider, normalisation=normalisation
+        )
+        show(metrics, as_json=as_json)
+        return
+    alone = {"--data": data, "--teacher": teacher, "--teacher-arch": teacher_arch, "--image-size": image_size}
+    _refuse(
+        {**alone, "--provider": provider, "--mean": mean, "--std": std, "--normalize": normalize},
+        hint="compress validate FILE ...",
+    )
+    result = pipeline.validate(target, tell, device=device, overrides=promises)
+    show(result, as_json=as_json)
+    tell("next: compress bench")
+    hold(result, complete=False, asked=gate_names(gate))
+
+
+def bench(
+    target: Target = None,
+    batch_sizes: Annotated[str | None, typer.Option(help="Comma-separated, such as 1,8,32.")] = None,
+    duration: Annotated[
+        float | None, typer.Option(min=0.001, help="Seconds of measuring, each file and batch size.")
+    ] = None,
+    threads: Threads = None,
+    transfers: Annotated[bool | None, typer.Option(help="Time copies between host and device too.")] = None,
+    cuda_graph: Annotated[bool | None, typer.Option(help="Replay a recorded CUDA graph.")] = None,
+    memory: Annotated[bool | None, typer.Option(help="Start a process for each file to see its memory.")] = None,
+    device: Device = None,
+    provider: ProviderOption = None,
+    within: Annotated[float | None, typer.Option(min=0, help="Name the best file within so many ms (p99).")] = None,
+    at_batch: Annotated[
+        int | None, typer.Option(min=1, help="Batch size of --within; the smallest one when left out.")
+    ] = None,
+    baseline: Annotated[Path | None, typer.Option(help="An earlier bench.json to compare with.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Also write every sample here: NAME.json.")] = None,
+    gate: Gate = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure latency, throughput, energy and memory.
+
+    Of every file of a run in turn, or of one artifact. Run it when nothing else runs.
+    """
+    if at_batch is not None and within is None:
+        raise UsageError("--at-batch is the batch size of --within", hint="--within 5 --at-batch 1")
+    if out is not None and out.suffix != ".json":
+        raise UsageError(f"--out takes the name of a .json file, not {out}", hint="--out bench.json")
+    from compressor import pipeline
+    from compressor.bench import baseline as baselines
+
+    tell = tell_of(quiet)
+    promises = gate_overrides(gate)
+    flags = {
+        "batch_sizes": None if batch_sizes is None else _integers("--batch-sizes", batch_sizes),
+        "duration_s": duration,
+        "threads": threads,
+        "transfers": transfers,
+        "cuda_graph": cuda_graph,
+        "memory": memory,
+    }
+    settings = {key: value for key, value in flags.items() if value is not None}
+    before = None if baseline is None else baselines.read(baseline)
+    wanted = pipeline.Wanted(before=before, within_ms=within, at_batch=at_batch, out=out)
+    if target is not None and target.is_file():
+        _of_runs("--gate", gate)
+        metrics = pipeline.bench_file(target, settings, tell, device=device, provider=provider, wanted=wanted)
+        show(metrics, as_json=as_json)
+        return
+    _refuse({"--provider": provider}, hint="compress bench FILE --provider ...")
+    result = pipeline.bench(target, settings, tell, device=device, wanted=wanted, overrides=promises)
+    show(result, as_json=as_json)
+    hold(result, complete=False, asked=gate_names(gate))
+
+
+def _of_runs(flag: str, value: object) -> None:
+    if value:
+        raise UsageError(f"{flag} goes with a run, and not with a single artifact", hint="name the folder of a run")
+
+
+def _refuse(flags: dict[str, object], *, hint: str) -> None:
+    given = [flag for flag, value in flags.items() if value is not None]
+    if given:
+        raise UsageError(f"{given[0]} goes with a single artifact; a run has its own", hint=hint)
+
+
+def _integers(flag: str, text: str) -> tuple[int, ...]:
+    try:
+        numbers = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        numbers = ()
+    if not numbers or min(numbers) < 1:
+        raise UsageError(f"{flag} takes whole numbers with commas between, not {text!r}", hint=f"{flag} 1,8,32")
+    return numbers

@@ -1,0 +1,152 @@
+"""`manifest.json`: every file of a run with its hash, and what was made from what."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from compressor.errors import InputRejected
+from compressor.files import sha256, write_text
+from compressor.recipe import ENGINES
+from compressor.report import record
+from compressor.runs import Run
+from exporters.tensorrt import sidecar
+
+NAME = "manifest.json"
+# What a run goes on writing, and what is only needed to resume it.
+_LEFT_OUT = {NAME, "run.log", "stages.json", ".lock"}
+_ROLES = {
+    "recipe.resolved.yaml": "recipe",
+    "env.json": "environment",
+    "metrics.jsonl": "training curves",
+    "result.json": "record",
+    "bench.json": "latencies",
+    "predictions.npz": "predictions",
+    "checkpoints": "checkpoint",
+    "student": "student",
+    "export": "artifact",
+    "report": "report",
+}
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class File(_Part):
+    """A file of the run; `path` is relative to its folder."""
+
+    path: str
+    role: str
+    sha256: str
+    size_bytes: int
+
+
+class Link(_Part):
+    """One step of the lineage: what was made, and from what. Hashes, since files move."""
+
+    made: str
+    sha256: str
+    source: str
+    source_sha256: str
+
+
+class Manifest(_Part):
+    """Schema 1."""
+
+    manifest: Literal[1] = 1
+    name: str
+    files: tuple[File, ...]
+    lineage: tuple[Link, ...]
+
+
+def write(run: Run, result: record.Result) -> Manifest:
+    """Write the manifest of a run as its files are now, and return it."""
+    files = tuple(_file(run.folder, path) for path in _listed(run.folder))
+    manifest = Manifest(name=result.name, files=files, lineage=_lineage(run.folder, result))
+    write_text(run.folder / NAME, manifest.model_dump_json(indent=1) + "\n")
+    return manifest
+
+
+def read(folder: Path) -> Manifest:
+    """Return the manifest of a run folder.
+
+    Raises:
+        InputRejected: there is none, it is damaged, or it is of another schema.
+    """
+    path = folder / NAME
+    try:
+        return Manifest.model_validate_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputRejected(
+            f"{folder} has no {NAME}", hint="finish the run first: compress distill --resume " + str(folder)
+        ) from None
+    except (ValidationError, UnicodeDecodeError):
+        raise InputRejected(f"{path} is not a manifest of schema 1", hint="it was edited or cut short") from None
+
+
+def verify(folder: Path) -> tuple[str, ...]:
+    """Return a sentence for each file that is not as the manifest says; none when all are.
+
+    Files that a manifest does not name are named only in `export/`, from where they would be deployed. The manifest
+    itself is not signed: keep its hash where the run cannot be written to, or sign it with a tool made for that.
+    """
+    manifest = read(folder)
+    problems = [problem for file in manifest.files if (problem := _problem(folder, file)) is not None]
+    named = {file.path for file in manifest.files}
+    strangers = [path for path in _listed(folder) if path.startswith("export/") and path not in named]
+    return (*problems, *(f"{path} is not in the manifest" for path in strangers))
+
+
+def _problem(folder: Path, file: File) -> str | None:
+    path = folder / file.path
+    if not path.resolve().is_relative_to(folder.resolve()):
+        return f"{file.path} lies outside the run"
+    if not path.is_file():
+        return f"{file.path} is missing"
+    found = sha256(path)
+    if found != file.sha256:
+        return f"{file.path} was changed: sha256 {found[:12]}, in the manifest {file.sha256[:12]}"
+    return None
+
+
+def _listed(folder: Path) -> list[str]:
+    """Return the files of a run, without those that are being written and those that never stay the same."""
+    every = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    names = (path.relative_to(folder) for path in every)
+    return [
+        name.as_posix()
+        for name in names
+        if name.as_posix() not in _LEFT_OUT and not any(part.startswith(".") for part in name.parts)
+    ]
+
+
+def _file(folder: Path, name: str) -> File:
+    path = folder / name
+    role = _ROLES.get(name) or _ROLES.get(name.split("/")[0], "other")
+    return File(path=name, role=role, sha256=sha256(path), size_bytes=path.stat().st_size)
+
+
+def _lineage(folder: Path, result: record.Result) -> tuple[Link, ...]:
+    student, links = result.student, []
+    if result.teacher is not None:
+        teacher = result.teacher
+        links.append(
+            Link(
+                made=student.path,
+                sha256=student.sha256,
+                source=teacher.arch or Path(teacher.path).name,
+                source_sha256=teacher.sha256,
+            )
+        )
+    for artifact in result.artifacts:
+        made, digest = artifact.path, artifact.sha256
+        if artifact.format in ENGINES and (folder / made).is_file():
+            known = sidecar.read(folder / made)
+            graph = str(Path(made).with_name(known.source))
+            links.append(Link(made=made, sha256=digest, source=graph, source_sha256=known.source_sha256))
+            made, digest = graph, known.source_sha256
+        links.append(Link(made=made, sha256=digest, source=student.path, source_sha256=student.sha256))
+    return tuple(links)

@@ -1,0 +1,125 @@
+"""The second stage: artifacts of the student, each proved before it is kept."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from compressor.artifacts import exporter_of, provider_of, torch_runner
+from compressor.build import Source, build
+from compressor.build import rebuild as build_again
+from compressor.calibration import calibration_images
+from compressor.errors import UsageError
+from compressor.pipeline.opened import Opened, open_run
+from compressor.progress import Tell
+from compressor.proof import accuracy_drop, proof_images
+from compressor.recipe import ENGINES, Export, export_overrides, load
+from compressor.report import record
+from compressor.runs import find, working
+from exporters import onnx
+
+
+def export(
+    where: Path | None,
+    tell: Tell,
+    *,
+    asked: Mapping[str, Any] | None = None,
+    overrides: Sequence[str] = (),
+    device: str | None = None,
+) -> record.Result:
+    """Export the student of a run, as its recipe says or as asked, and prove each file against the network.
+
+    Args:
+        asked: one entry of a recipe's `export`, as plain values; it takes the place of those of the recipe.
+        overrides: keys of that entry, `engine.tf32=true`.
+
+    Raises:
+        ExportFailed: a file could not be made, or does not answer as the network does; it is not left behind.
+    """
+    folder = find(where)
+    instead = {"export": [dict(asked or {})]} if asked or overrides else {}
+    targets = load(folder.recipe, export_overrides(overrides), values=instead).export
+    for each in targets:
+        exporter_of(each.format)  # before anything slow
+    with working(folder):
+        return export_stage(open_run(folder, tell, device=device), targets, tell).result
+
+
+def rebuild(where: Path | None, tell: Tell) -> record.Result | record.Artifact:
+    """Build a plan anew for this machine, or every plan of a run, whose record then names the new ones.
+
+    Raises:
+        UsageError: the run has no plan.
+    """
+    if where is not None and where.is_file():
+        return build_again(where, tell, provider="cuda")
+    folder = find(where)
+    with working(folder):
+        opened = open_run(folder, tell)
+        plans = [each for each in opened.result.artifacts if each.format in ENGINES]
+        if not plans:
+            raise UsageError(f"{folder.folder} has no plan", hint="compress export --format trt builds one")
+        for plan in plans:
+            new = build_again(folder.folder / plan.path, tell, provider="cuda", relative_to=folder.folder)
+            same = {"input": plan.input, "output": plan.output, "calibration": plan.calibration}
+            others = [each for each in opened.result.artifacts if each.path not in (plan.path, new.path)]
+            opened = opened.noting(artifacts=(*others, new.model_copy(update=same))).saved()
+        return opened.result
+
+
+def export_stage(opened: Opened, targets: Sequence[Export], tell: Tell) -> Opened:
+    """Make the artifacts of an open run; one that is made again takes the place of the old."""
+    source, device = _source(opened), opened.prepared.device
+    for target in targets:
+        artifact = build(
+            source,
+            target,
+            opened.folder.exports,
+            tell,
+            provider=provider_of(target.format, device),
+            relative_to=opened.folder.folder,
+        )
+        others = tuple(each for each in opened.result.artifacts if each.path != artifact.path)
+        opened = opened.noting(artifacts=(*others, artifact)).saved()
+    return opened
+
+
+def _source(opened: Opened) -> Source:
+    prepared, student, seed = opened.prepared, opened.student, opened.prepared.recipe.seed
+    reference = torch_runner(student, device=prepared.device)
+    return Source(
+        name="student",
+        trunk=lambda path, opset: onnx.export(student.module, path, input_shape=student.input_shape, opset=opset),
+        reference=reference,
+        images=proof_images(prepared, student, seed=seed),
+        calibration=lambda wanted: calibration_images(
+            prepared.data,
+            prepared.teacher or student,
+            samples=wanted.samples,
+            boundary=wanted.boundary,
+            seed=seed,
+            device=prepared.device,
+        ),
+        drop=lambda runner: accuracy_drop(runner, reference, prepared.data),
+        metadata=_metadata(opened),
+    )
+
+
+def _metadata(opened: Opened) -> dict[str, str]:
+    """Return what an exported file says of itself: what it was made from, and how to use it."""
+    student, teacher, recipe = opened.student, opened.prepared.teacher, opened.prepared.recipe
+    facts = {
+        "arch": student.arch,
+        "classes": opened.prepared.data.classes,
+        "mean": student.mean,
+        "std": student.std,
+        "data": opened.prepared.data.name,  # not its path, which is nobody's business
+        "method": recipe.method.kind,
+        "student_sha256": student.sha256,
+        "teacher_sha256": teacher and teacher.sha256,
+        "recipe_sha256": opened.result.recipe_sha256,
+        "top1": opened.result.student.top1,
+    }
+    return {f"compress.{key}": value if isinstance(value, str) else json.dumps(value) for key, value in facts.items()}

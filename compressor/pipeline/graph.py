@@ -1,0 +1,189 @@
+"""An ONNX classifier from elsewhere: how its images are normalised, what is made of it, and what that is worth."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from compressor import checkpoint
+from compressor.artifacts import Normalised, exporter_of, provider_of
+from compressor.build import Source, build
+from compressor.calibration import calibration_images
+from compressor.errors import InputRejected, UsageError
+from compressor.evaluate import predict
+from compressor.exam import Exam, grade
+from compressor.prepare import Inputs, choose_device, open_inputs
+from compressor.progress import Tell
+from compressor.proof import accuracy_drop, graph_images
+from compressor.recipe import Calibration, Data, Export, Teacher
+from compressor.report import record
+from exporters import Runner, onnx
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """What a user says of a graph's images: mean and std, one value a channel, or that the best may be taken."""
+
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    normalize: Literal["given", "auto"] = "given"
+
+
+UNSTATED = Normalisation()
+
+
+@dataclass(frozen=True)
+class Settled:
+    """A graph whose normalisation is known, and the data that told it, if any."""
+
+    network: checkpoint.Network
+    inputs: Inputs | None
+
+    def known_inputs(self) -> Inputs:
+        """Return the data.
+
+        Raises:
+            UsageError: none were named.
+        """
+        if self.inputs is None:
+            raise UsageError("no data set is named", hint="--data cifar10 or folder:PATH")
+        return self.inputs
+
+    @property
+    def bare(self) -> bool:
+        """Whether the graph takes pixels in `[0, 1]` as it is."""
+        return not any(self.network.mean) and set(self.network.std) == {1.0}
+
+    def normalised(self, runner: Runner) -> Runner:
+        """Return a runner of the graph that takes pixels in `[0, 1]`."""
+        return runner if self.bare else Normalised(runner, self.network.mean, self.network.std)
+
+
+def settle(
+    path: Path, data: Data, teacher: Teacher | None, tell: Tell, *, device: torch.device, given: Normalisation
+) -> Settled:
+    """Open an ONNX classifier and find out how its images are normalised, by its accuracy where there are data.
+
+    Raises:
+        UsageError: nobody says how its images are normalised, and there are no data to find out.
+        InputRejected: another normalisation than the given one is clearly better, or the data do not fit.
+    """
+    network = checkpoint.open_graph(path, mean=given.mean, std=given.std)
+    if data.name is None and teacher is None:
+        if not network.stated:
+            raise UsageError(
+                f"it is not known how the images of {path} are normalised",
+                hint="--data folder:PATH finds out; --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 says it",
+            )
+        return Settled(network, None)
+    channels, height, width = network.input_shape
+    if (data.name or "").startswith("folder:"):
+        square = height if height == width else None
+        data = data.model_copy(update={"image_size": data.image_size or square, "channels": data.channels or channels})
+    inputs = open_inputs(data, teacher, tell, device=device, examine=True)
+    checked = checkpoint.check_teacher(network, inputs.data, normalize=given.normalize)
+    tell(f"{path.name}: {checked.sentence}")
+    return Settled(checked.network, inputs)
+
+
+def export_graph(
+    path: Path,
+    target: Export,
+    data: Data,
+    teacher: Teacher | None,
+    tell: Tell,
+    *,
+    out: Path | None = None,
+    overwrite: bool = False,
+    device: str | None = None,
+    given: Normalisation = UNSTATED,
+) -> record.Artifact:
+    """Export an ONNX classifier from elsewhere, and measure what it lost where there are labelled data.
+
+    The new file takes pixels in `[0, 1]` (or bytes): the normalisation is inside.
+
+    Args:
+        out: the folder of the new file, by default that of the old one.
+
+    Raises:
+        UsageError: a file of that name is there and `overwrite` is not set.
+        ExportFailed: the file could not be made, or does not answer as the graph does.
+    """
+    exporter_of(target.format)
+    chosen = choose_device(device or "auto")
+    settled = settle(path, data, teacher, tell, device=chosen, given=given)
+    inputs = settled.inputs
+    reference = settled.normalised(onnx.load(path))
+    folder = out or path.parent
+    _refuse_overwriting(path, target, folder, overwrite=overwrite)
+
+    def calibration(wanted: Calibration) -> tuple[NDArray[np.float32], int]:
+        if inputs is None:
+            raise InputRejected("INT8 needs images to calibrate with", hint="--data folder:PATH, never random ones")
+        return calibration_images(
+            inputs.data,
+            inputs.teacher,
+            samples=wanted.samples,
+            boundary=wanted.boundary,
+            seed=0,
+            device=inputs.device,
+        )
+
+    source = Source(
+        name=path.stem,
+        trunk=lambda place, _opset: _trunk(settled, path, place, target.opset),
+        reference=reference,
+        images=graph_images(reference, None if inputs is None else inputs.data, seed=0),
+        calibration=calibration,
+        drop=lambda runner: accuracy_drop(runner, reference, settled.known_inputs().data),
+        metadata=_metadata(settled, path),
+    )
+    artifact = build(source, target, folder, tell, provider=provider_of(target.format, chosen))
+    return artifact if inputs is None else _examined(artifact, reference, inputs, tell)
+
+
+def _trunk(settled: Settled, path: Path, place: Path, opset: int | None) -> None:
+    """Write the graph with its normalisation inside."""
+    if opset is not None:
+        raise UsageError(f"the operator set of {path} stays as it is", hint="leave --opset out")
+    network = settled.network
+    mean, std = (None, None) if settled.bare else (network.mean, network.std)
+    onnx.convert(path, place, mean=mean, std=std)
+
+
+def _refuse_overwriting(path: Path, target: Export, folder: Path, *, overwrite: bool) -> None:
+    suffix = exporter_of(target.format).SUFFIX
+    there = sorted(folder.glob(f"{path.stem}{target.variant}.{target.precision}*{suffix}"))
+    if there and not overwrite:
+        raise UsageError(f"{there[0]} exists already", hint="--overwrite replaces it, --out DIR writes elsewhere")
+
+
+def _metadata(settled: Settled, path: Path) -> dict[str, str]:
+    network, inputs = settled.network, settled.inputs
+    facts = {
+        "classes": None if inputs is None else inputs.data.classes,
+        "data": None if inputs is None else inputs.data.name,
+        "mean": network.mean,
+        "std": network.std,
+        "source": path.name,
+        "source_sha256": network.sha256,
+    }
+    known = {key: value for key, value in facts.items() if value is not None}
+    return {f"compress.{key}": value if isinstance(value, str) else json.dumps(value) for key, value in known.items()}
+
+
+def _examined(artifact: record.Artifact, reference: Runner, inputs: Inputs, tell: Tell) -> record.Artifact:
+    """Measure the artifact on the test images, against the graph that it was made from."""
+    before = predict(reference, inputs.data.test)
+    top1 = grade(reference, Exam(inputs.data, before), teacher=True)["top1"]
+    tell(f"the source is right on {top1:.2f} % of {len(before.labels):,} test images")
+    if artifact.provider is None:
+        return artifact
+    runner = exporter_of(artifact.format).load(Path(artifact.path), provider=artifact.provider)
+    return artifact.model_copy(update=grade(runner, Exam(inputs.data, before)))

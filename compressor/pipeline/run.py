@@ -1,0 +1,199 @@
+"""All stages of a recipe, in order. One whose inputs are unchanged is skipped, one that was cut short is gone on with.
+
+The inputs of a stage are what its result depends on: sections of the recipe, and the hashes of files and data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from compressor.artifacts import exporter_of
+from compressor.errors import UsageError
+from compressor.files import sha256, write_text
+from compressor.hardware import hardware
+from compressor.pipeline.bench import bench_stage
+from compressor.pipeline.export import export_stage
+from compressor.pipeline.opened import Opened, open_run, open_student
+from compressor.pipeline.train import begin, check, resume_stage
+from compressor.pipeline.validate import validate_stage
+from compressor.progress import Tell
+from compressor.recipe import Recipe, dump
+from compressor.report import record
+from compressor.runs import Run, is_run, siblings, working
+from compressor.stages import Stage, Stages
+from compressor.student import train_student
+
+# Sections that the weights do not depend on.
+_AFTER_TRAINING = ("name", "export", "validation", "bench", "gates", "tracking")
+
+
+def run(
+    recipe: Recipe,
+    tell: Tell,
+    *,
+    out: Path | None = None,
+    overwrite: bool = False,
+    start: Stage | None = None,
+    latest: bool = True,
+) -> record.Result:
+    """Do all of a recipe: train, export, validate, bench, and judge its gates.
+
+    An earlier run of the same recipe and inputs, `out` or the newest of the recipe's name, is gone on with; else a new
+    one is begun.
+
+    Args:
+        overwrite: begin anew in `out`, whatever is there.
+        start: do this stage and all later ones again.
+        latest: let `runs/latest` point to a new folder.
+
+    Raises:
+        UsageError: `start` names a stage after training and there is no such run, or `out` holds another run.
+    """
+    check(recipe)
+    for target in recipe.export:
+        exporter_of(target.format)  # a missing exporter is known before training
+    inputs = _train_inputs(recipe)
+    folder = None if overwrite or start == "train" else _earlier(recipe, inputs, out)
+    if folder is None:
+        if start not in (None, "train"):
+            raise UsageError(f"there is no run of {recipe.name} to go on from", hint="leave --from out")
+        return _new(recipe, inputs, tell, out, overwrite, latest)
+    with working(folder):
+        opened = _trained(recipe, folder, tell)
+        return _rest(opened, Stages(folder), tell, start).result
+
+
+def _new(
+    recipe: Recipe, inputs: Mapping[str, Any], tell: Tell, out: Path | None, overwrite: bool, latest: bool
+) -> record.Result:
+    prepared, state, folder = begin(recipe, tell, out=out, overwrite=overwrite, latest=latest)
+    with working(folder):
+        stages = Stages(folder)
+        stages.begin("train", inputs)  # so that the run is known again if it is cut short
+        result = train_student(prepared, state, folder, tell)
+        stages.done("train")
+        return _rest(Opened(folder, prepared, open_student(folder, prepared), result), stages, tell, None).result
+
+
+def _trained(recipe: Recipe, folder: Run, tell: Tell) -> Opened:
+    """Open an earlier run, after training what is left of it, under the later sections of the recipe as it is now."""
+    stages = Stages(folder)
+    when = stages.finished("train")
+    if when is None:
+        resume_stage(folder, tell)
+        stages.done("train")
+    opened = open_run(folder, tell)
+    if opened.prepared.data.fingerprint != opened.result.data.fingerprint:
+        raise UsageError(
+            f"the data of {folder.folder} are not those it was trained on: files came, went or changed their names",
+            hint="--from train trains a new run",
+        )
+    if when is not None:
+        tell(f"train: unchanged since {when}, skipped")
+    later = {name: getattr(recipe, name) for name in _AFTER_TRAINING}
+    merged = opened.prepared.recipe.model_copy(update=later)
+    if merged != opened.prepared.recipe:
+        write_text(folder.recipe, dump(merged))
+    opened = replace(opened, prepared=replace(opened.prepared, recipe=merged))
+    return opened.noting(name=recipe.name, recipe_sha256=sha256(folder.recipe))
+
+
+def _rest(opened: Opened, stages: Stages, tell: Tell, start: Stage | None) -> Opened:
+    """Do the stages after training that are not done yet with these inputs."""
+    if start is not None:
+        stages.forget(start)
+    recipe = opened.prepared.recipe
+    steps: list[tuple[Stage, Callable[[Opened], Mapping[str, Any]], Callable[[Opened], Opened]]] = [
+        ("export", _export_inputs, lambda now: export_stage(now.noting(artifacts=()), recipe.export, tell)),
+        ("validate", _validate_inputs, lambda now: validate_stage(now, tell)),
+        ("bench", _bench_inputs, lambda now: bench_stage(now, recipe.bench, tell)),
+    ]
+    for stage, inputs_of, do in steps:
+        inputs = inputs_of(opened)
+        when = stages.finished(stage)
+        changed = [*(_damaged(opened) if stage == "export" else []), *stages.changed(stage, inputs)]
+        if when is not None and not changed:
+            tell(f"{stage}: unchanged since {when}, skipped")
+            continue
+        if when is not None:
+            tell(f"{stage}: again, since {', '.join(changed[:3])}{', ...' if len(changed) > 3 else ''} changed")
+        stages.begin(stage, inputs)
+        opened = do(opened)
+        stages.done(stage)
+    return opened.saved()  # the gates may be others than when the stages were done
+
+
+def _earlier(recipe: Recipe, inputs: Mapping[str, Any], out: Path | None) -> Run | None:
+    """Return the run to go on with: one that was begun with the same inputs.
+
+    Raises:
+        UsageError: `out` holds a run of another recipe or other inputs.
+    """
+    if out is None:
+        same = (folder for folder in siblings(recipe.name) if not Stages(folder).changed("train", inputs))
+        return next(same, None)
+    if not is_run(out):
+        return None
+    changed = Stages(Run(out)).changed("train", inputs)
+    if changed:
+        raise UsageError(
+            f"{out} holds a run that was trained otherwise: {', '.join(changed[:3])} differ",
+            hint="--overwrite to replace it, or another --out",
+        )
+    return Run(out)
+
+
+def _train_inputs(recipe: Recipe) -> dict[str, Any]:
+    """Return what the weights depend on. Data count by their name; their content is seen when they are open."""
+    sections = recipe.model_dump(mode="json", by_alias=True, exclude=set(_AFTER_TRAINING))
+    teacher = None
+    if recipe.teacher is not None:
+        given = recipe.teacher.checkpoint
+        path = Run(given).student if is_run(given) else given
+        teacher = sha256(path) if path.is_file() else None  # what is wrong with it is said when it is opened
+    return {**sections, "teacher_sha256": teacher}
+
+
+def _export_inputs(opened: Opened) -> dict[str, Any]:
+    recipe = opened.prepared.recipe
+    targets = {str(index): target.model_dump(mode="json") for index, target in enumerate(recipe.export)}
+    return {**_network_inputs(opened), "seed": recipe.seed, "export": targets}
+
+
+def _validate_inputs(opened: Opened) -> dict[str, Any]:
+    recipe = opened.prepared.recipe
+    settings = recipe.validation.model_dump(mode="json")
+    return {**_network_inputs(opened), "files": _files(opened), "validate": settings, "seed": recipe.seed}
+
+
+def _bench_inputs(opened: Opened) -> dict[str, Any]:
+    machine = {key: hardware()[key] for key in ("cpu", "cores", "gpus")}
+    settings = opened.prepared.recipe.bench.model_dump(mode="json")
+    return {**_network_inputs(opened), "files": _files(opened), "bench": settings, "machine": machine}
+
+
+def _network_inputs(opened: Opened) -> dict[str, Any]:
+    teacher = opened.prepared.teacher
+    return {
+        "student": opened.student.sha256,
+        "teacher": None if teacher is None else teacher.sha256,
+        "data": opened.prepared.data.fingerprint,
+        "device": str(opened.prepared.device),
+    }
+
+
+def _files(opened: Opened) -> dict[str, str]:
+    return {artifact.path: artifact.sha256 for artifact in opened.result.artifacts}
+
+
+def _damaged(opened: Opened) -> list[str]:
+    """Return the artifacts that are not as they were made."""
+
+    def intact(artifact: record.Artifact) -> bool:
+        path = opened.folder.folder / artifact.path
+        return path.is_file() and sha256(path) == artifact.sha256
+
+    return [artifact.path for artifact in opened.result.artifacts if not intact(artifact)]

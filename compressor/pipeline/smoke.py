@@ -1,0 +1,80 @@
+"""The whole path of a recipe in a minute: its real inputs are opened and looked at, then tiny networks go through."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from compressor.methods.ce import CE
+from compressor.pipeline.run import run
+from compressor.pipeline.train import check, train
+from compressor.prepare import prepare
+from compressor.progress import Tell
+from compressor.recipe import Data, Recipe, Schedule, Student, Teacher, Training
+from compressor.report import record
+
+_NETWORK = "lenet5-half"
+_DATA = Data(name="digits", batch_size=647)  # 1,294 training images: two batches
+_SAMPLES = 32
+
+
+def smoke(recipe: Recipe, tell: Tell) -> record.Result:
+    """Try a recipe: open its data and its teacher, then train, export, validate and time tiny networks as it says.
+
+    Digits, a small LeNet and two batches take the place of data, networks and epochs; method, exports, measures and
+    gates are the recipe's. The values mean nothing, so gates are measured and not enforced. Nothing is kept.
+
+    Raises:
+        CompressError, ExporterError: as the recipe itself would.
+    """
+    check(recipe)
+    prepare(recipe, tell)
+    with tempfile.TemporaryDirectory(prefix="compress-smoke-") as place:
+        folder = Path(place)
+        tiny = _tiny(recipe)
+        if recipe.teacher is not None:
+            train(_teacher(tiny), Tell(quiet=True), out=folder / "teacher", latest=False)
+            tiny = tiny.model_copy(update={"teacher": Teacher(checkpoint=folder / "teacher")})
+        tell("smoke: tiny networks from here on, their values mean nothing")
+        return run(tiny, tell, out=folder / "run", latest=False)
+
+
+def _teacher(tiny: Recipe) -> Recipe:
+    """Return a recipe for a teacher that knows enough for its boundary to be walked to, in a second or two."""
+    training = Training(epochs=5, lr=0.05, schedule=Schedule(kind="constant"))
+    return Recipe(
+        name="teacher",
+        device=tiny.device,
+        data=_DATA.model_copy(update={"batch_size": 32}),
+        student=tiny.student,
+        method=CE(),
+        train=training,
+    )
+
+
+def _tiny(recipe: Recipe) -> Recipe:
+    """Return the recipe with digits, a tiny student, two batches, and as little measuring as there can be."""
+    training = recipe.train.model_copy(
+        update={"epochs": 1, "lr": min(recipe.train.lr, 0.05), "schedule": Schedule(kind="constant"), "compile": False}
+    )
+    measured = {
+        "boundary_samples": recipe.validation.boundary_samples,
+        "attack_samples": recipe.validation.attack_samples,
+    }
+    few = {name: min(count, _SAMPLES) for name, count in measured.items()}
+    exports = tuple(
+        target.model_copy(update={"calibration": target.calibration.model_copy(update={"samples": _SAMPLES})})
+        for target in recipe.export
+    )
+    quick = {"warmup_s": 0.01, "duration_s": 0.05, "min_iterations": 3}
+    return recipe.model_copy(
+        update={
+            "data": _DATA,
+            "student": Student(arch=_NETWORK),
+            "train": training,
+            "export": exports,
+            "validation": recipe.validation.model_copy(update=few),
+            "bench": recipe.bench.model_copy(update=quick),
+            "tracking": (),
+        }
+    )
