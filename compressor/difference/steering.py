@@ -1,0 +1,127 @@
+"""Where to look: lines from an image that lead across a boundary, by gradients where there are any.
+
+No line counts as a find by itself: `search` asks the artifacts along it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from compressor.attack import BoundaryAttack, as_found
+from compressor.checkpoint.network import device_of
+from compressor.difference.sides import Answers, Side, ask
+from compressor.evaluate import Floats, Labels
+
+# More steps than for training: a walk that does not arrive finds nothing.
+WALK = BoundaryAttack(steps=20)
+REACH = 2.0  # of the way to the boundary of one artifact: a line goes on beyond it, to meet that of the other
+PUSHES, FIRST_PUSH, SHRINK = 12, 0.25, 0.8  # steps of `pull_apart`: the first in `epsilon`, the others each smaller
+LEVEL = 0.25  # spreads: two margins closer than about this are raised together
+NEIGHBOURS = 4
+
+
+def walk(side: Side, images: Floats, base: Labels, target: Labels, std: Tensor) -> tuple[Floats, Floats]:
+    """Walk to the guide's boundary towards `target`: return where it was met, and as much again beyond, in the box."""
+    if side.guide is None:
+        raise ValueError("a walk needs gradients")
+    device = device_of(side.guide)
+    placed, start, goal = (torch.from_numpy(each).to(device) for each in (images, base, target))
+    met = WALK(side.guide, placed, start, goal, scale=std.to(device)).images.cpu().contiguous().numpy()
+    return met, np.clip(images + REACH * (met - images), 0, 1).astype(np.float32)
+
+
+def pull_apart(
+    stays: Side,
+    leaves: Side,
+    images: Floats,
+    base: Labels,
+    target: Labels,
+    *,
+    epsilon: float,
+    spreads: tuple[float, float],
+) -> Floats:
+    """Attack the difference itself: one artifact is to keep `base` and the other to take `target`, within `epsilon`.
+
+    Signed gradient steps of falling length raise the smaller of two margins, `margin_stays(base)` and
+    `margin_leaves(target)`, or both where they are about level; of all images on the way the one where it is largest is
+    returned. The margins are the artifacts' own, the gradients those of their guides; a side without one is only
+    watched.
+
+    Args:
+        epsilon: the largest change of a pixel; pixels are in `[0, 1]`.
+        spreads: of the logits of `stays` and `leaves`, the unit of the margins.
+    """
+    low, high = np.clip(images - epsilon, 0, 1), np.clip(images + epsilon, 0, 1)
+    now, best = images.copy(), images.copy()
+    answers = ask(stays, leaves, now, spreads)
+    kept, taken = _margins(answers, base, target)
+    surest = np.minimum(kept, taken)
+    for push in range(PUSHES):
+        weight = 1 / (1 + np.exp(np.clip((kept - taken) / LEVEL, -50, 50)))  # [M] how much `stays` is in need
+        hold = _slope(stays, now, base, _runner_up(answers.a, base))
+        lead = _slope(leaves, now, target, _runner_up(answers.b, target))
+        pull = _spread_out(weight) * hold + _spread_out(1 - weight) * lead
+        step = np.float32(epsilon * FIRST_PUSH * SHRINK**push)
+        now = np.clip(now + step * np.sign(pull), low, high).astype(np.float32)
+        answers = ask(stays, leaves, now, spreads)
+        kept, taken = _margins(answers, base, target)
+        better = np.minimum(kept, taken) > surest
+        best[better], surest[better] = now[better], np.minimum(kept, taken)[better]
+    return best
+
+
+def neighbours(images: Floats, base: Labels) -> list[Floats]:
+    """Return, for each image, the images of other classes nearest to it: far ends of lines that need no gradients.
+
+    Each of the at most `NEIGHBOURS` arrays is `[N, C, H, W]`; an image without a neighbour of another class gets
+    itself.
+    """
+    flat = images.reshape(len(images), -1).astype(np.float64)
+    squares = (flat**2).sum(axis=1)
+    distance = squares[:, None] + squares[None, :] - 2 * flat @ flat.T
+    distance[base[:, None] == base[None, :]] = np.inf
+    nearest = np.argsort(distance, axis=1, kind="stable")[:, :NEIGHBOURS]
+    reachable = np.isfinite(np.take_along_axis(distance, nearest, axis=1))
+    own = np.arange(len(images))[:, None]
+    return [images[column] for column in np.where(reachable, nearest, own).T]
+
+
+def likely_targets(answers: Answers, base: Labels) -> Labels:
+    """Return the class, other than `base`, that both artifacts together hold most likely: the boundary that is near."""
+    ours, theirs = answers.probabilities
+    return _runner_up(ours + theirs, base)
+
+
+def _runner_up(scores: NDArray[np.float32] | NDArray[np.float64], base: Labels) -> Labels:
+    others = scores.copy()
+    others[np.arange(len(base)), base] = -np.inf
+    return np.asarray(others.argmax(axis=1))
+
+
+def _margins(answers: Answers, base: Labels, target: Labels) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """How far `stays` puts `base`, and `leaves` puts `target`, above its other classes: `[M]` each, in spreads."""
+    rows, (one, other) = np.arange(len(base)), answers.spreads
+    kept = answers.a[rows, base] - answers.a[rows, _runner_up(answers.a, base)]
+    taken = answers.b[rows, target] - answers.b[rows, _runner_up(answers.b, target)]
+    return kept.astype(np.float64) / (one or 1.0), taken.astype(np.float64) / (other or 1.0)
+
+
+def _slope(side: Side, images: Floats, up: Labels, down: Labels) -> NDArray[np.float64]:
+    """Return the unit gradients `[M, C, H, W]` of `logit[up] - logit[down]`; zero without a guide."""
+    guide = side.guide
+    if guide is None:
+        return np.zeros(images.shape)
+    with as_found(guide), torch.enable_grad():
+        placed = torch.from_numpy(images).to(device_of(guide)).requires_grad_()
+        ends = guide(placed).gather(1, torch.from_numpy(np.stack((up, down), axis=1)).to(placed.device))
+        (gradient,) = torch.autograd.grad((ends[:, 0] - ends[:, 1]).sum(), placed)
+    slope: NDArray[np.float64] = gradient.cpu().contiguous().numpy().astype(np.float64)
+    lengths = np.sqrt((slope**2).sum(axis=(1, 2, 3), keepdims=True))
+    return np.asarray(slope / np.maximum(lengths, np.finfo(np.float64).tiny))
+
+
+def _spread_out(weight: NDArray[np.float64]) -> NDArray[np.float64]:
+    return weight[:, None, None, None]
