@@ -1,0 +1,155 @@
+"""The command that compares methods."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from compressor.cli.options import (
+    BatchSize,
+    Data,
+    Device,
+    Epochs,
+    Json,
+    Lr,
+    Name,
+    NormalizeOption,
+    NumClasses,
+    Overwrite,
+    Quiet,
+    Set,
+    Teacher,
+    TeacherArch,
+    recipe_of,
+    values_of,
+)
+from compressor.cli.output import tell_of
+from compressor.errors import UsageError
+
+if TYPE_CHECKING:
+    from compressor.pipeline.compare import Plan
+
+
+def compare(
+    recipe: Annotated[str, typer.Argument(help="A recipe file, or a name from `recipes ls`.")],
+    methods: Annotated[
+        str, typer.Option(help="Methods with commas between; kd and ce are the baselines.")
+    ] = "ce,kd,bss",
+    seeds: Annotated[str, typer.Option(help="How many, 5 for 0 to 4, or which ones: 3,7,9.")] = "5",
+    students: Annotated[str | None, typer.Option(help="Students with commas between, instead of the recipe's.")] = None,
+    teacher: Teacher = None,
+    data: Data = None,
+    teacher_arch: TeacherArch = None,
+    num_classes: NumClasses = None,
+    normalize: NormalizeOption = None,
+    epochs: Epochs = None,
+    lr: Lr = None,
+    batch_size: BatchSize = None,
+    device: Device = None,
+    jobs: Annotated[
+        str, typer.Option("--jobs", "-j", help="Trainings at a time; auto: as cores and memory allow.")
+    ] = "auto",
+    bench: Annotated[
+        bool, typer.Option("--bench", help="Time the students too, afterwards and one at a time.")
+    ] = False,
+    name: Name = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder, instead of runs/NAME-compare.")] = None,
+    overwrite: Overwrite = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the trainings and stop.")] = False,
+    set_: Set = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Compare methods in pairs of the same seed.
+
+    Trains each method on each student from each seed, several at a time, and prints paired differences with confidence
+    intervals. Stopped at any moment, the same command goes on; more seeds, methods or students join what is there.
+    """
+    values = values_of(locals())
+    from compressor.pipeline import compare as pipeline
+    from compressor.report import comparison
+
+    chosen = recipe_of(recipe, values, set_)
+    tell = tell_of(quiet)
+    planned = pipeline.plan(
+        chosen,
+        tell,
+        methods=_names("--methods", methods),
+        seeds=_seeds(seeds),
+        students=() if students is None else _names("--students", students),
+        out=out,
+        jobs=_jobs(jobs),
+        overwrite=overwrite,
+    )
+    if dry_run:
+        _show_plan(planned, as_json=as_json)
+        return
+    compared = pipeline.compare(planned, tell, bench=bench)
+    if as_json:
+        typer.echo(comparison.to_json(compared))
+    else:
+        from rich.console import Console
+
+        Console(width=None if sys.stdout.isatty() else 180, highlight=False).print(comparison.table(compared))
+        for sentence in comparison.sentences(compared):
+            typer.echo(sentence)
+    tell(f"written: {planned.folder / 'compare.md'}, compare.svg and compare.json beside it")
+    pipeline.require_all(compared)
+
+
+def compare_cell(folder: Path) -> None:
+    """Train and examine one cell of a comparison; `compress compare` starts these itself."""
+    from compressor.pipeline import compare as pipeline
+    from compressor.workers import stop_with_parent
+
+    stop_with_parent()
+    pipeline.compare_cell(folder)
+
+
+def _names(flag: str, text: str) -> tuple[str, ...]:
+    names = tuple(part.strip() for part in text.split(","))
+    if not all(names):
+        raise UsageError(f"{flag} takes names with commas between, not {text!r}", hint=f"{flag} a,b,c")
+    return names
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    """Return `0` to `n - 1` for a count, or the seeds that are listed."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and part.isascii() for part in parts) or parts == ["0"]:
+        raise UsageError(
+            f"--seeds takes a count, or seeds with commas between, not {text!r}", hint="--seeds 5, or --seeds 3,7,9"
+        )
+    return tuple(range(int(text))) if len(parts) == 1 else tuple(map(int, parts))
+
+
+def _jobs(text: str) -> int | None:
+    if text == "auto":
+        return None
+    if not text.isdecimal() or int(text) < 1:
+        raise UsageError(f"--jobs takes a number of trainings or auto, not {text!r}", hint="--jobs 2")
+    return int(text)
+
+
+def _show_plan(planned: Plan, *, as_json: bool) -> None:
+    epochs = planned.prepared.recipe.train.epochs
+    rows = [
+        {"cell": cell.name, "done": planned.epochs(cell), "epochs": epochs, "finished": planned.finished(cell)}
+        for cell in planned.recipes
+    ]
+    if as_json:
+        typer.echo(json.dumps({"folder": str(planned.folder), "jobs": planned.jobs, "cells": rows}, indent=2))
+        return
+    for row in rows:
+        state = "finished" if row["finished"] else f"{row['done']} of {epochs} epochs done"
+        typer.echo(f"{row['cell']}  {state}")
+    open_ = sum(not row["finished"] for row in rows)
+    images = len(planned.prepared.data.train)
+    typer.echo(
+        f"{open_} of {len(rows)} trainings to do in {planned.folder}, {planned.jobs} at a time: "
+        f"{epochs} epochs of {images:,} images each"
+    )

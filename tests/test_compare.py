@@ -1,0 +1,469 @@
+"""`compress compare`: what makes pairs, what is trained and what is not, how it stops and fails, and what is shown."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import threading
+import time
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from xml.etree import ElementTree
+
+import pytest
+import torch
+from shell import QUICK, ran, refused, typed
+
+from compressor import student
+from compressor.ablation import Cell
+from compressor.errors import CompressError, Diverged
+from compressor.pipeline import bench as bench_run
+from compressor.pipeline import compare
+from compressor.progress import Tell
+from compressor.recipe import load
+from compressor.report import comparison, record
+from compressor.runs import Run
+from compressor.workers import Ended
+
+RECIPE = """
+recipe: 1
+name: mine
+data: {name: digits, batch_size: 64}
+teacher: {checkpoint: teacher}
+student: {arch: lenet5-half}
+method: {kind: bss, temperature: 2.5, attack: {steps: 2, size: 16}}
+train: {epochs: 1, lr: 0.05, schedule: {kind: constant}}
+validate: {boundary_samples: 16, attack_samples: 16}
+bench: {batch_sizes: [1, 4], warmup_s: 0.01, duration_s: 0.02, min_iterations: 3}
+gates: {min_top1: 99.9}
+"""
+COMPARE = ["compare", "mine.yaml", "--quiet"]
+FOLDER = Path("runs/mine-compare")
+
+
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory):
+    """A folder with a teacher of the digits."""
+    folder = tmp_path_factory.mktemp("taught")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        ran(["train", "--arch", "lenet5", "--data", "digits", "--epochs", "6", "--out", "teacher", *QUICK, "--quiet"])
+    return folder / "teacher"
+
+
+@pytest.fixture
+def lab(taught, tmp_path, monkeypatch):
+    """A working folder with a recipe."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text(RECIPE.replace("checkpoint: teacher", f"checkpoint: {taught}"))
+    return tmp_path
+
+
+@contextmanager
+def in_this_process():
+    """Do in this process what processes would do; yields what was done, in order."""
+    done = []
+
+    def one_by_one(tasks, **_):
+        for task in tasks:
+            verb, folder = task.arguments[0], Path(task.arguments[1])
+            done.append((verb, folder.name))
+            try:
+                bench_run(folder, {}, Tell(quiet=True)) if verb == "bench" else compare.compare_cell(folder)
+            except CompressError as error:
+                yield Ended(task, error.exit_code, error.message)
+            else:
+                yield Ended(task, 0, "")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compare, "side_by_side", one_by_one)
+        yield done
+
+
+@pytest.fixture
+def inline():
+    with in_this_process() as done:
+        yield done
+
+
+@pytest.fixture(scope="module")
+def trained(taught):
+    """A folder where three methods were compared from two seeds."""
+    folder = taught.parent / "trained"
+    folder.mkdir()
+    (folder / "mine.yaml").write_text(RECIPE.replace("checkpoint: teacher", f"checkpoint: {taught}"))
+    with pytest.MonkeyPatch.context() as patch, in_this_process() as done:
+        patch.chdir(folder)
+        ran([*COMPARE, "--seeds", "2"])
+    assert len(done) == 6
+    return folder
+
+
+@pytest.fixture
+def after(trained, tmp_path, monkeypatch, inline):
+    """A copy of that folder to work in; like `inline`, and nothing was done yet."""
+    shutil.copytree(trained, tmp_path / "after")
+    monkeypatch.chdir(tmp_path / "after")
+    return inline
+
+
+# What makes pairs
+
+
+def test_the_same_seed_means_the_same_weights_and_the_same_images_for_every_method(lab, inline, monkeypatch):
+    seen = {}
+
+    def first_step(state, batches):
+        objective = type(state.objective).__name__
+        weights = torch.cat([value.flatten().float() for value in state.student.state_dict().values()])
+        batch = next(iter(batches(0, 0)))
+        seen[objective, state.seed] = (weights.clone(), batch.images.clone(), batch.labels.clone())
+        raise Diverged("seen enough")
+
+    monkeypatch.setattr(student, "fit", first_step)
+    refused([*COMPARE, "--seeds", "2"], 5, "every training failed; lenet5-half-ce-s0: seen enough")
+
+    methods = {objective for objective, _ in seen}
+    assert len(methods) == 3
+    for seed in (0, 1):
+        first, *others = [seen[method, seed] for method in methods]
+        for other in others:
+            assert all(torch.equal(a, b) for a, b in zip(first, other, strict=True))
+    for zero, one in zip(seen[methods.pop(), 0], seen[methods.pop(), 1], strict=True):
+        assert not torch.equal(zero, one)
+
+
+def test_a_cell_has_the_recipe_but_for_student_method_seed_exports_and_gates(lab):
+    base = load(lab / "mine.yaml")
+
+    kd, ce = (compare.recipe_of(base, Cell("lenet5", method, 7)) for method in ("kd", "ce"))
+
+    for each in (kd, ce):
+        assert (each.seed, each.student.arch, each.export) == (7, "lenet5", ())
+        assert each.gates.min_top1 is None
+        assert (each.data, each.train, each.teacher) == (base.data, base.train, base.teacher)
+    assert (kd.method.kind, kd.method.temperature) == ("kd", 2.5)  # shared with the recipe's method
+    assert ce.method.kind == "ce"
+    assert compare.recipe_of(base, Cell("lenet5-half", "bss", 0)).method == base.method
+
+
+# What is trained, and what comes out
+
+
+def test_rows_are_the_pairs_of_the_records(after):
+    shown = json.loads(ran([*COMPARE, "--seeds", "2", "--json"]).out)
+
+    assert after == []
+    top1 = {
+        (method, seed): record.read(FOLDER / f"lenet5-half-{method}-s{seed}").student.top1
+        for method in ("ce", "kd", "bss")
+        for seed in (0, 1)
+    }
+    rows = {row["method"]: row for row in shown["rows"]}
+    for method, row in rows.items():
+        assert row["seeds"] == [0, 1]
+        assert row["spreads"]["top1"]["mean"] == pytest.approx((top1[method, 0] + top1[method, 1]) / 2)
+        assert all(
+            row["spreads"][name]["n"] == 2 for name in ("agreement", "boundary_agreement", "pgd_top1", "seconds")
+        )
+    gain = next(d for d in rows["bss"]["differences"] if (d["baseline"], d["metric"]) == ("kd", "top1"))
+    pairs = [top1["bss", seed] - top1["kd", seed] for seed in (0, 1)]
+    assert gain["spread"]["mean"] == pytest.approx(sum(pairs) / 2)
+    assert rows["kd"]["cost"] == 1
+    assert shown == json.loads((FOLDER / "compare.json").read_text())
+    cells = {cell["name"]: cell for cell in shown["cells"]}
+    for name, cell in cells.items():
+        epochs = Run(FOLDER / name).epochs()
+        assert cell["seconds"] == pytest.approx(sum(epoch["seconds"] for epoch in epochs))
+        assert cell["images_per_s"] == pytest.approx(epochs[0]["images_per_s"])
+    assert shown["teacher"]["arch"] == "lenet5"
+    assert shown["versions"]["torch"] == torch.__version__.partition("+")[0]
+    assert not Path("runs/latest").exists()
+
+
+def test_what_is_finished_is_not_trained_again_and_more_of_the_grid_joins_it(after):
+    before = {path: path.stat().st_mtime_ns for path in FOLDER.glob("*/student/student.safetensors")}
+
+    done = ran([*COMPARE, "--methods", "ce,kd", "--seeds", "3"])
+
+    assert after == [("compare-cell", "lenet5-half-ce-s2"), ("compare-cell", "lenet5-half-kd-s2")]
+    assert len(before) == 6
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+    assert re.search(r"kd minus ce on lenet5-half: .* of 3 seeds won", done.out)
+    assert "bss" not in done.out
+
+
+def test_a_cell_that_was_trained_and_not_examined_is_examined(after):
+    where = FOLDER / "lenet5-half-kd-s0"
+    result, weights = record.read(where), (where / "student/student.safetensors").stat().st_mtime_ns
+    bare = result.student.model_copy(update={"boundary_agreement": None, "pgd_top1": None})
+    unexamined = result.data.model_copy(update={"boundary_samples": None, "attack_samples": None})
+    result.model_copy(update={"student": bare, "data": unexamined}).write(where)
+
+    ran([*COMPARE, "--seeds", "2"])
+
+    assert after == [("compare-cell", "lenet5-half-kd-s0")]
+    assert record.read(where).student.boundary_agreement == result.student.boundary_agreement
+    assert (where / "student/student.safetensors").stat().st_mtime_ns == weights
+
+
+def test_another_recipe_teacher_or_data_in_the_folder_is_refused_unless_it_may_be_overwritten(after):
+    two = [*COMPARE, "--methods", "ce,kd", "--seeds", "1"]
+    where = FOLDER / "lenet5-half-ce-s0"
+    refused([*two, "--lr", "0.01"], 2, f"{where} was made with train.lr 0.05, not 0.01", "--overwrite")
+    result = record.read(where)
+
+    result.model_copy(update={"teacher": result.teacher.model_copy(update={"sha256": "0" * 64})}).write(where)
+    refused(two, 4, f"{where} was compared with another teacher", "--overwrite")
+    result.model_copy(update={"data": result.data.model_copy(update={"fingerprint": "0" * 16})}).write(where)
+    refused(two, 4, f"{where} was trained on other images of digits", "--overwrite")
+    assert after == []
+
+    ran([*two, "--lr", "0.01", "--overwrite"])
+    assert len(after) == 2
+    assert load(where / "recipe.resolved.yaml").train.lr == 0.01
+
+
+def test_bench_times_the_students_one_at_a_time(after):
+    two = [*COMPARE, "--methods", "ce,kd", "--seeds", "1", "--bench"]
+    done = ran(two)
+
+    assert after == [("bench", "lenet5-half-ce-s0"), ("bench", "lenet5-half-kd-s0")]
+    p50 = record.read(FOLDER / "lenet5-half-ce-s0").student.latency_ms["1"].p50
+    assert f"{p50:.2f}" in done.out
+    after.clear()
+    ran(two)
+    assert after == []
+
+
+def test_a_dry_run_prints_the_cells_and_writes_nothing(lab, inline):
+    done = ran([*COMPARE, "--seeds", "3,7", "--dry-run"])
+
+    lines = done.out.splitlines()
+    assert lines[0] == "lenet5-half-ce-s3  0 of 1 epochs done"
+    assert re.fullmatch(r"6 of 6 trainings to do in .*, \d+ at a time: 1 epochs of 1,294 images each", lines[6])
+    assert not FOLDER.exists()
+    listed = json.loads(ran([*COMPARE, "--seeds", "3,7", "--dry-run", "--json"]).out)
+    assert [cell["cell"] for cell in listed["cells"]][3:] == [f"lenet5-half-{m}-s7" for m in ("ce", "kd", "bss")]
+    assert inline == []
+
+
+# What fails
+
+
+def test_a_cell_that_fails_stops_no_other_and_is_told_at_the_end(after, monkeypatch):
+    for name in ("lenet5-half-bss-s0", "lenet5-half-bss-s1"):
+        shutil.rmtree(FOLDER / name)
+    honest, reason = student.fit, "the loss term 'bss' became NaN at step 3"
+
+    def diverging(state, batches):
+        if state.seed == 0:
+            raise Diverged(reason)
+        return honest(state, batches)
+
+    monkeypatch.setattr(student, "fit", diverging)
+    done = typed([*COMPARE, "--methods", "kd,bss", "--seeds", "2", "--json"])
+
+    assert done.code == 5
+    assert "error: 1 of 4 trainings failed: lenet5-half-bss-s0" in done.err
+    shown = json.loads(done.out)
+    assert shown["failures"] == [{"cell": "lenet5-half-bss-s0", "exit_code": 5, "reason": reason}]
+    bss = next(row for row in shown["rows"] if row["method"] == "bss")
+    assert (bss["seeds"], bss["failed"]) == ([1], [0])
+    assert f"lenet5-half-bss-s0 failed (exit code 5): {reason}" in (FOLDER / "compare.md").read_text()
+    after.clear()
+    monkeypatch.setattr(student, "fit", honest)
+    ran([*COMPARE, "--methods", "kd,bss", "--seeds", "2"])
+    assert after == [("compare-cell", "lenet5-half-bss-s0")]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words", "hint"),
+    [
+        (["--methods", "ce,kdd"], "unknown method 'kdd'", "did you mean 'kd'"),
+        (["--methods", "ce,,kd"], "--methods takes names with commas", ""),
+        (["--methods", "ce,ce"], "the method ce is named twice", ""),
+        (["--methods", "kd"], "nothing to compare kd on lenet5-half with", "--methods ce,kd,bss"),
+        (["--students", "restnet8"], "restnet8", "did you mean"),
+        (["--students", "lenet5,lenet5"], "the student lenet5 is named twice", ""),
+        (["--seeds", "0"], "--seeds takes a count", "--seeds 3,7,9"),
+        (["--seeds", "1.5"], "--seeds takes a count", ""),
+        (["--seeds", "3,3"], "the seed 3 is named twice", ""),
+        (["--jobs", "0"], "--jobs takes a number", ""),
+        (["--set", "teacher=null"], "learns from a teacher", "--teacher FILE"),
+        (["--set", "student.init=teacher", "--students", "lenet5"], "student.init holds weights of lenet5-half", ""),
+        (["--set", "train.epoch=3"], "unknown key train.epoch", "did you mean"),
+    ],
+)
+def test_what_could_only_fail_later_is_refused_before_anything_is_written(lab, arguments, words, hint):
+    refused([*COMPARE, *arguments], 2, re.escape(words), re.escape(hint))
+    assert not FOLDER.exists()
+
+
+def test_two_comparisons_in_one_folder_are_one_too_many(lab, inline):
+    FOLDER.mkdir(parents=True)
+    with compare.working(Run(FOLDER)):
+        refused(COMPARE, 2, "another process works in runs/mine-compare")
+
+
+# Processes
+
+
+def test_an_interrupt_saves_every_training_and_the_same_command_goes_on(lab, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    command = [*COMPARE, "--methods", "ce,kd", "--seeds", "1", "--jobs", "2", "--epochs", "12"]
+    runs = [Run(FOLDER / f"lenet5-half-{method}-s0") for method in ("ce", "kd")]
+
+    def ctrl_c():
+        while not all(run.metrics.exists() for run in runs):
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=ctrl_c, daemon=True).start()
+    first = typed(command)
+
+    assert first.code == 130, first.err
+    assert re.search(r"error: interrupted with [12] of 2 trainings unfinished; their states are saved", first.err)
+    assert "hint: the same command goes on" in first.err
+    stopped = [run for run in runs if not (run.folder / "result.json").exists()]
+    assert stopped
+    assert all(run.last.exists() for run in stopped)
+    assert all("interrupted in epoch" in run.log.read_text() for run in stopped)
+
+    done = ran(command)
+    assert "kd minus ce on lenet5-half" in done.out
+    for run in runs:
+        assert [row["epoch"] for row in run.epochs()] == list(range(1, 13))
+    assert all(re.search(r"resuming after ([1-9]|1\d) of 12 epochs", run.log.read_text()) for run in stopped)
+    assert "trained 2 at a time" in done.out
+
+
+@pytest.mark.parametrize(
+    ("cores", "omp", "memory_gib", "asked", "expected"),
+    [
+        (2, None, 64, None, (1, 2)),
+        (8, None, 64, None, (2, 4)),
+        (64, None, 64, None, (6, 10)),  # no more than there are cells
+        (8, "1", 64, None, (6, 1)),
+        (64, None, 5, None, (2, 32)),
+        (64, None, 0.5, None, (1, 64)),
+        (8, None, None, 3, (3, 2)),
+        (8, "2", 1, 3, (3, 2)),
+        (2, None, 64, 6, (6, 1)),
+    ],
+)
+def test_trainings_share_cores_and_memory(monkeypatch, cores, omp, memory_gib, asked, expected):
+    monkeypatch.setattr(compare, "cores", lambda: frozenset(range(cores)))
+    monkeypatch.setattr(compare, "_available_bytes", lambda: memory_gib and int(memory_gib * 2**30))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if omp:
+        monkeypatch.setenv("OMP_NUM_THREADS", omp)
+    cells = {Cell("a", method, seed): None for seed in (0, 1) for method in ("ce", "kd", "bss")}
+
+    assert compare._shares(SimpleNamespace(device=torch.device("cpu")), cells, asked) == expected
+
+
+def test_on_a_gpu_the_memory_of_one_step_decides(monkeypatch):
+    monkeypatch.setattr(compare, "cores", lambda: frozenset(range(64)))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(compare, "_cuda_memory", lambda prepared, recipes: (40.0, 12.0))
+    cells = {Cell("a", "kd", seed): None for seed in range(9)}
+
+    assert compare._shares(SimpleNamespace(device=torch.device("cuda")), cells, None)[0] == 3
+
+
+def test_a_dry_step_trains_one_batch_and_leaves_the_teacher_alone(lab):
+    planned = compare.plan(load(lab / "mine.yaml"), Tell(quiet=True), methods=["kd", "bss"], seeds=[0])
+    teacher = planned.prepared.teacher.module
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+
+    for recipe in planned.recipes.values():
+        compare.dry_step(planned.prepared, recipe)
+
+    assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
+    assert not FOLDER.exists()
+
+
+# What is shown
+
+
+@pytest.fixture
+def compared(after):
+    tell = Tell(quiet=True)
+    return compare.compare(compare.plan(load(Path("mine.yaml")), tell, methods=["ce", "kd"], seeds=[0]), tell)
+
+
+def with_top1(compared, **by_method):
+    """The same comparison with these accuracies, one a seed."""
+    from compressor.ablation import analyse
+
+    some = next(iter(compared.outcomes.values()))
+    outcomes = {
+        Cell("lenet5-half", method, seed): replace(some, top1=value)
+        for method, values in by_method.items()
+        for seed, value in enumerate(values)
+    }
+    return replace(compared, outcomes=outcomes, rows=analyse(tuple(outcomes), outcomes))
+
+
+def test_words_say_what_the_interval_allows_to_say(compared):
+    def words(**values):
+        return next(iter(comparison.sentences(with_top1(compared, **values))))
+
+    on = "on lenet5-half"
+    assert (
+        words(ce=[50], kd=[52])
+        == f"kd minus ce {on}: +2.00 points of top-1 from one seed, which has no interval: not shown"
+    )
+    assert words(ce=[50, 60, 70], kd=[52, 62.1, 71.9]) == (
+        f"kd minus ce {on}: +2.00 points of top-1, 95 % interval +1.75 to +2.25, 3 of 3 seeds won, 0 lost: better"
+    )
+    assert words(kd=[50, 60, 70], ce=[52, 62.1, 71.9]).endswith(
+        "interval -2.25 to -1.75, 0 of 3 seeds won, 3 lost: worse"
+    )
+    assert words(ce=[50, 60, 70], kd=[50, 64, 69]).endswith("holds zero, 1 of 3 seeds won, 1 lost: not shown")
+    assert words(ce=[50, 60], kd=[51, 61]).endswith("the same in all 2 seeds, which gives no interval: not shown")
+
+
+def test_markdown_has_the_table_the_origin_and_no_markup_of_others(compared):
+    odd = replace(compared, name="a|<b>*c*")
+
+    text = comparison.to_markdown(odd)
+
+    assert text.startswith("# Comparison a\\|&lt;b>\\*c\\*: digits, 359 test images, 1 epochs\n")
+    table = [line for line in text.splitlines() if line.startswith("| ")]
+    assert len(table) == 3
+    assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table}) == 1
+    assert "![" in text
+    assert "(compare.svg)" in text
+    assert f"compressor {compared.versions['compressor']}, torch" in text
+    assert f"teacher lenet5 ({compared.teacher.sha256[:12]}) with {compared.teacher.top1:.2f} %" in text
+
+
+def test_the_plot_has_a_point_a_seed_and_the_ink_of_the_page(compared):
+    many = with_top1(compared, ce=[50, 60, 70], kd=[52, 62.1, 71.9])
+
+    svg = comparison.to_svg(many)
+
+    root = ElementTree.fromstring(svg)
+    assert root.get("class") == "compress-compare"
+    texts = "".join(root.itertext())
+    assert "lenet5-half" in texts
+    assert "prefers-color-scheme:dark" in texts
+    colours = {mark for mark, _ in comparison._MARKS}
+    assert set(re.findall("(?:stroke|fill): (#[0-9a-f]{6})", svg)) <= colours  # all else is the page's ink
+    assert "currentColor" in svg
+    points = [each for each in root.iter() if each.get("id", "").startswith("PathCollection")]
+    assert [len(list(each.iter("{http://www.w3.org/2000/svg}use"))) for each in points] == [3, 3]
+    assert comparison.to_svg(many) == svg
+
+
+def test_the_frame_is_that_of_the_points():
+    assert comparison._frame([50, 60]) == (45, 65)
+    assert comparison._frame([70, 70]) == (69.5, 70.5)
+    low, high = comparison._frame([0, 100])
+    assert -6 < low < 0
+    assert 100 < high < 106
