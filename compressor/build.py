@@ -63,14 +63,12 @@ def build(
     exporter = exporter_of(target.format)
     with explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        scratch = tempfile.TemporaryDirectory(prefix=".building-", dir=folder)
-    with scratch as place:
-        finished = Path(place) / "finished"
-        finished.mkdir()
-        graph, calibration = _graph(source, target, exporter, Path(place), tell)
-        built = _built(source, target, exporter, graph, finished)
-        known, sentence = _proved(source.reference, source.images, exporter, built, graph, provider)
-        with explained(folder):
+        with tempfile.TemporaryDirectory(prefix=".building-", dir=folder) as place:
+            finished = Path(place) / "finished"
+            finished.mkdir()
+            graph, calibration = _graph(source, target, exporter, Path(place), tell)
+            built = _built(source, target, exporter, graph, finished)
+            known, sentence = _proved(source.reference, source.images, exporter, built, graph, provider)
             for each in sorted(finished.iterdir(), key=lambda file: file == built.path):  # the file itself comes last
                 each.replace(folder / each.name)
     path = folder / built.path.name

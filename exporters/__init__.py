@@ -91,6 +91,14 @@ class Exporter(Protocol):
         """The INT8 recipe that its runtime wants, see `quantize`."""
         ...
 
+    def require(self) -> None:
+        """Return if this machine can build the format.
+
+        Raises:
+            RuntimeMissing: the runtime, or the device that it builds for, is not here.
+        """
+        ...
+
     def build(self, source: Path, folder: Path, stem: str, *, precision: str, engine: Engine) -> Built:
         """Make an artifact of an ONNX file in `folder`, whole or not at all, named `stem`, its precision, what else
         tells it from others, and `SUFFIX`.

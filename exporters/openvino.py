@@ -125,6 +125,11 @@ class OpenVinoRunner:
         return self._by_batch[size]
 
 
+def require() -> None:
+    """See `Exporter.require`."""
+    _runtime()
+
+
 def build(source: Path, folder: Path, stem: str, *, precision: str, engine: Engine) -> Built:
     """Write an ONNX file as IR, `stem.precision.xml` and `.bin`; see `Exporter.build`. Nothing is compiled yet.
 

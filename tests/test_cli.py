@@ -165,7 +165,7 @@ def test_a_run_folder_is_not_written_over(here):
 
 
 def test_formats_that_need_an_absent_runtime_end_with_3(here):
-    refused(["export", "--format", "trt"], 3, "TensorRT", "--format onnx")
+    refused(["export", "--format", "trt"], 3, "TensorRT is not installed", "pip install")
 
 
 def test_an_absent_device_is_not_replaced(here):

@@ -252,6 +252,6 @@ def test_an_export_that_answers_otherwise_is_not_kept(here, monkeypatch, tmp_pat
 
     monkeypatch.setattr(onnx, "export", wrong)
     refused(
-        ["export", str(folder), "--format", "onnx", "--quiet"], 6, "does not answer as the network does", "was not kept"
+        ["export", str(folder), "--format", "onnx", "--quiet"], 6, "does not answer as its source does", "was not kept"
     )
     assert list((folder / "export").iterdir()) == []

@@ -202,6 +202,9 @@ def test_a_file_is_what_its_recipe_promises(made):
         assert kinds == {"int8", "uint8", "int32"}  # weights, activations, biases
         assert not any(value.any() for value in zero_points.values() if value.dtype != np.uint8)
     assert {entry.domain for entry in model.opset_import} == {""}
+    made = {name for node in model.graph.node for name in node.output}
+    assert {value.name for value in model.graph.value_info} <= made
+    assert stored.keys() <= {name for node in model.graph.node for name in node.input}
     onnx_format.checker.check_model(model, full_check=True)
     assert result.census == {"int8": 3 * 16 * 9 + 2 * 16 * 16 * 9 + 16 * 9 + 16 * 32 + 32 * 8}
     assert (result.recipe, result.method, result.samples, result.kept, result.drop) == (recipe, "minmax", 128, (), None)
@@ -274,7 +277,9 @@ def test_the_same_graph_and_images_give_the_same_bytes_in_any_process(trunk, ima
 
 @pytest.mark.parametrize("method", quantize.METHODS)
 def test_nothing_is_left_behind_and_nothing_is_said(tmp_path, monkeypatch, capfd, method):
-    source = saved(perceptron(), tmp_path / "a.onnx")
+    model = perceptron()
+    model.graph.initializer.append(numpy_helper.from_array(normal(3), "unused"))  # ONNX Runtime warns of these
+    source = saved(model, tmp_path / "a.onnx")
     for name in ("temporary", "here", "out"):
         (tmp_path / name).mkdir()
     monkeypatch.chdir(tmp_path / "here")
@@ -285,6 +290,21 @@ def test_nothing_is_left_behind_and_nothing_is_said(tmp_path, monkeypatch, capfd
     assert capfd.readouterr() == ("", "")
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["a.onnx", "b.onnx", "here", "out", "temporary"]
     assert (logging.root.handlers, logging.root.manager.disable) == ([], 0)
+
+
+def test_what_the_quantiser_logs_installs_no_handler(plain, monkeypatch, capfd):
+    import onnxruntime.quantization
+
+    class Warning(onnxruntime.quantization.QDQQuantizer):
+        def quantize_model(self):
+            logging.warning("failed to infer the type of a tensor")
+            return super().quantize_model()
+
+    monkeypatch.setattr(onnxruntime.quantization, "QDQQuantizer", Warning)
+    monkeypatch.setattr(logging.root, "handlers", [])
+    quantize.quantize(plain, plain.with_name("b.onnx"), random_images(), recipe="cpu")
+    assert logging.root.handlers == []
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_failure_leaves_the_former_file(tmp_path):
@@ -447,6 +467,24 @@ def test_what_no_scale_fits_is_left_in_fp32(tmp_path, recipe):
     assert found.relative_error < 0.1
 
 
+def test_operators_between_layers_in_fp32_stay_in_fp32(tmp_path):
+    """A Pad passes 8 bits on between two quantised layers; behind a layer that is kept it has none to pass on."""
+    body = (
+        '[f0] c = Conv(x, w) q = Pad<mode = "edge">(c, pads) [f1] d = Conv(q, v) [f2] e = Conv(d, v)'
+        "g = GlobalAveragePool(e) y = Flatten(g)"
+    )
+    weights = {"w": normal(4, 3, 1, 1), "v": normal(4, 4, 2, 2), "pads": [0, 0, 1, 1, 0, 0, 1, 1]}
+    source = saved(graph(body, weights, out="n,4"), tmp_path / "a.onnx")
+    found = []
+    for keep in ([], ["f0"]):
+        quantize.quantize(source, tmp_path / "b.onnx", random_images(), recipe="cpu", keep=keep)
+        model = onnx_format.load(tmp_path / "b.onnx")
+        producers = {output: node for node in model.graph.node for output in node.output}
+        (pad,) = [node for node in model.graph.node if node.op_type == "Pad"]
+        found.append(producers[pad.input[0]].op_type)
+    assert found == ["DequantizeLinear", "Conv"]
+
+
 @pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize("ending", ["Softmax", "LogSoftmax"])
 def test_neither_probabilities_nor_the_logits_before_them_are_rounded(tmp_path, recipe, ending):
@@ -590,18 +628,20 @@ def test_a_drop_that_cannot_be_met_names_the_best(tmp_path, lost):
     assert not (tmp_path / "b.onnx").exists()
 
 
-def test_no_more_layers_are_kept_than_leave_most_weights_in_int8(tmp_path):
-    """Of five layers of 256 weights, two may be kept."""
+@pytest.mark.parametrize("keep", [[], ["f4"]])
+def test_no_more_layers_are_kept_than_leave_most_weights_in_int8(tmp_path, keep):
     source = saved(perceptron((12, 16, 16, 16, 16, 16, 4)), tmp_path / "a.onnx")
     drop = Drop(lambda kept: 8.0 - kept)
-    with pytest.raises(ExportFailed, match=r"up to \d of 6 layers kept in fp32, and keeping more would leave most"):
-        quantize.quantize_within(source, tmp_path / "b.onnx", random_images(), recipe="trt", drop=drop, max_drop=1.0)
-    most = drop.asked[-1]
+    with pytest.raises(ExportFailed, match=r"up to \d of \d layers kept in fp32, and keeping more would leave most"):
+        quantize.quantize_within(
+            source, tmp_path / "b.onnx", random_images(), recipe="trt", drop=drop, max_drop=1.0, keep=keep
+        )
     weights = {f"f{i}": size for i, size in enumerate([192, 256, 256, 256, 256, 64])}
-    ranked = list(quantize.sensitive_first(source, random_images(), recipe="trt"))
-    assert set(most) == set(ranked[: len(most)])
-    assert 2 * sum(weights[name] for name in most) < 1280
-    assert 2 * sum(weights[name] for name in ranked[: len(most) + 1]) >= 1280
+    ranked = [name for name in quantize.sensitive_first(source, random_images(), recipe="trt") if name not in keep]
+    most = len(drop.asked[-1]) - len(keep)
+    assert set(drop.asked[-1]) == {*keep, *ranked[:most]}
+    assert 2 * sum(weights[name] for name in drop.asked[-1]) < 1280
+    assert 2 * sum(weights[name] for name in [*keep, *ranked[: most + 1]]) >= 1280
 
 
 # Planted mistakes.
@@ -810,3 +850,22 @@ def test_what_the_quantiser_raises_is_one_sentence(plain, monkeypatch):
     monkeypatch.setattr(onnxruntime.quantization, "QDQQuantizer", broken)
     message, _ = refused(plain, random_images(), ExportFailed)
     assert message == f"ONNX Runtime cannot quantise {plain}: index 4 is out of bounds"
+
+
+def test_a_file_that_does_not_run_is_not_written(plain, monkeypatch):
+    release = quantize._release_logits
+
+    def misname(model):
+        model.graph.node[-1].op_type = "Nonsense"
+
+    monkeypatch.setattr(quantize, "_release_logits", misname)
+    message, _ = refused(plain, random_images(), ExportFailed)
+    assert message.startswith(f"the quantised graph of {plain} does not run: ")
+
+    def lose(model):
+        release(model)
+        changed(model, "w3_scale", lambda scale: np.nan * scale)
+
+    monkeypatch.setattr(quantize, "_release_logits", lose)
+    message, _ = refused(plain, random_images(), ExportFailed)
+    assert message == f"the quantised graph of {plain} returns logits that are not finite"

@@ -22,10 +22,11 @@ KEYS = {
     record.Data: "source fingerprint classes train validation test boundary_samples attack_samples epsilon",
     record.Training: "method seed epochs seconds validation_top1 best_validation_top1 best_epoch",
     record.Network: [*METRICS, "arch", "classes", "input_shape", "parameters", "macs"],
-    record.Artifact: [*METRICS, "parity"],
+    record.Artifact: [*METRICS, "input", "output", "companions", "census", "calibration", "parity", "note"],
     record.Parity: "max_error mean_error relative_error agreement samples batch_sizes",
-    record.Timing: "p50 p90 p95 p99 mean median_ci images_per_s iterations threads transfers other_load",
-    record.Gate: "gate artifact limit value passed detail",
+    record.Timing: "p50 p90 p95 p99 mean median_ci images_per_s iterations threads transfers cuda_graph other_load "
+    "clock_mhz gpu_clock_mhz gpu_slow_downs gpu_shared energy_j memory_mb peak_memory_mb gpu_memory_mb",
+    record.Gate: "gate artifact limit value verdict passed detail",
 }
 DOCUMENT = Path(__file__).parent.parent / "docs" / "result.md"
 
@@ -83,7 +84,17 @@ def result(**changes) -> Result:
                 **file,
             ),
         ),
-        "gates": (Gate(gate="min_top1", artifact="a.onnx", limit=90, value=97.5, passed=True, detail="on 359 images"),),
+        "gates": (
+            Gate(
+                gate="min_top1",
+                artifact="a.onnx",
+                limit=90,
+                value=97.5,
+                verdict="held",
+                passed=True,
+                detail="on 359 images",
+            ),
+        ),
         "passed": True,
         "versions": versions(),
         "hardware": hardware(),
@@ -154,6 +165,31 @@ def test_the_speed_up_is_the_first_rows_median_over_the_files():
     onnx = next(line for line in shown(summary(timed)).splitlines() if "onnx" in line)
 
     assert onnx.split()[-1] == "1.5x"
+
+
+def test_latencies_below_a_millisecond_have_one_more_digit():
+    (onnx,) = result().artifacts
+    times = {
+        batch: onnx.latency_ms["1"].model_copy(update={"p50": p50}) for batch, p50 in (("1", 0.0312), ("8", 12.345))
+    }
+    row = shown(single(onnx.model_copy(update={"latency_ms": times})))
+
+    assert re.search(r" 0\.031 +12\.3[45] ", row)
+
+
+def test_memory_and_energy_have_columns_where_they_were_measured():
+    before = result()
+    (onnx,) = before.artifacts
+    small = onnx.latency_ms["1"].model_copy(update={"memory_mb": 7.0})
+    large = small.model_copy(update={"memory_mb": 1234.56, "energy_j": 0.25})
+    costly = onnx.model_copy(update={"latency_ms": {"9": small, "32": large}})
+    lines = shown(summary(before.model_copy(update={"artifacts": (costly,)}))).splitlines()
+    header, student, row = (next(line for line in lines if word in line) for word in ("top-1", "student", "onnx"))
+
+    assert "memory" not in shown(summary(before))
+    assert header.split("speed-up")[1].split() == ["memory", "MB", "J", "a", "batch"]
+    assert row.split()[-2:] == ["1,234.6", "0.25"]  # of the largest batch
+    assert student.split()[-2:] == ["-", "-"]
 
 
 def test_a_single_file_has_its_own_table():

@@ -42,7 +42,7 @@ def export(
     instead = {"export": [dict(asked or {})]} if asked or overrides else {}
     targets = load(folder.recipe, export_overrides(overrides), values=instead).export
     for each in targets:
-        exporter_of(each.format)  # before anything slow
+        exporter_of(each.format).require()  # before anything slow
     with working(folder):
         return export_stage(open_run(folder, tell, device=device), targets, tell).result
 

@@ -115,7 +115,7 @@ def export_graph(
         UsageError: a file of that name is there and `overwrite` is not set.
         ExportFailed: the file could not be made, or does not answer as the graph does.
     """
-    exporter_of(target.format)
+    exporter_of(target.format).require()
     chosen = choose_device(device or "auto")
     settled = settle(path, data, teacher, tell, device=chosen, given=given)
     inputs = settled.inputs

@@ -54,7 +54,7 @@ def run(
     """
     check(recipe)
     for target in recipe.export:
-        exporter_of(target.format)  # a missing exporter is known before training
+        exporter_of(target.format).require()  # a missing runtime is known before training
     inputs = _train_inputs(recipe)
     folder = None if overwrite or start == "train" else _earlier(recipe, inputs, out)
     if folder is None:

@@ -32,6 +32,12 @@ class PlanExporter:
     SUFFIX: str = ".plan"
     QUANTIZATION: Literal["cpu", "trt"] = "trt"
 
+    def require(self) -> None:
+        """See `Exporter.require`."""
+        self.flavour.require()
+        if not self.flavour.portable:
+            self._gpu("builds plans")
+
     def build(self, source: Path, folder: Path, stem: str, *, precision: str, engine: Engine) -> Built:
         """See `Exporter.build`. A TensorRT plan is built on the GPU that runs it, and named after it.
 

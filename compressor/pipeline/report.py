@@ -1,0 +1,241 @@
+"""The last stage: a page for people, of one run or of several beside each other."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from compressor import gallery
+from compressor.answers import Answers
+from compressor.attack import BoundaryAttack
+from compressor.bench import Benchmark, baseline
+from compressor.checkpoint import Network
+from compressor.data import Split, open_data
+from compressor.errors import CompressError, InputRejected, UsageError
+from compressor.files import write_text
+from compressor.methods.bss import BSS
+from compressor.pipeline.opened import Opened, open_student
+from compressor.prepare import Prepared, choose_device, prepare
+from compressor.progress import Tell
+from compressor.recipe import Recipe, load
+from compressor.report import record
+from compressor.report.story import STUDENT, TEACHER, Looked, Missing, Story
+from compressor.runs import Run, find
+
+COMPARISON = Path("report.html")
+EXAMPLES = 8
+DISAGREEMENTS = 12
+
+
+def report(runs: Sequence[Path], tell: Tell, *, out: Path | None = None, overwrite: bool = False) -> Path:
+    """Write the report of a run, or the comparison of several, as far as they came, and return where it is.
+
+    Args:
+        runs: folders; none means the latest run.
+        out: the file to write, by default `report/report.html` in the run's folder, which is always replaced, or for
+            several runs `report.html` here.
+        overwrite: replace the file, where it is not the run's own.
+
+    Raises:
+        UsageError: a folder is not that of a run, or the file is there and `overwrite` is not set.
+    """
+    folders = [find(where) for where in runs] or [find(None)]
+    place = out or (folders[0].report if len(folders) == 1 else COMPARISON)
+    if place != folders[0].report and place.exists() and not overwrite:
+        raise UsageError(f"{place} exists already", hint="--overwrite replaces it, --out FILE writes another")
+    if len(folders) == 1:
+        return _write_page(folders[0], None, place, tell)
+    from compressor.report import html  # imports Matplotlib, which no other stage needs
+
+    names = _names(folders)
+    stories = [_story(folder, name, None, look=False) for folder, name in zip(folders, names, strict=True)]
+    write_text(place, html.comparison(stories))
+    return place
+
+
+def report_stage(opened: Opened, tell: Tell) -> Path:
+    """Write the report of an open run into its folder, and return where it is."""
+    return _write_page(opened.folder, opened, opened.folder.report, tell)
+
+
+def _write_page(folder: Run, opened: Opened | None, place: Path, tell: Tell) -> Path:
+    from compressor.report import html
+
+    story = _story(folder, _names([folder])[0], opened, look=True)
+    for each in story.missing:
+        tell(f"not in the report: {each.what}" + (f" ({each.command} adds it)" if each.command else ""))
+    if story.looked.reason is not None:
+        tell(f"not in the report: boundary samples and decision regions: {story.looked.reason}")
+    write_text(place, html.page(story))
+    return place
+
+
+def _names(folders: Sequence[Run]) -> list[str]:
+    """Return what to call the runs: their folders' names, or their paths where two have the same name."""
+    names = [folder.folder.resolve().name for folder in folders]
+    return names if len(set(names)) == len(names) else [str(folder.folder) for folder in folders]
+
+
+def _story(folder: Run, name: str, opened: Opened | None, *, look: bool) -> Story:
+    """Collect what is there."""
+    missing: list[Missing] = []
+    result = opened.result if opened else _result(folder, missing)
+    benchmark, answers = (None, None) if result is None else (_benchmark(folder, missing), _answers(folder, missing))
+    story = Story(
+        name=name,
+        folder=folder.folder,
+        recipe=folder.recipe.read_text(encoding="utf-8", errors="replace"),
+        environment=_environment(folder),
+        epochs=_epochs(folder, missing),
+        result=result,
+        benchmark=benchmark,
+        answers=answers,
+    )
+    missing += _unmeasured(story, folder)
+    looked = _looked(story, folder, opened) if look and result is not None else Looked()
+    return replace(story, missing=tuple(missing), looked=looked)
+
+
+def _result(folder: Run, missing: list[Missing]) -> record.Result | None:
+    try:
+        return record.read(folder.folder)
+    except InputRejected as error:
+        there = (folder.folder / record.NAME).exists()
+        what = error.message if there else "all that is measured after training, which is not finished"
+        missing.append(Missing(what, f"compress distill --resume {folder.folder}"))
+        return None
+
+
+def _benchmark(folder: Run, missing: list[Missing]) -> Benchmark | None:
+    try:
+        return baseline.read(folder.bench)
+    except InputRejected as error:
+        what = error.message if folder.bench.exists() else "latencies"
+        missing.append(Missing(what, f"compress bench {folder.folder}"))
+        return None
+
+
+def _answers(folder: Run, missing: list[Missing]) -> Answers | None:
+    try:
+        return Answers.read(folder.predictions)
+    except InputRejected as error:
+        there = folder.predictions.exists()
+        what = error.message if there else "agreement at the boundary, robustness, confusions and disagreements"
+        missing.append(Missing(what, f"compress validate {folder.folder}"))
+        return None
+
+
+def _epochs(folder: Run, missing: list[Missing]) -> list[dict[str, Any]]:
+    try:
+        epochs = folder.epochs()
+        if not all(isinstance(row, dict) and {"epoch", "losses"} <= row.keys() for row in epochs):
+            raise ValueError("not the metrics of epochs")
+    except (ValueError, OSError):
+        missing.append(Missing(f"training curves: {folder.metrics.name} is damaged"))
+        return []
+    if not epochs:
+        missing.append(Missing(f"training curves: {folder.metrics.name} holds no finished epoch"))
+    return epochs
+
+
+def _environment(folder: Run) -> dict[str, Any]:
+    try:
+        known = json.loads(folder.environment.read_text(encoding="utf-8"))
+    except (ValueError, OSError):
+        return {}
+    return {key: value for key, value in known.items() if isinstance(value, dict)} if isinstance(known, dict) else {}
+
+
+def _unmeasured(story: Story, folder: Run) -> list[Missing]:
+    """Say which artifacts are gone, were not measured, or have changed since they were."""
+    result, where = story.result, folder.folder
+    if result is None:
+        return []
+    if not result.artifacts:
+        return [Missing("exported files", f"compress export {where} --format onnx")]
+    gone = [each for each in result.artifacts if not (where / each.path).exists()]
+    found = [Missing(f"{each.path}, which is not on disk any more", f"compress export {where}") for each in gone]
+    here = [each for each in result.artifacts if each.provider is not None]
+    untimed = [each.path for each in here if each.latency_ms is None]
+    if untimed and story.benchmark is not None:
+        found.append(Missing(f"latencies of {', '.join(untimed)}", f"compress bench {where}"))
+    silent = [each.path for each in here if story.answer(each.path) is None]
+    if silent and story.answers is not None:
+        found.append(Missing(f"accuracies of {', '.join(silent)} as it is now", f"compress validate {where}"))
+    return found
+
+
+def _looked(story: Story, folder: Run, opened: Opened | None) -> Looked:
+    """Find the images to show; what cannot be opened any more is left out, with the reason."""
+    try:
+        prepared, student = (opened.prepared, opened.student) if opened else _open(folder)
+    except CompressError as error:
+        disagreements, notes = _apart(story, _test_split(folder))
+        return Looked(disagreements=disagreements, notes=notes, reason=error.message)
+    disagreements, notes = _apart(story, prepared.data.test)
+    if prepared.teacher is None or len(prepared.data.test) == 0:
+        return Looked(disagreements=disagreements, notes=notes)
+    assert story.result is not None
+    macs = [each.macs for each in (story.result.teacher, story.result.student) if each and each.macs]
+    images, side = gallery.affordable(sum(macs) or None, prepared.device)
+    networks = prepared.teacher.module, student.module
+    seed = prepared.recipe.seed
+    pool = gallery.pool(
+        *networks,
+        prepared.data.test,
+        count=images,
+        attack=_attack(prepared.recipe),
+        scale=torch.tensor(prepared.teacher.std),
+        seed=seed,
+        device=prepared.device,
+    )
+    examples = gallery.boundary_examples(pool, count=EXAMPLES, seed=seed)
+    plane = gallery.decision_slice(pool, side=side)
+    if plane is not None:
+        asked = f", the regions from {side} × {side} points with straight lines between"
+    else:
+        asked = "; none of those tried had two walks to draw a plane through"
+    chosen = f"Boundary samples come from {len(pool.labels):,} of the test images{asked}."
+    return Looked(examples, plane, disagreements, (*notes, chosen))
+
+
+def _attack(recipe: Recipe) -> BoundaryAttack:
+    """Return the walk of the training; of a method without one, the published."""
+    if not isinstance(recipe.method, BSS):
+        return BoundaryAttack()
+    how = recipe.method.attack
+    return BoundaryAttack(steps=how.steps, step_size=how.step_size, margin=how.margin)
+
+
+def _open(folder: Run) -> tuple[Prepared, Network]:
+    recipe = load(folder.recipe).model_copy(update={"device": "auto"})  # to look needs no particular device
+    prepared = prepare(recipe, Tell(quiet=True), examine=False)
+    return prepared, open_student(folder, prepared)
+
+
+def _test_split(folder: Run) -> Split | None:
+    """Return the test images alone, for when the networks cannot be had."""
+    try:
+        data = load(folder.recipe).data
+        return None if data.name is None else open_data(data, device=choose_device("auto")).test
+    except CompressError:
+        return None
+
+
+def _apart(story: Story, split: Split | None) -> tuple[tuple[gallery.Disagreement, ...], tuple[str, ...]]:
+    """Return the disagreements to show, and a note where they cannot be shown."""
+    teacher, student = story.answer(TEACHER), story.answer(STUDENT)
+    if teacher is None or student is None:
+        return (), ()
+    if split is None:
+        return (), ("The test images cannot be read any more, so the disagreements are counted and not shown.",)
+    places = gallery.disagreements(teacher, student)[:DISAGREEMENTS].tolist()
+    try:
+        return gallery.shown_disagreements(teacher, student, split, places), ()
+    except CompressError as error:
+        return (), (f"The disagreements are counted and not shown: {error.message}.",)
