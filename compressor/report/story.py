@@ -1,0 +1,96 @@
+"""What is known of a run when its report is made, and what is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from compressor.answers import Answer, Answers
+from compressor.bench import Benchmark
+from compressor.gallery import BoundaryExample, Disagreement, Slice
+from compressor.report.record import Metrics, Network, Result
+
+TEACHER, STUDENT = "teacher", "student"
+
+
+@dataclass(frozen=True)
+class Missing:
+    """Something that the report would show: `what` in words, and the `command` that adds it, where there is one."""
+
+    what: str
+    command: str | None = None
+
+
+@dataclass(frozen=True)
+class Looked:
+    """Images to look at, and why some could not be had; each tuple may be empty."""
+
+    examples: tuple[BoundaryExample, ...] = ()
+    plane: Slice | None = None
+    disagreements: tuple[Disagreement, ...] = ()
+    notes: tuple[str, ...] = ()
+    reason: str | None = None  # why there are no boundary samples and no plane
+
+
+@dataclass(frozen=True)
+class File:
+    """One file of a run: `label` says what it is in two words, unlike the others'; `network` is what it holds."""
+
+    name: str
+    label: str
+    metrics: Metrics
+    network: Network
+    teacher: Metrics | None
+
+    def speed_up(self, batch: str) -> float | None:
+        """Return how many times shorter its median latency is than the teacher's, where both ran on the same device."""
+        ours, theirs = ((each.latency_ms or {}).get(batch) if each else None for each in (self.metrics, self.teacher))
+        if ours is None or theirs is None or self.teacher is None or self.name == TEACHER:
+            return None
+        return theirs.p50 / ours.p50 if self.metrics.provider == self.teacher.provider else None
+
+
+@dataclass(frozen=True)
+class Story:
+    """A run as far as it came. `name` tells it from others of the same report."""
+
+    name: str
+    folder: Path
+    recipe: str
+    environment: Mapping[str, Any]
+    epochs: Sequence[Mapping[str, Any]]
+    result: Result | None = None
+    benchmark: Benchmark | None = None
+    answers: Answers | None = None
+    looked: Looked = Looked()
+    missing: tuple[Missing, ...] = field(default=())
+
+    @property
+    def files(self) -> tuple[File, ...]:
+        """Teacher, student and artifacts, as far as the record has them."""
+        result = self.result
+        if result is None:
+            return ()
+        files = [] if result.teacher is None else [File(TEACHER, TEACHER, result.teacher, result.teacher, None)]
+        files.append(File(STUDENT, STUDENT, result.student, result.student, result.teacher))
+        plain = [f"{each.format} {each.precision}" for each in result.artifacts]
+        for label, each in zip(plain, result.artifacts, strict=True):
+            own = label if plain.count(label) == 1 else f"{label} ({Path(each.path).name})"
+            files.append(File(each.path, own, each, result.student, result.teacher))
+        return tuple(files)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes; numbers where nothing was measured by class."""
+        if self.result is None:
+            return ()
+        known = self.result.student.class_accuracy
+        return tuple(known) if known else tuple(map(str, range(self.result.data.classes)))
+
+    def answer(self, name: str) -> Answer | None:
+        """Return what a file said of the test images, unless the file has changed since."""
+        found = None if self.answers is None else self.answers.files.get(name)
+        now = next((file.metrics.sha256 for file in self.files if file.name == name), None)
+        return found if found is not None and found.sha256 == now else None
