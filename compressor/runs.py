@@ -68,6 +68,10 @@ class Run:
         return self.folder / "env.json"
 
     @property
+    def tracking(self) -> Path:
+        return self.folder / "tracking.json"
+
+    @property
     def stages(self) -> Path:
         return self.folder / "stages.json"
 
@@ -206,12 +210,14 @@ def _forget(run: Run) -> None:
         run.metrics,
         run.bench,
         run.predictions,
-        run.report,
         run.environment,
         run.stages,
+        run.tracking,
         run.folder / "result.json",
+        run.folder / "manifest.json",
     ]
-    for path in [*names, *(run.exports.glob("*") if run.exports.is_dir() else ())]:
+    made = [path for folder in (run.exports, run.report.parent) if folder.is_dir() for path in folder.iterdir()]
+    for path in [*names, *made]:
         path.unlink(missing_ok=True)
 
 

@@ -35,7 +35,18 @@ from exporters.precision import lower, precision_of, weights_by_type
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["PRECISIONS", "QUANTIZATION", "SUFFIX", "OnnxRunner", "build", "census", "convert", "export", "load", "require"]
+__all__ = [
+    "PRECISIONS",
+    "QUANTIZATION",
+    "SUFFIX",
+    "OnnxRunner",
+    "build",
+    "census",
+    "convert",
+    "export",
+    "load",
+    "require",
+]
 
 SUFFIX = ".onnx"
 QUANTIZATION: Literal["cpu", "trt"] = "cpu"

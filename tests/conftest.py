@@ -42,6 +42,13 @@ def _seed():
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def _not_on_github(monkeypatch):
+    """Commands that a test types must not write into the summary of the job that runs the tests."""
+    for name in ("GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY"):
+        monkeypatch.delenv(name, raising=False)
+
+
 @pytest.fixture
 def tiny():
     """A function that makes a small trained-looking classifier (BatchNorm statistics are not the initial ones)."""

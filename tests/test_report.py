@@ -197,7 +197,7 @@ def test_a_single_file_has_its_own_table():
 
 
 def test_each_gate_shows_its_verdict_and_why():
-    broken = result().gates[0].model_copy(update={"passed": False})
+    broken = result().gates[0].model_copy(update={"passed": False, "verdict": "broken"})
 
     assert "held" in shown(gates(result().gates))
     assert re.search(r"min_top1 .*a\.onnx .*broken .*on 359 images", shown(gates([broken])))

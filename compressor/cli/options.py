@@ -55,6 +55,7 @@ class Stage(StrEnum):
     export = "export"
     validate = "validate"
     bench = "bench"
+    report = "report"
 
 
 class Provider(StrEnum):

@@ -128,6 +128,7 @@ def run(
     out: Out = None,
     overwrite: Overwrite = False,
     start: Annotated[Stage | None, typer.Option("--from", help="Do this stage and all later ones again.")] = None,
+    page: Annotated[bool, typer.Option("--report/--no-report", help="Write report/report.html at the end.")] = True,
     smoke: Annotated[
         bool, typer.Option("--smoke", help="Try the whole path in a minute: the real inputs, then tiny networks.")
     ] = False,
@@ -154,7 +155,12 @@ def run(
         show(pipeline.smoke(chosen, tell_of(quiet)), as_json=as_json)
         return
     result = pipeline.run(
-        chosen, tell_of(quiet), out=out, overwrite=overwrite, start=None if start is None else start.value
+        chosen,
+        tell_of(quiet),
+        out=out,
+        overwrite=overwrite,
+        start=None if start is None else start.value,
+        page=page,
     )
     show(result, as_json=as_json)
     publish(result, junit=junit, markdown=markdown)

@@ -28,6 +28,7 @@ from compressor.bench import (
 from compressor.bench.energy import meter_of
 from compressor.errors import InputRejected, UsageError
 from compressor.gpu import Gpu, NvmlMissing, cuda_uuid, find_gpu
+from compressor.hardware import hardware
 from compressor.pipeline.opened import Opened, open_run
 from compressor.prepare import choose_device
 from compressor.progress import Tell
@@ -150,6 +151,7 @@ def bench_stage(opened: Opened, config: Bench, tell: Tell, wanted: Wanted = NOTH
         teacher=result.teacher and timed("teacher", result.teacher),
         student=timed("student", result.student),
         artifacts=tuple(timed(artifact.path, artifact) for artifact in result.artifacts),
+        hardware=hardware(),  # latencies are this machine's, which need not be the one that trained
     ).saved()
     _warn(costs.latencies, tell)
     if budget is not None:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from compressor import manifest
 from compressor.artifacts import exporter_of
 from compressor.errors import UsageError
 from compressor.files import sha256, write_text
@@ -17,14 +18,17 @@ from compressor.hardware import hardware
 from compressor.pipeline.bench import bench_stage
 from compressor.pipeline.export import export_stage
 from compressor.pipeline.opened import Opened, open_run, open_student
+from compressor.pipeline.report import report_stage
 from compressor.pipeline.train import begin, check, resume_stage
 from compressor.pipeline.validate import validate_stage
 from compressor.progress import Tell
 from compressor.recipe import Recipe, dump
 from compressor.report import record
+from compressor.report.ci import write_ci
 from compressor.runs import Run, is_run, siblings, working
 from compressor.stages import Stage, Stages
 from compressor.student import train_student
+from compressor.tracking import tracking
 
 # Sections that the weights do not depend on.
 _AFTER_TRAINING = ("name", "export", "validation", "bench", "gates", "tracking")
@@ -38,8 +42,9 @@ def run(
     overwrite: bool = False,
     start: Stage | None = None,
     latest: bool = True,
+    page: bool = True,
 ) -> record.Result:
-    """Do all of a recipe: train, export, validate, bench, and judge its gates.
+    """Do all of a recipe: train, export, validate, bench, judge its gates, and write the report.
 
     An earlier run of the same recipe and inputs, `out` or the newest of the recipe's name, is gone on with; else a new
     one is begun.
@@ -48,6 +53,7 @@ def run(
         overwrite: begin anew in `out`, whatever is there.
         start: do this stage and all later ones again.
         latest: let `runs/latest` point to a new folder.
+        page: write `report/report.html`, which takes some seconds; the files for CI are always written.
 
     Raises:
         UsageError: `start` names a stage after training and there is no such run, or `out` holds another run.
@@ -60,14 +66,20 @@ def run(
     if folder is None:
         if start not in (None, "train"):
             raise UsageError(f"there is no run of {recipe.name} to go on from", hint="leave --from out")
-        return _new(recipe, inputs, tell, out, overwrite, latest)
+        return _new(recipe, inputs, tell, out, overwrite, latest, page)
     with working(folder):
         opened = _trained(recipe, folder, tell)
-        return _rest(opened, Stages(folder), tell, start).result
+        return _rest(opened, Stages(folder), tell, start, page).result
 
 
 def _new(
-    recipe: Recipe, inputs: Mapping[str, Any], tell: Tell, out: Path | None, overwrite: bool, latest: bool
+    recipe: Recipe,
+    inputs: Mapping[str, Any],
+    tell: Tell,
+    out: Path | None,
+    overwrite: bool,
+    latest: bool,
+    page: bool,
 ) -> record.Result:
     prepared, state, folder = begin(recipe, tell, out=out, overwrite=overwrite, latest=latest)
     with working(folder):
@@ -75,7 +87,8 @@ def _new(
         stages.begin("train", inputs)  # so that the run is known again if it is cut short
         result = train_student(prepared, state, folder, tell)
         stages.done("train")
-        return _rest(Opened(folder, prepared, open_student(folder, prepared), result), stages, tell, None).result
+        opened = Opened(folder, prepared, open_student(folder, prepared), result)
+        return _rest(opened, stages, tell, None, page).result
 
 
 def _trained(recipe: Recipe, folder: Run, tell: Tell) -> Opened:
@@ -101,7 +114,7 @@ def _trained(recipe: Recipe, folder: Run, tell: Tell) -> Opened:
     return opened.noting(name=recipe.name, recipe_sha256=sha256(folder.recipe))
 
 
-def _rest(opened: Opened, stages: Stages, tell: Tell, start: Stage | None) -> Opened:
+def _rest(opened: Opened, stages: Stages, tell: Tell, start: Stage | None, page: bool) -> Opened:
     """Do the stages after training that are not done yet with these inputs."""
     if start is not None:
         stages.forget(start)
@@ -123,7 +136,27 @@ def _rest(opened: Opened, stages: Stages, tell: Tell, start: Stage | None) -> Op
         stages.begin(stage, inputs)
         opened = do(opened)
         stages.done(stage)
-    return opened.saved()  # the gates may be others than when the stages were done
+    opened = opened.saved()  # the gates may be others than when the stages were done
+    write_ci(opened.result, opened.folder.report.parent)
+    if page:
+        _report(opened, stages, tell)
+    manifest.write(opened.folder, opened.result)
+    with tracking(recipe, opened.folder, tell) as trackers:
+        trackers.result(opened.result)
+    return opened
+
+
+def _report(opened: Opened, stages: Stages, tell: Tell) -> None:
+    shown = (record.NAME, opened.folder.bench.name, opened.folder.predictions.name)
+    paths = [opened.folder.folder / name for name in shown]
+    inputs = {path.name: sha256(path) for path in paths if path.is_file()}
+    when = stages.finished("report")
+    if when is not None and opened.folder.report.is_file() and not stages.changed("report", inputs):
+        tell(f"report: unchanged since {when}, skipped")
+        return
+    stages.begin("report", inputs)
+    tell(f"report: {report_stage(opened, tell)}")
+    stages.done("report")
 
 
 def _earlier(recipe: Recipe, inputs: Mapping[str, Any], out: Path | None) -> Run | None:

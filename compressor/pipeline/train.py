@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from compressor import checkpoint
+from compressor import checkpoint, tracking
 from compressor.errors import UsageError
 from compressor.files import write_text
-from compressor.gates import unmeasurable
+from compressor.gates import require_same_data, unmeasurable
 from compressor.hardware import clashes, hardware, versions
 from compressor.prepare import Prepared, prepare
 from compressor.progress import Tell
@@ -24,11 +24,13 @@ def check(recipe: Recipe) -> None:
 
     Raises:
         UsageError: the recipe lacks a teacher or data, or a gate is on something no stage measures.
+        EnvironmentMissing: a tracker cannot be used.
     """
     require_runnable(recipe)
     problems = unmeasurable(recipe)
     if problems:
         raise UsageError(problems[0], hint="; ".join(problems[1:]) or None)
+    tracking.require(recipe)
 
 
 def train(
@@ -57,6 +59,7 @@ def begin(
     """
     check(recipe)
     prepared = prepare(recipe, tell)
+    require_same_data(recipe.gates, prepared.data.fingerprint)
     state = new_state(prepared)
     folder = create(recipe.name, out=out, overwrite=overwrite, latest=latest)
     tell.keep(folder.log)
@@ -71,7 +74,9 @@ def begin(
 def resume_stage(folder: Run, tell: Tell) -> record.Result:
     """Train what is left of a run; a run that stopped before its first epoch begins anew."""
     tell.keep(folder.log)
-    prepared = prepare(load(folder.recipe), tell, examine=False)
+    recipe = load(folder.recipe)
+    tracking.require(recipe)
+    prepared = prepare(recipe, tell, examine=False)
     state = new_state(prepared)
     if folder.last.exists():
         state.load_state_dict(checkpoint.load_state(folder.last))

@@ -29,8 +29,8 @@ def gates(verdicts: Sequence[Gate]) -> Table:
     """Return one row a promise."""
     table = Table("gate", "file", "verdict", "why", title="gates", title_justify="left", box=box.SIMPLE_HEAD)
     for verdict in verdicts:
-        word = {True: "[green]held[/]", False: "[red]broken[/]", None: "[yellow]open[/]"}[verdict.passed]
-        table.add_row(verdict.gate, verdict.artifact, word, verdict.detail)
+        colour = {True: "green", False: "red", None: "yellow"}[verdict.passed]
+        table.add_row(verdict.gate, verdict.artifact, f"[{colour}]{verdict.verdict}[/]", verdict.detail)
     return table
 
 

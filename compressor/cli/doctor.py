@@ -1,0 +1,85 @@
+"""The command that looks at the machine: doctor."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from compressor.cli.options import Data, Device, Json, Quiet, Set, Teacher, recipe_of, values_of
+from compressor.cli.output import tell_of
+from compressor.errors import EnvironmentMissing
+
+if TYPE_CHECKING:
+    from compressor.doctor import Finding
+
+_PLAIN_WIDTH = 160
+_COLOURS = {"ok": "green", "absent": "dim", "broken": "red"}
+
+
+def doctor(
+    recipe: Annotated[
+        str | None, typer.Argument(help="A recipe file, or a name from `recipes ls`, to see whether it can run here.")
+    ] = None,
+    teacher: Teacher = None,
+    data: Data = None,
+    device: Device = None,
+    set_: Set = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Try every runtime and say what is missing.
+
+    Ends with 3 when PyTorch or ONNX Runtime do not work, or when something that RECIPE needs is not here.
+    """
+    from compressor import presets
+    from compressor.doctor import examine
+
+    if recipe is not None:
+        presets.find(recipe)  # what is not there need not be waited for
+    tell_of(quiet)("trying each runtime, which takes a few seconds")
+    findings = examine()
+    works = {finding.check: finding.status == "ok" for finding in findings}
+    if recipe is not None and works["torch-cpu"]:  # reading a recipe imports PyTorch
+        from compressor.doctor.needs import demand
+
+        findings = demand(findings, recipe_of(recipe, values_of(locals()), set_))
+    if as_json:
+        typer.echo(json.dumps({"findings": [asdict(each) | {"missing": each.missing} for each in findings]}, indent=2))
+    else:
+        _show(findings)
+    missing = [finding for finding in findings if finding.missing]
+    if missing:
+        what = "; ".join(f"{each.title} (for {', '.join(each.needed)}): {each.found}" for each in missing)
+        raise EnvironmentMissing(f"{recipe or 'compress'} needs what is not here: {what}", hint=missing[0].remedy)
+
+
+def _show(findings: Sequence[Finding]) -> None:
+    """Print a table, then the line to type for each problem: unwrapped, so that it can be copied."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    terminal = sys.stdout.isatty()
+    console = Console(width=None if terminal else _PLAIN_WIDTH, highlight=False)
+    table = Table("", "check", "found", "needed for", box=SIMPLE_HEAD if terminal else None, pad_edge=False)
+    for each in findings:
+        colour = "bold red" if each.missing else _COLOURS[each.status]
+        cells = [each.title, each.found, ", ".join(each.needed)]
+        table.add_row(f"[{colour}]{each.status}[/]", *map(escape, cells))
+    with console.capture() as drawn:
+        console.print(table)
+    typer.echo("\n".join(line.rstrip() for line in drawn.get().splitlines()))
+    remedies: dict[str, list[str]] = {}
+    for each in findings:
+        if each.remedy is not None and each.status != "ok":
+            remedies.setdefault(each.remedy, []).append(each.title)
+    if remedies:
+        typer.echo("\nwhat to do, where it is wanted:")
+    for remedy, titles in remedies.items():
+        typer.echo(f"  {'; '.join(titles)}:\n    {remedy}")

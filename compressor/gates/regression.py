@@ -1,0 +1,159 @@
+"""Gates against a baseline: how much worse a file is than the one that an earlier run made of it."""
+
+from __future__ import annotations
+
+from math import hypot, inf
+from pathlib import Path
+
+from compressor.errors import InputRejected
+from compressor.evaluate import wilson
+from compressor.gates.reading import Interval, Reading, noise, ratio_interval
+from compressor.report import record
+from compressor.report.record import Metrics, Result, Timing
+
+_MACHINE = ("cpu", "cores", "gpus")
+_WAY = ("threads", "transfers", "cuda_graph")
+
+
+def read_baseline(path: Path) -> Result:
+    """Return the record of an earlier run: its `result.json`, or its folder.
+
+    Raises:
+        InputRejected: there is none, it is damaged, or it is of another schema.
+    """
+    file = path / record.NAME if path.is_dir() else path
+    if not file.is_file():
+        raise InputRejected(
+            f"there is no baseline {file}", hint="keep the result.json of a run that you trust, and name that"
+        )
+    return record.read_file(file)
+
+
+def read_regression(gate: str, metrics: Metrics, now: Result, before: Result) -> Reading:
+    """Compare one file with the same file of the baseline: what it lost in the unit of the gate, 0 for nothing."""
+    earlier = match(metrics, before)
+    if earlier is None:
+        sentence = f"the baseline has neither {metrics.path} nor another file of {metrics.format} {metrics.precision}"
+        return Reading(value=None, basis="", doubt=sentence)
+    match gate:
+        case "max_size_regression":
+            return _size(metrics, earlier)
+        case "max_latency_regression":
+            return _latency(metrics, earlier, other_machine(now, before))
+        case "max_top1_regression" | "max_agreement_regression":
+            if now.data.fingerprint != before.data.fingerprint:
+                return Reading(value=None, basis="the baseline was measured on other images")
+            return _top1(metrics, earlier) if gate == "max_top1_regression" else _agreement(metrics, earlier)
+    raise AssertionError(f"no reading for gate {gate}")
+
+
+def match(metrics: Metrics, before: Result) -> Metrics | None:
+    """Return the file of the baseline at the same path, else the only one of the same format and precision."""
+    files: tuple[Metrics, ...] = (before.student, *before.artifacts)
+    same = [file for file in files if file.path == metrics.path]
+    alike = [file for file in files if (file.format, file.precision) == (metrics.format, metrics.precision)]
+    return same[0] if same else alike[0] if len(alike) == 1 else None
+
+
+def other_machine(now: Result, before: Result) -> str | None:
+    """Return a sentence when the baseline is of another machine, so that its times say nothing of the file."""
+    differing = [key for key in _MACHINE if now.hardware.get(key) != before.hardware.get(key)]
+    if not differing:
+        return None
+    return "the baseline is of another machine: " + ", ".join(
+        f"{key} {before.hardware.get(key)!r}, here {now.hardware.get(key)!r}" for key in differing
+    )
+
+
+def common_batches(now: Metrics, before: Metrics) -> list[str]:
+    """Return the batch sizes that both files were timed at in the same way."""
+    ours, theirs = now.latency_ms or {}, before.latency_ms or {}
+    if now.provider != before.provider:
+        return []
+    shared = [batch for batch in ours if batch in theirs]
+    return [b for b in shared if all(getattr(ours[b], key) == getattr(theirs[b], key) for key in _WAY)]
+
+
+def _size(now: Metrics, before: Metrics) -> Reading:
+    grown = 100 * (now.size_bytes / before.size_bytes - 1)
+    return Reading(value=grown, basis=f"{before.size_bytes:,} to {now.size_bytes:,} bytes")
+
+
+def _top1(now: Metrics, before: Metrics) -> Reading:
+    if now.top1 is None or before.top1 is None:
+        return Reading(value=None, basis=f"no top-1 of {'the baseline' if before.top1 is None else 'the file'}")
+    basis = f"{before.top1:.2f} % to {now.top1:.2f} % of {now.samples} images"
+    if now.sha256 == before.sha256:
+        return Reading(value=before.top1 - now.top1, basis=f"{basis}, the very same file")
+    interval = _difference(before.top1, before.top1_ci, now.top1, now.top1_ci)
+    return Reading(value=before.top1 - now.top1, basis=basis, interval=interval)
+
+
+def _agreement(now: Metrics, before: Metrics) -> Reading:
+    if now.agreement is None or before.agreement is None:
+        whose = "the baseline" if before.agreement is None else "the file"
+        return Reading(value=None, basis=f"no agreement of {whose} with a teacher")
+    basis = f"{before.agreement:.4f} to {now.agreement:.4f} of {now.samples} images"
+    if now.sha256 == before.sha256:
+        return Reading(value=before.agreement - now.agreement, basis=f"{basis}, the very same file")
+    interval = _difference(
+        before.agreement,
+        _fraction_interval(before.agreement, before.samples),
+        now.agreement,
+        _fraction_interval(now.agreement, now.samples),
+    )
+    return Reading(value=before.agreement - now.agreement, basis=basis, interval=interval)
+
+
+def _fraction_interval(share: float, samples: int | None) -> Interval | None:
+    if not samples:
+        return None
+    low, high = wilson(round(share * samples), samples)
+    return low / 100, high / 100
+
+
+def _difference(before: float, before_ci: Interval | None, now: float, now_ci: Interval | None) -> Interval | None:
+    """Return the 95 % interval of `before - now`, as if of two samples of images.
+
+    The images are the same, so that this is too wide rather than too narrow: a record does not say on which images two
+    runs agree. Source: Newcombe, Statistics in Medicine 1998, method 10.
+    """
+    if before_ci is None or now_ci is None:
+        return None
+    lost = before - now
+    return lost - hypot(before - before_ci[0], now_ci[1] - now), lost + hypot(before_ci[1] - before, now - now_ci[0])
+
+
+def _latency(now: Metrics, before: Metrics, doubt: str | None) -> Reading:
+    """Return the slowdown of the median at the batch size where it is largest beyond doubt."""
+    if now.latency_ms is None or before.latency_ms is None:
+        whose = "the baseline" if before.latency_ms is None else "the file"
+        return Reading(value=None, basis=f"no latency of {whose}")
+    batches = common_batches(now, before)
+    if not batches:
+        return Reading(
+            value=None,
+            basis="the baseline measured no batch size on the same provider, with the same threads, transfers and "
+            "CUDA graph",
+        )
+    slowdowns = [_slowdown(batch, now.latency_ms[batch], before.latency_ms[batch]) for batch in batches]
+    worst = max(slowdowns, key=_certainty)
+    return worst if doubt is None else Reading(value=worst.value, basis=worst.basis, doubt=doubt)
+
+
+def _certainty(slowdown: Reading) -> tuple[float, float]:
+    assert slowdown.value is not None
+    return (slowdown.value if slowdown.interval is None else slowdown.interval[0]), slowdown.value
+
+
+def _slowdown(batch: str, now: Timing, before: Timing) -> Reading:
+    """Compare two medians. What disturbs a measurement only adds time, so that the undisturbed one may be any less."""
+    basis = f"batch {batch}, {before.p50:.3g} ms to {now.p50:.3g} ms at the median"
+    known = ratio_interval(now.median_ci, before.median_ci)
+    low, high = (-100.0, inf) if known is None else (100 * (known[0] - 1), 100 * (known[1] - 1))
+    for when, timing in (("now", now), ("in the baseline", before)):
+        disturbed = noise(timing) or (timing.gpu_slow_downs and f"the GPU was slowed by {timing.gpu_slow_downs[0]}")
+        if disturbed:
+            basis += f"; {when}, {disturbed}"
+            low, high = (-100.0, high) if when == "now" else (low, inf)
+    return Reading(value=100 * (now.p50 / before.p50 - 1), basis=basis, interval=(low, high))

@@ -1,0 +1,147 @@
+"""The result as Markdown: what a pull request shows. All text that is not ours is escaped."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Iterable, Sequence
+
+from compressor.report.record import Gate, Metrics, Network, Result, Timing
+
+_MARKUP = re.compile(r"([\\`*_\[\]~#!])")
+_NONE = "–"
+_WORST_CLASSES = 3
+
+
+def markdown(result: Result) -> str:
+    """Return the verdict, a table of the files, the gates, and what they were measured on."""
+    parts = [
+        f"## {_headline(result)}",
+        _sentence(result),
+        _files(result),
+        _gates(result.gates),
+        _classes(result.student),
+        _environment(result),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _headline(result: Result) -> str:
+    gates, name = result.gates, escape(result.name)
+    words = [gate.verdict for gate in gates]
+    failed, waiting, undecided = (
+        sum(gate.passed is False for gate in gates),
+        words.count("unmeasured"),
+        sum(gate.verdict == "undecided" and gate.passed is None for gate in gates),
+    )
+    if not gates:
+        return f"{name}: no gates were set"
+    if failed:
+        return f"❌ {name}: {failed} of {len(gates)} gates broken"
+    if waiting:
+        return f"❌ {name}: {waiting} of {len(gates)} gates not measured"
+    if undecided:
+        return f"⚠️ {name}: no gate broken, {undecided} of {len(gates)} undecided"
+    return f"✅ {name}: " + ("the gate held" if len(gates) == 1 else f"all {len(gates)} gates held")
+
+
+def _sentence(result: Result) -> str:
+    student = result.student
+    if student.top1 is None:
+        return ""
+    images = f"of {student.samples:,} test images of {escape(result.data.source)}"
+    right = f"The student is right on {student.top1:.2f} % {images}"
+    if student.accuracy_drop is None:
+        return right + "."
+    below = f"{abs(student.accuracy_drop):.2f} points {'below' if student.accuracy_drop > 0 else 'above'} its teacher"
+    ends = student.accuracy_drop_ci
+    interval = "" if ends is None else f" (95 % interval of the drop: {ends[0]:.2f} to {ends[1]:.2f})"
+    return f"{right}, {below if student.accuracy_drop else 'as many as its teacher'}{interval}."
+
+
+def _files(result: Result) -> str:
+    files: list[tuple[str, Metrics]] = [("teacher", result.teacher)] if result.teacher else []
+    files += [("student", result.student), *((artifact.path, artifact) for artifact in result.artifacts)]
+    batches = sorted({int(batch) for _, file in files for batch in file.latency_ms or {}})
+    heads = [
+        "file",
+        "format",
+        "MB",
+        "top-1 %",
+        "agreement",
+        "boundary",
+        "ECE",
+        *(f"p50 ms, batch {b}" for b in batches),
+    ]
+    rows = [[name, *_row(file, batches)] for name, file in files]
+    return _table(heads, rows, numbers=len(heads) - 2)
+
+
+def _row(file: Metrics, batches: Sequence[int]) -> list[str]:
+    arch = f", {file.arch}" if isinstance(file, Network) and file.arch else ""
+    shown = [(file.top1, ".2f"), (file.agreement, ".4f"), (file.boundary_agreement, ".4f"), (file.ece, ".4f")]
+    return [
+        f"{file.format} {file.precision}{arch}",
+        f"{file.size_bytes / 1e6:.2f}",
+        *(_NONE if value is None else format(value, form) for value, form in shown),
+        *(_milliseconds((file.latency_ms or {}).get(str(batch))) for batch in batches),
+    ]
+
+
+def _milliseconds(timing: Timing | None) -> str:
+    return _NONE if timing is None else f"{timing.p50:.3g}"
+
+
+def _gates(gates: Sequence[Gate]) -> str:
+    if not gates:
+        return ""
+    signs = {True: "✅", False: "❌"}
+    waiting = {"undecided": "⚠️", "unmeasured": "❌"}
+    rows = [
+        [
+            f"{signs.get(gate.passed) if gate.passed is not None else waiting[gate.verdict]} {gate.verdict}",
+            gate.gate,
+            gate.artifact,
+            gate.detail,
+        ]
+        for gate in gates
+    ]
+    return "### Gates\n\n" + _table(["verdict", "gate", "file", "why"], rows)
+
+
+def _classes(student: Network) -> str:
+    """Return the classes that lost most against the teacher."""
+    changes = {name: points for name, points in (student.class_change or {}).items() if points is not None}
+    worst = sorted((points, name) for name, points in changes.items() if points < 0)[:_WORST_CLASSES]
+    if not worst:
+        return ""
+    return (
+        "Classes that lost most: " + ", ".join(f"{escape(name)} {points:+.2f} points" for points, name in worst) + "."
+    )
+
+
+def _environment(result: Result) -> str:
+    facts = {
+        "created": result.created,
+        "recipe": f"{result.name}, sha256 {result.recipe_sha256[:12]}",
+        "data": f"{result.data.source}, {result.data.test:,} test images",
+        "training": f"{result.training.method}, seed {result.training.seed}, epochs {result.training.epochs}, "
+        f"{result.training.seconds:.0f} s",
+        **{key: str(value) for key, value in result.hardware.items() if value not in (None, [])},
+        **result.versions,
+    }
+    table = _table(["", ""], [[name, value] for name, value in facts.items()])
+    return f"<details><summary>Environment</summary>\n\n{table}\n\n</details>"
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: int = 0) -> str:
+    """Return a table whose last `numbers` columns are set to the right; cells are escaped, heads are ours."""
+    marks = ["---"] * (len(heads) - numbers) + ["---:"] * numbers
+    lines = [heads, marks, *([escape(cell) for cell in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def escape(text: str) -> str:
+    """Return text that Markdown shows as it is, on one line, also in a table."""
+    line = " ".join(text.split())
+    return _MARKUP.sub(r"\\\1", html.escape(line, quote=False)).replace("|", "&#124;")
