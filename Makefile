@@ -37,6 +37,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/augmentation.py
 	$(BIN)/python benchmarks/bss_step.py
+	$(BIN)/python benchmarks/exports.py
 
 format: $(READY)
 	$(BIN)/ruff format .

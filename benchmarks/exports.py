@@ -62,7 +62,7 @@ def main() -> None:
         batch_sizes=BATCHES,
         warmup_s=0.05 if options.quick else 0.3,
         duration_s=0.1 if options.quick else 3.0,
-        min_iterations=5 if options.quick else 20,
+        min_iterations=5 if options.quick else 10,
         threads=options.threads,
     )
     for subject in subjects(options):

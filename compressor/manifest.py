@@ -16,7 +16,7 @@ from exporters.tensorrt import sidecar
 
 NAME = "manifest.json"
 # What a run goes on writing, and what is only needed to resume it.
-_LEFT_OUT = {NAME, "run.log", "stages.json", ".lock"}
+_LEFT_OUT = {NAME, "run.log", "stages.json", "tracking.json", "tensorboard", ".lock"}
 _ROLES = {
     "recipe.resolved.yaml": "recipe",
     "env.json": "environment",
@@ -119,7 +119,7 @@ def _listed(folder: Path) -> list[str]:
     return [
         name.as_posix()
         for name in names
-        if name.as_posix() not in _LEFT_OUT and not any(part.startswith(".") for part in name.parts)
+        if name.parts[0] not in _LEFT_OUT and not any(part.startswith(".") for part in name.parts)
     ]
 
 

@@ -21,6 +21,7 @@ from compressor.prepare import Prepared
 from compressor.progress import Tell
 from compressor.report import record
 from compressor.runs import Run
+from compressor.tracking import Trackers, tracking
 from compressor.train import TrainingState, fit
 from exporters import Runner
 from exporters.pytorch import TorchRunner
@@ -57,15 +58,17 @@ def train_student(prepared: Prepared, state: TrainingState, folder: Run, tell: T
         Interrupted: by a signal; the state was saved first.
         Diverged: a loss term is NaN or infinite; the last finished epoch was saved.
     """
-    _epochs(prepared, state, folder, tell)
-    written = _write(prepared, state, folder)
-    result = _first_record(prepared, written, folder)
-    result.write(folder.folder)
-    manifest.write(folder, result)
+    with tracking(prepared.recipe, folder, tell) as trackers:
+        _epochs(prepared, state, folder, tell, trackers)
+        written = _write(prepared, state, folder)
+        result = _first_record(prepared, written, folder)
+        result.write(folder.folder)
+        manifest.write(folder, result)
+        trackers.result(result)
     return result
 
 
-def _epochs(prepared: Prepared, state: TrainingState, folder: Run, tell: Tell) -> None:
+def _epochs(prepared: Prepared, state: TrainingState, folder: Run, tell: Tell, trackers: Trackers) -> None:
     """Run the epochs that are left; after each: validate, log, save."""
     recipe, data = prepared.recipe, prepared.data
     images = state.steps_per_epoch * recipe.data.batch_size
@@ -88,16 +91,16 @@ def _epochs(prepared: Prepared, state: TrainingState, folder: Run, tell: Tell) -
         try:
             for epoch in fit(state, batches):
                 top1 = _validation_top1(prepared, state)
-                folder.log_epoch(
-                    {
-                        "epoch": epoch.number,
-                        "losses": dict(epoch.losses),
-                        "lr": epoch.lr,
-                        "validation_top1": top1,
-                        "seconds": epoch.seconds,
-                        "images_per_s": epoch.images_per_second,
-                    }
-                )
+                row = {
+                    "epoch": epoch.number,
+                    "losses": dict(epoch.losses),
+                    "lr": epoch.lr,
+                    "validation_top1": top1,
+                    "seconds": epoch.seconds,
+                    "images_per_s": epoch.images_per_second,
+                }
+                folder.log_epoch(row)
+                trackers.epoch(row)
                 shown.epoch(
                     epoch.number,
                     epoch.losses,

@@ -17,7 +17,23 @@ from compressor import models
 
 @pytest.mark.parametrize(
     "command",
-    ["", "train", "distill", "export", "validate", "bench", "run", "inspect", "models", "methods", "recipes"],
+    [
+        *(
+            "",
+            "train",
+            "distill",
+            "export",
+            "validate",
+            "bench",
+            "run",
+            "report",
+            "diff",
+            "compare",
+            "verify",
+            "doctor",
+        ),
+        *("inspect", "models", "methods", "recipes"),
+    ],
 )
 def test_every_command_has_help(command):
     assert "Usage: compress" in ran([*command.split(), "--help"]).out

@@ -18,6 +18,7 @@ import exporters.tensorrt
 from compressor import doctor, gpu, hardware
 from compressor.doctor import Finding, clashes, machine, probe, probes, probing, surroundings
 from compressor.doctor.needs import demand
+from compressor.errors import EnvironmentMissing
 from compressor.recipe import build
 from exporters.errors import ArtifactRejected, RuntimeMissing
 
@@ -487,6 +488,23 @@ def test_packages_are_tried_only_when_a_recipe_needs_them(monkeypatch):
         "mlflow": ("tracking",),
     }
     assert tried == [[], ["timm", "tensorboard", "mlflow"]]
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_the_server_of_a_tracker_must_answer(monkeypatch, answers):
+    from compressor.doctor import needs
+
+    def ask(recipe):
+        if not answers:
+            raise EnvironmentMissing("the server is down", hint="start it")
+
+    monkeypatch.setattr(needs, "probe", lambda names, timeout_s: [finding(name) for name in names])
+    monkeypatch.setattr(needs, "require", ask)
+    assert missing(demand(findings(), recipe(tracking=[{"kind": "tensorboard"}]))) == {}
+    found = demand(findings(), recipe(tracking=[{"kind": "mlflow"}]))
+
+    assert missing(found) == ({} if answers else {"mlflow-server": ("tracking",)})
+    assert found[-1].remedy == (None if answers else "start it")
 
 
 def test_files_that_a_recipe_names_must_be_there(tmp_path):

@@ -12,6 +12,8 @@ from typing import Any
 
 from compressor import manifest
 from compressor.artifacts import exporter_of
+from compressor.bom import write_bom
+from compressor.card import write_card
 from compressor.errors import UsageError
 from compressor.files import sha256, write_text
 from compressor.hardware import hardware
@@ -140,6 +142,8 @@ def _rest(opened: Opened, stages: Stages, tell: Tell, start: Stage | None, page:
     write_ci(opened.result, opened.folder.report.parent)
     if page:
         _report(opened, stages, tell)
+    write_card(opened.folder, opened.result)
+    write_bom(opened.folder, opened.result)
     manifest.write(opened.folder, opened.result)
     with tracking(recipe, opened.folder, tell) as trackers:
         trackers.result(opened.result)

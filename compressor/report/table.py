@@ -29,8 +29,9 @@ def gates(verdicts: Sequence[Gate]) -> Table:
     """Return one row a promise."""
     table = Table("gate", "file", "verdict", "why", title="gates", title_justify="left", box=box.SIMPLE_HEAD)
     for verdict in verdicts:
+        why = verdict.detail.removeprefix(f"{verdict.verdict}: ")
         colour = {True: "green", False: "red", None: "yellow"}[verdict.passed]
-        table.add_row(verdict.gate, verdict.artifact, f"[{colour}]{verdict.verdict}[/]", verdict.detail)
+        table.add_row(verdict.gate, verdict.artifact, f"[{colour}]{verdict.verdict}[/]", why)
     return table
 
 

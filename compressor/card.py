@@ -1,0 +1,154 @@
+"""`report/model-card.md`: what is known of a student, for those who are to use it. Nothing that was not measured.
+
+Markdown with the front matter of Hugging Face's model cards, https://huggingface.co/docs/hub/model-cards. What only
+the publisher knows is left blank and marked.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from compressor import manifest
+from compressor.bom import data_name
+from compressor.files import write_text
+from compressor.report import record
+from compressor.runs import Run
+
+NAME = "model-card.md"
+_LOST_MOST = 10
+# Every character that Markdown or HTML gives a meaning inside a line or a cell.
+_MARKUP = re.compile(r"([\\`*_{}\[\]<>#|~&])")
+
+
+def write_card(run: Run, result: record.Result) -> Path:
+    """Write the model card of a run whose manifest is written, and return where it is.
+
+    Raises:
+        InputRejected: the run has no manifest.
+    """
+    lineage = manifest.read(run.folder).lineage
+    environment = Environment(
+        loader=PackageLoader("compressor", "report/templates"),
+        autoescape=False,
+        finalize=lambda value: escape(value) if isinstance(value, str) else value,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"number": _number, "interval": _interval, "points": _points, "mb": _mb}
+    text = environment.get_template("model-card.md.j2").render(
+        front_matter=_Raw(_front_matter(result)),
+        method=_Raw(_method(run)),
+        name=result.name,
+        result=result,
+        data=data_name(result.data),
+        files=_files(result),
+        latencies=_latencies(result),
+        lost=_lost(result.student),
+        unmeasured=_unmeasured(result),
+        lineage=lineage,
+        placeholder=_Raw("**To be filled in by the publisher.**"),
+    )
+    path = run.report.with_name(NAME)
+    write_text(path, text)
+    return path
+
+
+class _Raw:
+    """Text that is Markdown already."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __str__(self) -> str:
+        return self._text
+
+
+def escape(text: str) -> str:
+    """Return text that Markdown shows as it is, on one line: names of classes and files are chosen by others."""
+    return _MARKUP.sub(r"\\\1", " ".join(text.split()))
+
+
+def _front_matter(result: record.Result) -> str:
+    student = result.student
+    facts: dict[str, Any] = {
+        "library_name": "compressor",
+        "pipeline_tag": "image-classification",
+        "tags": ["image-classification", *(["knowledge-distillation"] if result.teacher else [])],
+    }
+    if student.top1 is not None:
+        task = {"type": "image-classification"}
+        data = {"name": data_name(result.data), "type": data_name(result.data), "split": "test"}
+        # Hugging Face counts accuracy from 0 to 1.
+        metrics = [{"type": "accuracy", "name": "top-1", "value": round(student.top1 / 100, 6)}]
+        results = [{"task": task, "dataset": data, "metrics": metrics}]
+        facts["model-index"] = [{"name": result.name, "results": results}]
+    return yaml.safe_dump(facts, sort_keys=False, allow_unicode=True).rstrip()
+
+
+def _method(run: Run) -> str:
+    """Return the sections of the recipe that training went by, as a block of YAML."""
+    recipe = yaml.safe_load(run.recipe.read_text(encoding="utf-8"))
+    sections = {name: recipe[name] for name in ("method", "train") if name in recipe}
+    return yaml.safe_dump(sections, sort_keys=False, allow_unicode=True).rstrip()
+
+
+def _files(result: record.Result) -> list[tuple[str, record.Metrics]]:
+    teacher: list[tuple[str, record.Metrics]] = [("teacher", result.teacher)] if result.teacher else []
+    return [*teacher, ("student", result.student), *((Path(each.path).name, each) for each in result.artifacts)]
+
+
+def _latencies(result: record.Result) -> list[tuple[str, str, str, record.Timing]]:
+    """Return what was timed: the file, what ran it, the batch size, the times."""
+    return [
+        (name, metrics.provider or "", batch, timing)
+        for name, metrics in _files(result)
+        for batch, timing in (metrics.latency_ms or {}).items()
+    ]
+
+
+def _lost(student: record.Network) -> list[tuple[str, float, float | None]]:
+    """Return the classes that the student lost most on, with points and the accuracy that is left."""
+    changes, accuracy = student.class_change or {}, student.class_accuracy or {}
+    worse = [
+        (name, change, accuracy.get(name)) for name, change in changes.items() if change is not None and change < 0
+    ]
+    return sorted(worse, key=lambda row: (row[1], row[0]))[:_LOST_MOST]
+
+
+def _unmeasured(result: record.Result) -> list[str]:
+    """Return what a reader might look for and nobody measured."""
+    student = result.student
+    asked: dict[str, object] = {
+        "accuracy": student.top1,
+        "calibration": student.ece,
+        "accuracy under attack": student.pgd_top1,
+        "latency": student.latency_ms,
+    }
+    if result.teacher is not None:
+        asked |= {"agreement with the teacher": student.agreement}
+        asked |= {"agreement on the teacher's boundary": student.boundary_agreement}
+    return [name for name, value in asked.items() if value is None]
+
+
+def _number(value: float | None, digits: int = 2) -> str:
+    return "–" if value is None else f"{value:,.{digits}f}"
+
+
+def _points(value: float | None) -> str:
+    """Return a change in points, zero without a sign."""
+    return "–" if value is None else f"{value:+.2f}" if round(value, 2) else "0.00"
+
+
+def _interval(bounds: tuple[float, float] | None) -> _Raw:
+    return _Raw("" if bounds is None else f" ({bounds[0]:.2f} to {bounds[1]:.2f})")
+
+
+def _mb(size: int) -> str:
+    return f"{size / 1e6:.2f}"
