@@ -12,7 +12,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from math import prod
 from pathlib import Path
@@ -23,8 +23,9 @@ from numpy.typing import NDArray
 
 from exporters import Built, Engine, Output, Pixels
 from exporters.errors import ArtifactRejected, ExportFailed, RuntimeMissing
+from exporters.feeding import FedRunner
 from exporters.files import write_whole
-from exporters.ort import as_logits, as_uint8, expect_images, read
+from exporters.ort import read
 from exporters.precision import precision_of
 
 SUFFIX = ".xml"
@@ -54,53 +55,23 @@ _METADATA, _HASH = ["compress", "metadata"], ["compress", "weights_sha256"]
 
 
 @dataclass(kw_only=True, eq=False)
-class OpenVinoRunner:
-    """A `Runner` over an IR or an ONNX file. A file with a fixed batch size is fed in chunks, the last one padded."""
+class OpenVinoRunner(FedRunner):
+    """A `Runner` over an IR or an ONNX file. Its census counts weights by the type of the kernels chosen for them."""
 
-    path: Path | None
-    precision: str
-    input_shape: tuple[int, int, int]
-    classes: int
-    pixels: Pixels
-    output: Output
-    metadata: Mapping[str, str]
-    threads: int | None
-    census: Mapping[str, int]  # weights by the type of the kernels that were chosen for them
-    batch: int | None  # None: any
-    feed: type[np.generic]
     model: Any
     compiled: Any
-    format: str = field(default="openvino", init=False)
-    provider: str = field(default="cpu", init=False)
 
     def __post_init__(self) -> None:
         self._request = self.compiled.create_infer_request()
         self._by_batch: dict[int, Any] = {}
 
-    def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        expect_images(images, self.input_shape)
-        if len(images) == 0:
-            return np.zeros((0, self.classes), np.float32)
-        size = self.batch or len(images)
-        chunks = [self._run(images[start : start + size], size) for start in range(0, len(images), size)]
-        return np.concatenate(chunks)
-
-    def _run(self, images: NDArray[np.float32], size: int) -> NDArray[np.float32]:
-        padding = np.zeros((size - len(images), *self.input_shape), np.float32)
-        batch = self._fed(np.concatenate([images, padding]))
-        answer = self._request.infer({0: batch}, share_inputs=True)[0]
-        if answer.shape != (size, self.classes):
-            raise ArtifactRejected(
-                f"{self.path} returned {list(answer.shape)} for {size} images, expected [{size}, {self.classes}]"
-            )
-        result: NDArray[np.float32] = answer[: len(images)].astype(np.float32, copy=False)
-        return as_logits(result) if self.output == "probabilities" else result
+    def _answer(self, batch: NDArray[np.generic]) -> NDArray[np.generic]:
+        answer: NDArray[np.generic] = self._request.infer({0: batch}, share_inputs=True)[0]
+        return answer
 
     def prepare(self, images: NDArray[np.float32]) -> Callable[[], object]:
         """See `Runner.prepare`. The graph is compiled for this batch size, which is faster than for any."""
-        expect_images(images, self.input_shape)
-        if self.batch not in (None, len(images)):
-            raise ArtifactRejected(f"{self.path} takes batches of {self.batch} images only, not of {len(images)}")
+        self._expect_batch(images)
         request = self._for_batch(len(images)).create_infer_request()
         request.get_input_tensor().data[:] = self._fed(images)
 
@@ -108,12 +79,6 @@ class OpenVinoRunner:
             return request.infer(share_outputs=True)
 
         return infer
-
-    def _fed(self, images: NDArray[np.float32]) -> NDArray[Any]:
-        """Return images as the file takes them."""
-        if self.pixels == "uint8":
-            return as_uint8(images)
-        return np.ascontiguousarray(images, self.feed)
 
     def _for_batch(self, size: int) -> Any:
         if self.batch is not None:
@@ -183,6 +148,8 @@ def load(path: Path, *, provider: str = "cpu", threads: int | None = None, cuda_
     compiled, census = _compile(path, graph.model, precision, threads)
     return OpenVinoRunner(
         path=path,
+        format="openvino",
+        provider="cpu",
         precision=precision,
         input_shape=ends.input_shape,
         classes=ends.classes or _count_classes(path, compiled, ends),

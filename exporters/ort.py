@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -17,9 +17,9 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
 
-from exporters import Output, Pixels
 from exporters.borders import find
 from exporters.errors import ArtifactRejected, RuntimeMissing
+from exporters.feeding import FedRunner
 from exporters.precision import precision_of, weights_by_type
 
 _PROVIDERS: dict[str, tuple[str, dict[str, str]]] = {
@@ -38,56 +38,28 @@ _PROVIDERS: dict[str, tuple[str, dict[str, str]]] = {
         },
     ),
 }
-_FEEDS: dict[int, type[np.float32] | type[np.float16] | type[np.uint8]] = {
+_FEEDS: dict[int, type[np.generic]] = {
     TensorProto.FLOAT: np.float32,
     TensorProto.FLOAT16: np.float16,
     TensorProto.UINT8: np.uint8,
 }
-LEAST = float(np.log(np.finfo(np.float32).tiny))  # the logarithm of a probability that fp32 cannot hold
 _WARNING, _FATAL = 2, 4  # log severities of ONNX Runtime; what is an error is also raised, and said once is enough
 
 
 @dataclass(kw_only=True, eq=False)
-class OnnxRunner:
-    """A `Runner` over an ONNX file. A file with a fixed batch size is fed in chunks, the last one padded."""
+class OnnxRunner(FedRunner):
+    """A `Runner` over an ONNX file."""
 
-    path: Path | None
-    format: str
-    provider: str
-    precision: str
-    input_shape: tuple[int, int, int]
-    classes: int
-    pixels: Pixels
-    output: Output
-    metadata: Mapping[str, str]
-    threads: int | None
     cuda_graph: bool
-    census: Mapping[str, int]  # weights by the type they are computed in
-    batch: int | None  # None: any
     session: Any
-    feed: type[np.float32] | type[np.float16] | type[np.uint8]
     _recorded: int = field(default=0, init=False)  # CUDA graphs so far
 
-    def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        expect_images(images, self.input_shape)
-        if len(images) == 0:
-            return np.zeros((0, self.classes), np.float32)
-        size = self.batch or len(images)
-        chunks = [self._run(images[start : start + size], size) for start in range(0, len(images), size)]
-        return np.concatenate(chunks)
-
-    def _run(self, images: NDArray[np.float32], size: int) -> NDArray[np.float32]:
-        padding = np.zeros((size - len(images), *self.input_shape), np.float32)
-        batch = self._fed(np.concatenate([images, padding]))
+    def _answer(self, batch: NDArray[np.generic]) -> NDArray[np.generic]:
         # -1: none. A recorded graph holds for one batch size and one place in memory.
         once = self._replay(-1) if self.cuda_graph else None
         (answer,) = self.session.run(None, {self.session.get_inputs()[0].name: batch}, once)
-        if answer.shape != (size, self.classes):
-            raise ArtifactRejected(
-                f"{self.path} returned {list(answer.shape)} for {size} images, expected [{size}, {self.classes}]"
-            )
-        result: NDArray[np.float32] = answer[: len(images)].astype(np.float32, copy=False)
-        return as_logits(result) if self.output == "probabilities" else result
+        found: NDArray[np.generic] = answer
+        return found
 
     def prepare(self, images: NDArray[np.float32]) -> Callable[[], object]:
         """See `Runner.prepare`. Images and what is returned for them stay in the provider's memory.
@@ -96,9 +68,7 @@ class OnnxRunner:
         """
         import onnxruntime as ort
 
-        expect_images(images, self.input_shape)
-        if self.batch not in (None, len(images)):
-            raise ArtifactRejected(f"{self.path} takes batches of {self.batch} images only, not of {len(images)}")
+        self._expect_batch(images)
         given, returned = self.session.get_inputs()[0], self.session.get_outputs()[0]
         output_type = np.float16 if returned.type == "tensor(float16)" else np.float32
         memory = "cpu" if self.provider == "cpu" else "cuda"
@@ -118,12 +88,6 @@ class OnnxRunner:
 
         return infer
 
-    def _fed(self, images: NDArray[np.float32]) -> NDArray[Any]:
-        """Return images as the file takes them."""
-        if self.pixels == "uint8":
-            return as_uint8(images)
-        return np.ascontiguousarray(images, self.feed)
-
     def _replay(self, graph: int) -> Any:
         """Return what tells a run which CUDA graph to record or replay."""
         import onnxruntime as ort
@@ -131,17 +95,6 @@ class OnnxRunner:
         options = ort.RunOptions()
         options.add_run_config_entry("gpu_graph_id", str(graph))
         return options
-
-
-def as_uint8(images: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Return images `[B, C, H, W]` in `[0, 1]` as an image decoder gives them, `[B, H, W, C]`."""
-    return np.ascontiguousarray(np.rint(images.clip(0, 1) * 255).transpose(0, 2, 3, 1), np.uint8)
-
-
-def as_logits(probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the logarithms, which are logits up to a constant, and at the least `LEAST`."""
-    result: NDArray[np.float32] = np.log(np.maximum(probabilities, np.finfo(np.float32).tiny))
-    return result
 
 
 def load(path: Path, *, provider: str = "cpu", threads: int | None = None, cuda_graph: bool = False) -> OnnxRunner:
@@ -212,12 +165,6 @@ def load(path: Path, *, provider: str = "cpu", threads: int | None = None, cuda_
         session=session,
         feed=feed,
     )
-
-
-def expect_images(images: NDArray[np.float32], input_shape: tuple[int, int, int]) -> None:
-    """Refuse an array that is not float32 images `[B, *input_shape]`: an artifact would answer with nonsense."""
-    if images.dtype != np.float32 or images.shape[1:] != input_shape:
-        raise ValueError(f"expected float32 images [B, {input_shape}], not {images.dtype} {images.shape}")
 
 
 def read(path: Path) -> ModelProto:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from exporters import Runner
 from exporters.errors import ArtifactRejected
-from exporters.ort import LEAST
+from exporters.feeding import LEAST
 
 BATCH_SIZES = (1, 2, 7)
 

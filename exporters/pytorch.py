@@ -16,7 +16,7 @@ from torch.backends import cudnn
 
 from exporters import Output, Pixels
 from exporters.errors import RuntimeMissing
-from exporters.ort import expect_images
+from exporters.feeding import expect_images
 
 _WARM_UP = 3  # inferences before one is recorded: the libraries choose their algorithms in the first ones
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

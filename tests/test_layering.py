@@ -202,6 +202,7 @@ TESTED_IN = {
     "compressor/proof.py": "test_pipeline.py",
     "compressor/student.py": "test_pipeline.py",
     "exporters/errors.py": "test_onnx.py",
+    "exporters/feeding.py": "test_onnx.py",
     "exporters/files.py": "test_onnx.py",
     "exporters/ort.py": "test_onnx.py",
 }

@@ -16,7 +16,7 @@ from torch import nn
 
 from exporters import onnx
 from exporters.errors import ArtifactRejected
-from exporters.ort import LEAST, as_logits
+from exporters.feeding import LEAST, as_logits
 from exporters.parity import LIMITS, check, compare, verdict
 from exporters.pytorch import TorchRunner
 

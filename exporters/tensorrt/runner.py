@@ -18,7 +18,7 @@ from torch import Tensor
 
 from exporters import Output, Pixels
 from exporters.errors import ArtifactRejected
-from exporters.ort import as_uint8, expect_images
+from exporters.feeding import as_logits, as_uint8, expect_images
 from exporters.tensorrt.flavour import Log
 
 if TYPE_CHECKING:
@@ -139,9 +139,7 @@ class PlanRunner:
         self._enqueue(placed)
         self.queue.wait()
         found: NDArray[np.float32] = placed.answers[: len(images)].float().cpu().numpy()
-        if self.output == "probabilities":
-            found = np.log(np.maximum(found, np.finfo(np.float32).tiny))
-        return found
+        return as_logits(found) if self.output == "probabilities" else found
 
     def prepare(self, images: NDArray[np.float32]) -> Callable[[], object]:
         """See `Runner.prepare`. With a CUDA graph the kernels are recorded once and replayed by each call.
