@@ -10,6 +10,7 @@ import numpy as np
 import onnx as onnx_package
 import pytest
 import torch
+from PIL import Image
 from shell import ran, refused, typed
 
 from compressor import checkpoint
@@ -118,6 +119,7 @@ def test_a_gate_on_an_artifact_that_did_not_run_stays_open(run):
 
     (gate,) = result["gates"]
     assert (gate["value"], gate["passed"]) == (None, None)
+    assert "could not be run where it was built" in gate["detail"]
     assert result["passed"] is None
 
 
@@ -252,6 +254,16 @@ def test_nothing_is_written_over_unless_asked(foreign):
 )
 def test_what_is_missing_for_a_graph_is_said(foreign, flags, code, words):
     refused(["export", "--from", "model.onnx", *flags, "--quiet"], code, re.escape(words))
+
+
+@pytest.mark.parametrize(("images", "words"), [(0, "the folder .* is empty"), (3, "holds images but no class folders")])
+def test_calibration_data_that_are_empty_or_without_classes_are_refused(foreign, images, words):
+    Path("pictures").mkdir()
+    for number in range(images):
+        Image.new("L", (8, 8)).save(f"pictures/{number}.png")
+
+    refused(["export", "--from", "model.onnx", "--data", "folder:pictures", "--precision", "int8", "--quiet"], 4, words)
+    assert not Path("model.int8.onnx").exists()
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>", b"\x08\x07"])

@@ -28,6 +28,8 @@ class Reading:
 
 def read(gate: str, batch: int | None, metrics: Metrics, result: Result) -> Reading:
     """Read what a gate on one file is about from the record of its run; `batch` is that of the latency gates."""
+    if metrics.provider is None and gate != "max_size_mb":
+        return Reading(value=None, basis="the file could not be run where it was built")
     images = f"on {metrics.samples} images"
     match gate:
         case "p50_ms" | "p99_ms":
