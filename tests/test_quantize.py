@@ -19,6 +19,9 @@ from torch import nn
 
 from exporters import onnx, ort, parity, quantize
 from exporters.errors import ArtifactRejected, ExportFailed
+from exporters.precision import weights_by_type
+from exporters.quantize import calibrated
+from exporters.quantize.scheme import SCHEMES
 
 SHAPE = (3, 12, 12)
 RECIPES = quantize.RECIPES
@@ -161,7 +164,7 @@ def test_numbers_on_the_grid_are_computed_exactly(tmp_path, recipe, levels):
     images = random_images(levels=levels)
     source = saved(graph("f = Flatten(x) y = MatMul(f, w)", {"w": weight}, out="n,4"), tmp_path / "a.onnx")
     quantize.quantize(source, tmp_path / "b.onnx", images, recipe=recipe)
-    assert quantize.weights_by_type(onnx_format.load(tmp_path / "b.onnx")) == {"int8": 48}
+    assert weights_by_type(onnx_format.load(tmp_path / "b.onnx")) == {"int8": 48}
     np.testing.assert_allclose(ort.load(tmp_path / "b.onnx")(images), images.reshape(16, 12) @ weight, rtol=1e-5)
 
 
@@ -835,7 +838,7 @@ def test_a_file_that_is_not_onnx_is_refused(tmp_path):
     ],
 )
 def test_a_graph_that_tensorrt_would_refuse_is_not_written(trunk, images, monkeypatch, option, sentence):
-    options = quantize._SCHEMES["trt"].options
+    options = SCHEMES["trt"].options
     monkeypatch.setitem(options, next(iter(option)), next(iter(option.values())))
     message, _ = refused(trunk, images, ExportFailed, recipe="trt")
     assert message.endswith(sentence)
@@ -853,12 +856,12 @@ def test_what_the_quantiser_raises_is_one_sentence(plain, monkeypatch):
 
 
 def test_a_file_that_does_not_run_is_not_written(plain, monkeypatch):
-    release = quantize._release_logits
+    release = calibrated.release_logits
 
     def misname(model):
         model.graph.node[-1].op_type = "Nonsense"
 
-    monkeypatch.setattr(quantize, "_release_logits", misname)
+    monkeypatch.setattr(calibrated, "release_logits", misname)
     message, _ = refused(plain, random_images(), ExportFailed)
     assert message.startswith(f"the quantised graph of {plain} does not run: ")
 
@@ -866,6 +869,6 @@ def test_a_file_that_does_not_run_is_not_written(plain, monkeypatch):
         release(model)
         changed(model, "w3_scale", lambda scale: np.nan * scale)
 
-    monkeypatch.setattr(quantize, "_release_logits", lose)
+    monkeypatch.setattr(calibrated, "release_logits", lose)
     message, _ = refused(plain, random_images(), ExportFailed)
     assert message == f"the quantised graph of {plain} returns logits that are not finite"
