@@ -17,7 +17,7 @@ from compressor.files import sha256
 from exporters import EXPORTERS, Exporter, Runner, exporter
 from exporters.pytorch import TorchRunner
 
-_SUFFIXES = {".onnx": "onnx", ".plan": "trt", ".xml": "openvino"}
+SUFFIXES = {".onnx": "onnx", ".plan": "trt", ".xml": "openvino"}
 
 
 def exporter_of(format_: str) -> Exporter:
@@ -74,7 +74,7 @@ def open_artifact(
 
 def format_of(path: Path) -> str | None:
     """Return the format that a file has by its suffix, and a plan by its sidecar; None for a checkpoint."""
-    format_ = _SUFFIXES.get(path.suffix)
+    format_ = SUFFIXES.get(path.suffix)
     if format_ == "trt" and path.is_file():
         from exporters.tensorrt import sidecar
 

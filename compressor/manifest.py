@@ -63,8 +63,13 @@ class Manifest(_Part):
 
 
 def write(run: Run, result: record.Result) -> Manifest:
-    """Write the manifest of a run as its files are now, and return it."""
-    files = tuple(_file(run.folder, path) for path in _listed(run.folder))
+    """Write the manifest of a run, and return it.
+
+    What was trained or proved keeps the hash that the record has of it, and what belongs to an artifact the hash that
+    it had beside that artifact: to measure a file that was tampered with does not make it right.
+    """
+    known = _known(run, result)
+    files = tuple(_file(run.folder, path, known.get(path)) for path in sorted({*_listed(run.folder), *known}))
     manifest = Manifest(name=result.name, files=files, lineage=_lineage(run.folder, result))
     write_text(run.folder / NAME, manifest.model_dump_json(indent=1) + "\n")
     return manifest
@@ -100,6 +105,28 @@ def verify(folder: Path) -> tuple[str, ...]:
     return (*problems, *(f"{path} is not in the manifest" for path in strangers))
 
 
+def _known(run: Run, result: record.Result) -> dict[str, str]:
+    """Return the hashes that are not to be read from the files as they are now, by path."""
+    try:
+        before = {file.path: file.sha256 for file in read(run.folder).files}
+    except InputRejected:  # there is none yet, or none that can be read
+        before = {}
+    known = {run.recipe.name: result.recipe_sha256, result.student.path: result.student.sha256}
+    for artifact in result.artifacts:
+        known[artifact.path] = artifact.sha256
+        if before.get(artifact.path) == artifact.sha256:  # it was not made anew, nor what belongs to it
+            beside = (*artifact.companions, *_graph_of(run.folder, artifact))
+            known |= {path: before[path] for path in beside if path in before}
+    return known
+
+
+def _graph_of(folder: Path, artifact: record.Artifact) -> tuple[str, ...]:
+    """Return the ONNX file that a plan was built from and stays beside it."""
+    if artifact.format not in ENGINES or not (folder / artifact.path).is_file():
+        return ()
+    return (str(Path(artifact.path).with_name(sidecar.read(folder / artifact.path).source)),)
+
+
 def _problem(folder: Path, file: File) -> str | None:
     path = folder / file.path
     if not path.resolve().is_relative_to(folder.resolve()):
@@ -123,10 +150,11 @@ def _listed(folder: Path) -> list[str]:
     ]
 
 
-def _file(folder: Path, name: str) -> File:
+def _file(folder: Path, name: str, known: str | None) -> File:
     path = folder / name
     role = _ROLES.get(name) or _ROLES.get(name.split("/")[0], "other")
-    return File(path=name, role=role, sha256=sha256(path), size_bytes=path.stat().st_size)
+    size = path.stat().st_size if path.is_file() else 0  # what is missing is named by `verify`
+    return File(path=name, role=role, sha256=known or sha256(path), size_bytes=size)
 
 
 def _lineage(folder: Path, result: record.Result) -> tuple[Link, ...]:

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from shell import ran, refused
+from shell import ran, refused, typed
 
 from compressor import manifest
 
@@ -83,6 +83,44 @@ def test_what_was_tampered_with_is_named(run, change, words):
     change(run)
 
     refused(["verify", "run", "--quiet"], 4, words)
+
+
+@pytest.mark.parametrize("command", [["bench", "--batch-sizes", "1"], ["validate"], ["report"]])
+def test_to_measure_or_to_report_does_not_make_a_tampered_file_right(run, command):
+    tampered(run / "export/student.fp32.onnx")
+
+    done = typed([command[0], "run", *command[1:], "--quiet"])
+
+    if command[0] != "report":
+        assert done.code == 4
+        assert "is not the file that was exported and proved" in done.err
+    refused(["verify", "run", "--quiet"], 4, r"export/student\.fp32\.onnx was changed")
+
+
+@pytest.mark.skipif(
+    find_spec("openvino") is None, reason="OpenVINO is not installed: pip install 'compressor[openvino]'"
+)
+def test_weights_beside_an_artifact_that_were_tampered_with_stay_wrong(run):
+    ran(["export", "run", "-f", "openvino", "--quiet"])
+    tampered(run / "export/student.fp32.bin")
+
+    ran(["report", "run", "--quiet"])
+
+    refused(["verify", "run", "--quiet"], 4, r"export/student\.fp32\.bin was changed")
+
+
+def test_a_lost_artifact_stays_in_the_manifest(run):
+    (run / "export/student.fp32.onnx").unlink()
+
+    ran(["report", "run", "--quiet"])
+
+    refused(["verify", "run", "--quiet"], 4, r"export/student\.fp32\.onnx is missing")
+
+
+def test_what_a_command_writes_is_as_the_manifest_says(run):
+    for command in (["bench", "run", "--batch-sizes", "1"], ["validate", "run"], ["report", "run"], ["export", "run"]):
+        ran([*command, "--quiet"])
+        ran(["verify", "run", "--quiet"])
 
 
 def test_a_manifest_may_not_look_outside_the_run(run):

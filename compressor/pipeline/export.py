@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from compressor import checkpoint
 from compressor.artifacts import exporter_of, provider_of, torch_runner
 from compressor.build import Source, build
 from compressor.build import rebuild as build_again
@@ -91,20 +93,36 @@ def _source(opened: Opened) -> Source:
     reference = torch_runner(student, device=prepared.device)
     return Source(
         name="student",
-        trunk=lambda path, opset: onnx.export(student.module, path, input_shape=student.input_shape, opset=opset),
+        trunk=_tracer(student),
         reference=reference,
         images=proof_images(prepared, student, seed=seed),
-        calibration=lambda wanted: calibration_images(
-            prepared.data,
-            prepared.teacher or student,
-            samples=wanted.samples,
-            boundary=wanted.boundary,
-            seed=seed,
-            device=prepared.device,
+        calibration=cache(
+            lambda wanted: calibration_images(
+                prepared.data,
+                prepared.teacher or student,
+                samples=wanted.samples,
+                boundary=wanted.boundary,
+                seed=seed,
+                device=prepared.device,
+            )
         ),
         drop=lambda runner: accuracy_drop(runner, reference, prepared.data),
         metadata=_metadata(opened),
     )
+
+
+def _tracer(network: checkpoint.Network) -> Callable[[Path, int], None]:
+    """Return what writes the fp32 graph of a network: tracing takes seconds, and is done once for an operator set."""
+    traced: dict[int, bytes] = {}
+
+    def trunk(path: Path, opset: int) -> None:
+        if opset in traced:
+            path.write_bytes(traced[opset])
+            return
+        onnx.export(network.module, path, input_shape=network.input_shape, opset=opset)
+        traced[opset] = path.read_bytes()
+
+    return trunk
 
 
 def _metadata(opened: Opened) -> dict[str, str]:

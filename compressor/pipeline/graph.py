@@ -82,14 +82,20 @@ def settle(
                 hint="--data folder:PATH finds out; --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 says it",
             )
         return Settled(network, None)
-    channels, height, width = network.input_shape
-    if (data.name or "").startswith("folder:"):
-        square = height if height == width else None
-        data = data.model_copy(update={"image_size": data.image_size or square, "channels": data.channels or channels})
-    inputs = open_inputs(data, teacher, tell, device=device, examine=True)
+    inputs = open_inputs(fitting(data, network.input_shape), teacher, tell, device=device, examine=True)
     checked = checkpoint.check_teacher(network, inputs.data, normalize=given.normalize)
     tell(f"{path.name}: {checked.sentence}")
     return Settled(checked.network, inputs)
+
+
+def fitting(data: Data, input_shape: tuple[int, int, int]) -> Data:
+    """Return the data as a file takes them: a folder's images are scaled and coloured, where nothing else is asked."""
+    if not (data.name or "").startswith("folder:"):
+        return data
+    channels, height, width = input_shape
+    size = data.image_size or (height if height == width else None)
+    known = channels if channels in (1, 3) else None
+    return data.model_copy(update={"image_size": size, "channels": data.channels or known})
 
 
 def export_graph(

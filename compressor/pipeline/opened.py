@@ -8,6 +8,8 @@ from typing import Any
 
 from compressor import checkpoint, manifest
 from compressor.artifacts import open_artifact, torch_runner
+from compressor.errors import InputRejected
+from compressor.files import sha256
 from compressor.gates import judge, promised
 from compressor.prepare import Prepared, prepare
 from compressor.progress import Tell
@@ -52,6 +54,10 @@ class Opened:
                 tell(f"left out: {artifact.path} could not be run where it was built: {artifact.note}")
                 continue
             path = self.folder.folder / artifact.path
+            if path.is_file() and sha256(path) != artifact.sha256:
+                raise InputRejected(
+                    f"{path} is not the file that was exported and proved: its hash differs", hint="export it again"
+                )
             files[artifact.path] = open_artifact(path, device=device, threads=threads, cuda_graph=cuda_graph)
         return files
 

@@ -10,18 +10,16 @@ import torch
 from torch import nn
 
 from compressor import checkpoint
-from compressor.artifacts import open_artifact, torch_runner
+from compressor.artifacts import SUFFIXES, open_artifact, torch_runner
 from compressor.data import Dataset
 from compressor.errors import InputRejected, UsageError
-from compressor.pipeline.graph import UNSTATED, Normalisation, Settled
+from compressor.pipeline.graph import UNSTATED, Normalisation, Settled, fitting
 from compressor.prepare import choose_device, open_inputs
 from compressor.progress import Tell
 from compressor.recipe import Data, load
 from compressor.runs import Run, find, is_run
 from exporters import Runner
 from exporters.pytorch import TorchRunner
-
-_EXPORTED = (".onnx", ".plan", ".engine", ".xml")
 
 
 @dataclass(frozen=True)
@@ -90,7 +88,7 @@ def _opened(path: Path, opening: Opening, device: torch.device) -> checkpoint.Ne
     """Open a file as far as it goes without data: they may have to say how a network's images are normalised."""
     if path.suffix == ".onnx" and path.is_file():
         return checkpoint.open_graph(path, mean=opening.normalisation.mean, std=opening.normalisation.std)
-    if path.suffix in _EXPORTED:
+    if path.suffix in SUFFIXES:
         return open_artifact(path, device=device)
     run = _run_of(path)
     own = run is not None and path.resolve() == run.student.resolve()
@@ -129,11 +127,7 @@ def _data_of(data: Data, paths: Sequence[Path], opened: Sequence[checkpoint.Netw
             )
         found = load(runs[0].recipe).data
         return found if data.image_size is None else found.model_copy(update={"image_size": data.image_size})
-    if not data.name.startswith("folder:"):
-        return data
-    channels, height, width = opened[0].input_shape
-    size = data.image_size or (height if height == width else None)
-    return data.model_copy(update={"image_size": size, "channels": channels if channels in (1, 3) else None})
+    return fitting(data, opened[0].input_shape)
 
 
 def _named(path: Path, opened: checkpoint.Network | Runner) -> Named:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from compressor import gallery
+from compressor import gallery, manifest
 from compressor.answers import Answers
 from compressor.attack import BoundaryAttack
 from compressor.bench import Benchmark, baseline
@@ -72,6 +72,8 @@ def _write_page(folder: Run, opened: Opened | None, place: Path, tell: Tell) -> 
     if story.looked.reason is not None:
         tell(f"not in the report: boundary samples and decision regions: {story.looked.reason}")
     write_text(place, html.page(story))
+    if place == folder.report and story.result is not None:
+        manifest.write(folder, story.result)
     return place
 
 

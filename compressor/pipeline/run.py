@@ -207,7 +207,8 @@ def _validate_inputs(opened: Opened) -> dict[str, Any]:
 
 
 def _bench_inputs(opened: Opened) -> dict[str, Any]:
-    machine = {key: hardware()[key] for key in ("cpu", "cores", "gpus")}
+    found = hardware()
+    machine = {key: found[key] for key in ("cpu", "cores", "gpus")}
     settings = opened.prepared.recipe.bench.model_dump(mode="json")
     return {**_network_inputs(opened), "files": _files(opened), "bench": settings, "machine": machine}
 

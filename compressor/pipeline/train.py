@@ -37,6 +37,7 @@ def train(
     recipe: Recipe, tell: Tell, *, out: Path | None = None, overwrite: bool = False, latest: bool = True
 ) -> tuple[record.Result, Run]:
     """Train the student of a recipe, from its teacher where the method has one, into a new run folder."""
+    check(recipe)
     prepared, state, folder = begin(recipe, tell, out=out, overwrite=overwrite, latest=latest)
     with working(folder):
         return train_student(prepared, state, folder, tell), folder
@@ -55,9 +56,9 @@ def begin(
     """Open all that a recipe names, and only then make the run folder.
 
     Args:
+        recipe: one that `check` accepts.
         latest: let `runs/latest` point to the new folder.
     """
-    check(recipe)
     prepared = prepare(recipe, tell)
     require_same_data(recipe.gates, prepared.data.fingerprint)
     state = new_state(prepared)
