@@ -16,6 +16,7 @@ from exporters import ort
 from exporters.errors import ArtifactRejected, ExportFailed
 from exporters.precision import precision_of, weights_by_type
 from exporters.quantize.graph import Quantized, describe, expect_symmetric, release_logits
+from exporters.quantize.kernels import suit_cpu
 from exporters.quantize.ranges import ranges
 from exporters.quantize.scheme import (
     METHODS,
@@ -147,6 +148,7 @@ def calibrate(
     runner = ort.load(source)
     expect_pixels(source, images, runner.input_shape)
     model = prepared(source, given, folder)
+    pixels = suit_cpu(model) if recipe == "cpu" else {}
     nodes = layers(model, SCHEMES[recipe])
     names = [node.name for node in nodes]
     if not any(node.op_type in WEIGHTED for node in nodes):
@@ -156,5 +158,14 @@ def calibrate(
         raise ArtifactRejected(
             f"{source} has no layer {unknown!r} to keep in fp32", hint=f"its layers: {', '.join(names)}"
         )
-    found = ranges(source, images, runner.batch or _CHUNK, recipe, method, folder)
+    found = ranges(
+        source,
+        model,
+        images,
+        size=runner.batch or _CHUNK,
+        recipe=recipe,
+        method=method,
+        known=pixels,
+        folder=folder,
+    )
     return Calibrated(source, model, nodes, frozenset(keep), found, images, runner, recipe, method, folder)

@@ -8,18 +8,32 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from onnx import ModelProto
 
 from exporters.errors import ArtifactRejected
 from exporters.quantize.scheme import SCHEMES, Method, Recipe
-from exporters.quantize.tools import quiet, refused
+from exporters.quantize.tools import quiet, refused, serialised
 
 
-def ranges(source: Path, images: NDArray[np.float32], size: int, recipe: Recipe, method: Method, folder: Path) -> Any:
-    """Return ONNX Runtime's record of the range of each activation of `prepared.onnx`.
+def ranges(
+    source: Path,
+    model: ModelProto,
+    images: NDArray[np.float32],
+    *,
+    size: int,
+    recipe: Recipe,
+    method: Method,
+    known: Mapping[str, tuple[float, float]],
+    folder: Path,
+) -> Any:
+    """Return ONNX Runtime's record of the range of each activation of `model`, which `source` was made into.
+
+    Those in `known` follow from what the tensors are, whatever the images.
 
     A last chunk that is too small is filled up with the first images: all are used, and none that are not there.
     """
     from onnxruntime.quantization import CalibrationMethod, create_calibrator
+    from onnxruntime.quantization.calibrate import TensorData
 
     scheme = SCHEMES[recipe]
     methods = {
@@ -27,9 +41,11 @@ def ranges(source: Path, images: NDArray[np.float32], size: int, recipe: Recipe,
         "entropy": CalibrationMethod.Entropy,
         "percentile": CalibrationMethod.Percentile,
     }
+    prepared = folder / "prepared.onnx"
+    prepared.write_bytes(serialised(model, source))
     with quiet(), refused(source):
         calibrator = create_calibrator(
-            folder / "prepared.onnx",
+            prepared,
             sorted(scheme.layers | scheme.followers),
             augmented_model_path=str(folder / "augmented.onnx"),
             calibrate_method=methods[method],
@@ -39,7 +55,10 @@ def ranges(source: Path, images: NDArray[np.float32], size: int, recipe: Recipe,
         for start in range(0, len(images), size):
             chunk = images.take(range(start, start + size), axis=0, mode="wrap")
             calibrator.collect_data(_Feed(calibrator.infer_session.get_inputs()[0].name, chunk))
-        return calibrator.compute_data()
+        found = calibrator.compute_data()
+    for name, (low, high) in known.items():
+        found[name] = TensorData(lowest=np.float32(low), highest=np.float32(high))
+    return found
 
 
 class _Feed:

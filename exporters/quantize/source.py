@@ -56,10 +56,7 @@ def expect_pixels(source: Path, images: NDArray[np.float32], input_shape: tuple[
 
 
 def prepared(source: Path, model: ModelProto, folder: Path) -> ModelProto:
-    """Return the graph with its shapes inferred, its constants folded, and a name for each node.
-
-    Left in `folder` as `prepared.onnx`, with the same tensors.
-    """
+    """Return the graph with its shapes inferred, its constants folded, and a name for each node."""
     from onnxruntime.quantization import quant_pre_process
     from onnxruntime.quantization.quant_utils import load_model_with_shape_infer
 
@@ -68,11 +65,11 @@ def prepared(source: Path, model: ModelProto, folder: Path) -> ModelProto:
     weights = constants_of(model)
     for value in [value for value in model.graph.input if value.name in weights]:  # else they may be overridden
         model.graph.input.remove(value)
-    plain, prepared = folder / "plain.onnx", folder / "prepared.onnx"
+    plain, folded = folder / "plain.onnx", folder / "folded.onnx"
     plain.write_bytes(serialised(model, source))
     with quiet(), refused(source):
-        quant_pre_process(plain, prepared, skip_symbolic_shape=True)
-        ready: ModelProto = load_model_with_shape_infer(prepared)
+        quant_pre_process(plain, folded, skip_symbolic_shape=True)
+        ready: ModelProto = load_model_with_shape_infer(folded)
     _name(ready)
     _flatten_biases(ready)
     return ready
