@@ -6,23 +6,20 @@ the publisher knows is left blank and marked.
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
 import yaml
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from compressor import manifest
 from compressor.bom import data_name
 from compressor.files import write_text
 from compressor.report import record
+from compressor.report.rendering import Verbatim, render
 from compressor.runs import Run
 
 NAME = "model-card.md"
 _LOST_MOST = 10
-# Every character that Markdown or HTML gives a meaning inside a line or a cell.
-_MARKUP = re.compile(r"([\\`*_{}\[\]<>#|~&])")
 
 
 def write_card(run: Run, result: record.Result) -> Path:
@@ -32,19 +29,10 @@ def write_card(run: Run, result: record.Result) -> Path:
         InputRejected: the run has no manifest.
     """
     lineage = manifest.read(run.folder).lineage
-    environment = Environment(
-        loader=PackageLoader("compressor", "report/templates"),
-        autoescape=False,
-        finalize=lambda value: escape(value) if isinstance(value, str) else value,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters |= {"number": _number, "interval": _interval, "points": _points, "mb": _mb}
-    text = environment.get_template("model-card.md.j2").render(
-        front_matter=_Raw(_front_matter(result)),
-        method=_Raw(_method(run)),
+    text = render(
+        "model-card.md.j2",
+        front_matter=Verbatim(_front_matter(result)),
+        method=Verbatim(_method(run)),
         name=result.name,
         result=result,
         data=data_name(result.data),
@@ -53,26 +41,15 @@ def write_card(run: Run, result: record.Result) -> Path:
         lost=_lost(result.student),
         unmeasured=_unmeasured(result),
         lineage=lineage,
-        placeholder=_Raw("**To be filled in by the publisher.**"),
+        placeholder=Verbatim("**To be filled in by the publisher.**"),
+        number=_number,
+        interval=_interval,
+        points=_points,
+        mb=_mb,
     )
     path = run.report.with_name(NAME)
     write_text(path, text)
     return path
-
-
-class _Raw:
-    """Text that is Markdown already."""
-
-    def __init__(self, text: str) -> None:
-        self._text = text
-
-    def __str__(self) -> str:
-        return self._text
-
-
-def escape(text: str) -> str:
-    """Return text that Markdown shows as it is, on one line: names of classes and files are chosen by others."""
-    return _MARKUP.sub(r"\\\1", " ".join(text.split()))
 
 
 def _front_matter(result: record.Result) -> str:
@@ -146,8 +123,8 @@ def _points(value: float | None) -> str:
     return "–" if value is None else f"{value:+.2f}" if round(value, 2) else "0.00"
 
 
-def _interval(bounds: tuple[float, float] | None) -> _Raw:
-    return _Raw("" if bounds is None else f" ({bounds[0]:.2f} to {bounds[1]:.2f})")
+def _interval(bounds: tuple[float, float] | None) -> Verbatim:
+    return Verbatim("" if bounds is None else f" ({bounds[0]:.2f} to {bounds[1]:.2f})")
 
 
 def _mb(size: int) -> str:

@@ -6,7 +6,7 @@ import finished
 import pytest
 import yaml
 
-from compressor.card import escape, write_card
+from compressor.card import write_card
 from compressor.errors import InputRejected
 
 BLANK = "**To be filled in by the publisher.**"
@@ -192,14 +192,6 @@ def test_a_network_trained_alone_has_a_card_too(card):
     assert section(text, "What was lost") == "There is no teacher to compare with."
     assert "agreement" not in section(text, "Limits")
     assert rows(text, "Lineage") == [[f"student/student.safetensors `{finished.STUDENT}`", ""]]
-
-
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [("cat", "cat"), ("a\nb", "a b"), ("<script>", r"\<script\>"), ("[x](y)", r"\[x\](y)"), ("`|\\", "\\`\\|\\\\")],
-)
-def test_names_are_shown_as_they_are(text, shown):
-    assert escape(text) == shown
 
 
 def test_a_run_without_a_manifest_is_refused(tmp_path):

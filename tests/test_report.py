@@ -10,6 +10,7 @@ from rich.console import Console
 from compressor.errors import InputRejected
 from compressor.hardware import hardware, versions
 from compressor.report import Artifact, Gate, Network, Parity, Result, Timing, gates, record, single, summary
+from compressor.report.tally import Tally, tally
 
 METRICS = [
     *("path", "format", "precision", "provider", "sha256", "size_bytes", "samples", "top1", "top1_ci", "top5", "ece"),
@@ -201,3 +202,24 @@ def test_each_gate_shows_its_verdict_and_why():
 
     assert "held" in shown(gates(result().gates))
     assert re.search(r"min_top1 .*a\.onnx .*broken .*on 359 images", shown(gates([broken])))
+
+
+def test_batch_sizes_are_ordered_as_numbers_and_each_comes_once():
+    (onnx,) = result().artifacts
+    timing = onnx.latency_ms["1"]
+    files = [onnx.model_copy(update={"latency_ms": dict.fromkeys(sizes, timing)}) for sizes in (["32", "4"], ["4"])]
+
+    assert record.batches([*files, result().teacher]) == ["4", "32"]
+    assert record.batches([]) == []
+    assert files[1].timing("4") == timing
+    assert files[1].timing("32") is None
+    assert result().teacher.timing("4") is None
+
+
+def test_gates_are_counted_by_what_became_of_them():
+    found = [(True, "held"), (False, "broken"), (False, "undecided"), (None, "undecided"), (None, "unmeasured")]
+    (gate,) = result().gates
+
+    counted = tally([gate.model_copy(update={"passed": passed, "verdict": word}) for passed, word in found])
+
+    assert counted == Tally(total=5, broken=2, unmeasured=1, undecided=1)

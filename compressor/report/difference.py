@@ -134,6 +134,8 @@ class Searched(Record):
 
 
 class Difference(Record):
+    """All that was found of two artifacts; `tie` and `sure` are the limits that decide the `kind` of an image."""
+
     difference: Literal[1] = 1
     created: str
     summary: str

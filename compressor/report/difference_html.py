@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-import jinja2
 import numpy as np
 from numpy.typing import NDArray
 
 from compressor.report.difference import WAYS, Difference, Find, Flip
 from compressor.report.pictures import Picture, difference, picture
+from compressor.report.rendering import render
 
 GALLERY = 48  # images of each kind that are shown
-TEMPLATE = Path(__file__).with_name("difference.html.j2")
 
 
 @dataclass(frozen=True)
@@ -37,14 +35,9 @@ class Card:
 
 def page(record: Difference, *, flips: Sequence[Shown], nearest: Sequence[Shown], surest: Sequence[Shown]) -> str:
     """Return the page; names are escaped, and the browser fetches nothing."""
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     galleries = {"nearest": nearest, "surest": surest, "flips": flips}
-    return template.render(
-        record=record, ways=WAYS, **{name: [_card(each) for each in some] for name, some in galleries.items()}
-    )
+    cards = {name: [_card(each) for each in some] for name, some in galleries.items()}
+    return render("difference.html.j2", record=record, ways=WAYS, **cards)
 
 
 def _card(shown: Shown) -> Card:

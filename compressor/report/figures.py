@@ -7,22 +7,23 @@ drops what only a file of its own needs. Text stays text: it can be searched, re
 from __future__ import annotations
 
 import io
-import logging
 import re
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
-import matplotlib as mpl
 import numpy as np
 from markupsafe import Markup
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 from numpy.typing import NDArray
+
+from compressor.report.drawing import drawing
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 SERIES = 8  # colours that the page has; later series start again
 
@@ -213,17 +214,9 @@ def _logarithmic(axes: Axes, values: Sequence[float]) -> None:
 
 @contextmanager
 def _figure(width: float, height: float) -> Iterator[tuple[Figure, Axes]]:
-    """Yield a figure of so many inches with one pair of axes, and keep Matplotlib from talking meanwhile."""
-    logger = logging.getLogger("matplotlib")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings(), mpl.rc_context(_STYLE):
-            warnings.simplefilter("ignore")  # of letters that its font lacks, and the page's may have
-            figure = Figure(figsize=(width, height), layout="constrained")
-            yield figure, figure.add_subplot()
-    finally:
-        logger.setLevel(level)
+    """Yield a figure of so many inches and its one pair of axes."""
+    with drawing(width, height, _STYLE) as figure:
+        yield figure, figure.add_subplot()
 
 
 def _inline(figure: Figure, name: str, description: str) -> Markup:

@@ -6,7 +6,8 @@ import html
 import re
 from collections.abc import Iterable, Sequence
 
-from compressor.report.record import Gate, Metrics, Network, Result, Timing
+from compressor.report.record import Gate, Metrics, Network, Result, Timing, batches
+from compressor.report.tally import tally
 
 _MARKUP = re.compile(r"([\\`*_\[\]~#!])")
 _NONE = "–"
@@ -27,22 +28,16 @@ def markdown(result: Result) -> str:
 
 
 def _headline(result: Result) -> str:
-    gates, name = result.gates, escape(result.name)
-    words = [gate.verdict for gate in gates]
-    failed, waiting, undecided = (
-        sum(gate.passed is False for gate in gates),
-        words.count("unmeasured"),
-        sum(gate.verdict == "undecided" and gate.passed is None for gate in gates),
-    )
-    if not gates:
+    name, found = escape(result.name), tally(result.gates)
+    if not found.total:
         return f"{name}: no gates were set"
-    if failed:
-        return f"❌ {name}: {failed} of {len(gates)} gates broken"
-    if waiting:
-        return f"❌ {name}: {waiting} of {len(gates)} gates not measured"
-    if undecided:
-        return f"⚠️ {name}: no gate broken, {undecided} of {len(gates)} undecided"
-    return f"✅ {name}: " + ("the gate held" if len(gates) == 1 else f"all {len(gates)} gates held")
+    if found.broken:
+        return f"❌ {name}: {found.broken} of {found.total} gates broken"
+    if found.unmeasured:
+        return f"❌ {name}: {found.unmeasured} of {found.total} gates not measured"
+    if found.undecided:
+        return f"⚠️ {name}: no gate broken, {found.undecided} of {found.total} undecided"
+    return f"✅ {name}: " + ("the gate held" if found.total == 1 else f"all {found.total} gates held")
 
 
 def _sentence(result: Result) -> str:
@@ -62,7 +57,7 @@ def _sentence(result: Result) -> str:
 def _files(result: Result) -> str:
     files: list[tuple[str, Metrics]] = [("teacher", result.teacher)] if result.teacher else []
     files += [("student", result.student), *((artifact.path, artifact) for artifact in result.artifacts)]
-    batches = sorted({int(batch) for _, file in files for batch in file.latency_ms or {}})
+    timed = batches(file for _, file in files)
     heads = [
         "file",
         "format",
@@ -71,20 +66,20 @@ def _files(result: Result) -> str:
         "agreement",
         "boundary",
         "ECE",
-        *(f"p50 ms, batch {b}" for b in batches),
+        *(f"p50 ms, batch {batch}" for batch in timed),
     ]
-    rows = [[name, *_row(file, batches)] for name, file in files]
+    rows = [[name, *_row(file, timed)] for name, file in files]
     return _table(heads, rows, numbers=len(heads) - 2)
 
 
-def _row(file: Metrics, batches: Sequence[int]) -> list[str]:
+def _row(file: Metrics, timed: Sequence[str]) -> list[str]:
     arch = f", {file.arch}" if isinstance(file, Network) and file.arch else ""
     shown = [(file.top1, ".2f"), (file.agreement, ".4f"), (file.boundary_agreement, ".4f"), (file.ece, ".4f")]
     return [
         f"{file.format} {file.precision}{arch}",
         f"{file.size_bytes / 1e6:.2f}",
         *(_NONE if value is None else format(value, form) for value, form in shown),
-        *(_milliseconds((file.latency_ms or {}).get(str(batch))) for batch in batches),
+        *(_milliseconds(file.timing(batch)) for batch in timed),
     ]
 
 
@@ -95,18 +90,14 @@ def _milliseconds(timing: Timing | None) -> str:
 def _gates(gates: Sequence[Gate]) -> str:
     if not gates:
         return ""
-    signs = {True: "✅", False: "❌"}
-    waiting = {"undecided": "⚠️", "unmeasured": "❌"}
-    rows = [
-        [
-            f"{signs.get(gate.passed) if gate.passed is not None else waiting[gate.verdict]} {gate.verdict}",
-            gate.gate,
-            gate.artifact,
-            gate.detail,
-        ]
-        for gate in gates
-    ]
+    rows = [[f"{_sign(gate)} {gate.verdict}", gate.gate, gate.artifact, gate.detail] for gate in gates]
     return "### Gates\n\n" + _table(["verdict", "gate", "file", "why"], rows)
+
+
+def _sign(gate: Gate) -> str:
+    if gate.passed:
+        return "✅"
+    return "⚠️" if gate.passed is None and gate.verdict == "undecided" else "❌"
 
 
 def _classes(student: Network) -> str:

@@ -4,6 +4,7 @@ Accuracies and drops are percent and points, agreements, ECE and errors fraction
 not measured is null, never zero.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
@@ -16,6 +17,8 @@ NAME = "result.json"
 
 
 class Record(BaseModel):
+    """A part of a record, which cannot be changed and has no key but its own."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
@@ -81,6 +84,10 @@ class Metrics(Record):
     pgd_top1: float | None = None
     latency_ms: dict[str, Timing] | None = None
 
+    def timing(self, batch: str) -> Timing | None:
+        """Return what a batch size costs, where it was timed."""
+        return (self.latency_ms or {}).get(batch)
+
 
 class Network(Metrics):
     """The teacher or the student, as PyTorch runs it."""
@@ -131,6 +138,8 @@ class Gate(Record):
 
 
 class Data(Record):
+    """The images by split, and how many served at the boundary and under attack; `epsilon` is of 1."""
+
     source: str
     fingerprint: str
     classes: int
@@ -143,6 +152,8 @@ class Data(Record):
 
 
 class Training(Record):
+    """How the student was trained; its accuracies are of the validation images."""
+
     method: str
     seed: int
     epochs: int
@@ -153,6 +164,8 @@ class Training(Record):
 
 
 class Result(Record):
+    """All that is known of a run. `passed` is null where there are no gates, or one waits for a measurement."""
+
     result: Literal[1] = 1
     name: str
     created: str
@@ -170,6 +183,11 @@ class Result(Record):
     def write(self, folder: Path) -> None:
         """Write `result.json` into a run folder, whole or not at all."""
         write_text(folder / NAME, self.model_dump_json(indent=2) + "\n")
+
+
+def batches(files: Iterable[Metrics]) -> list[str]:
+    """Return the batch sizes that any of the files was timed at, as keys of `latency_ms`, the smallest first."""
+    return sorted({batch for file in files for batch in file.latency_ms or {}}, key=int)
 
 
 def read(folder: Path) -> Result:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,15 +46,18 @@ class File:
 
     def speed_up(self, batch: str) -> float | None:
         """Return how many times shorter its median latency is than the teacher's, where both ran on the same device."""
-        ours, theirs = ((each.latency_ms or {}).get(batch) if each else None for each in (self.metrics, self.teacher))
-        if ours is None or theirs is None or self.teacher is None or self.name == TEACHER:
+        if self.teacher is None or self.name == TEACHER or self.metrics.provider != self.teacher.provider:
             return None
-        return theirs.p50 / ours.p50 if self.metrics.provider == self.teacher.provider else None
+        ours, theirs = self.metrics.timing(batch), self.teacher.timing(batch)
+        return None if ours is None or theirs is None else theirs.p50 / ours.p50
 
 
 @dataclass(frozen=True)
 class Story:
-    """A run as far as it came. `name` tells it from others of the same report."""
+    """A run as far as it came. `name` tells it from others of the same report.
+
+    `recipe` is its text, `environment` what `env.json` says, `epochs` the rows of `metrics.jsonl`.
+    """
 
     name: str
     folder: Path
@@ -65,7 +68,7 @@ class Story:
     benchmark: Benchmark | None = None
     answers: Answers | None = None
     looked: Looked = Looked()
-    missing: tuple[Missing, ...] = field(default=())
+    missing: tuple[Missing, ...] = ()
 
     @property
     def files(self) -> tuple[File, ...]:

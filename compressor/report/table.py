@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from rich import box
 from rich.table import Table
 
-from compressor.report.record import Gate, Metrics, Network, Result
+from compressor.report.record import Gate, Metrics, Network, Result, batches
 
 # Costs of the largest batch beyond its latency, shown where they were measured.
 COSTS = {"memory_mb": ("memory MB", ",.1f"), "gpu_memory_mb": ("GPU MB", ",.1f"), "energy_j": ("J a batch", ".3g")}
@@ -35,26 +35,16 @@ def gates(verdicts: Sequence[Gate]) -> Table:
     return table
 
 
-def p50(metrics: Metrics, batch: int) -> float | None:
-    """Return the median latency in ms at a batch size, where it was measured."""
-    timing = (metrics.latency_ms or {}).get(str(batch))
-    return timing.p50 if timing else None
-
-
 def _table(rows: Sequence[Row], title: str) -> Table:
-    batches = sorted({int(batch) for _, metrics, _ in rows for batch in metrics.latency_ms or {}})
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-    table.add_column("", no_wrap=True)
-    table.add_column("network", no_wrap=True)
-    for heading in ["params", "MB", "top-1 %", "agree", "boundary", "ECE", "PGD %"]:
-        table.add_column(heading, justify="right", no_wrap=True)
-    for batch in batches:
-        table.add_column(f"b{batch} ms", justify="right", no_wrap=True)
-    if batches:
-        table.add_column("speed-up", justify="right", no_wrap=True)
+    timed = batches(metrics for _, metrics, _ in rows)
     costs = [cost for cost in COSTS if any(_cost(metrics, cost) is not None for _, metrics, _ in rows)]
-    for cost in costs:
-        table.add_column(COSTS[cost][0], justify="right", no_wrap=True)
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    for heading in ["", "network"]:
+        table.add_column(heading, no_wrap=True)
+    headings = ["params", "MB", "top-1 %", "agree", "boundary", "ECE", "PGD %", *(f"b{batch} ms" for batch in timed)]
+    headings += ["speed-up"] if timed else []
+    for heading in [*headings, *(COSTS[cost][0] for cost in costs)]:
+        table.add_column(heading, justify="right", no_wrap=True)
     for label, metrics, network in rows:
         cells = [
             label,
@@ -67,19 +57,24 @@ def _table(rows: Sequence[Row], title: str) -> Table:
             _number(metrics.ece, ".3f"),
             _number(metrics.pgd_top1, ".1f"),
         ]
-        cells += [_milliseconds(p50(metrics, batch)) for batch in batches]
-        if batches:
-            ours, first = p50(metrics, batches[0]), p50(rows[0][1], batches[0])
+        cells += [_milliseconds(_p50(metrics, batch)) for batch in timed]
+        if timed:
+            ours, first = _p50(metrics, timed[0]), _p50(rows[0][1], timed[0])
             cells.append(f"{first / ours:.1f}x" if ours and first else "-")
         cells += [_number(_cost(metrics, cost), COSTS[cost][1]) for cost in costs]
         table.add_row(*cells)
     return table
 
 
+def _p50(metrics: Metrics, batch: str) -> float | None:
+    timing = metrics.timing(batch)
+    return timing.p50 if timing else None
+
+
 def _cost(metrics: Metrics, key: str) -> float | None:
     """Return what the largest batch that was measured costs."""
-    timings = metrics.latency_ms or {}
-    cost: float | None = getattr(timings[max(timings, key=int)], key) if timings else None
+    timed = batches([metrics])
+    cost: float | None = getattr(metrics.timing(timed[-1]), key) if timed else None
     return cost
 
 

@@ -1,0 +1,56 @@
+"""How every template is filled in. The end of its name says what text in it becomes.
+
+In HTML (`.html.j2`) Jinja escapes text. In Markdown (`.md.j2`) text is escaped here, unless it is `Verbatim`.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, pass_eval_context
+from jinja2.nodes import EvalContext
+
+# Every character that Markdown or HTML gives a meaning inside a line or a cell.
+_MARKUP = re.compile(r"([\\`*_{}\[\]<>#|~&])")
+
+
+class Verbatim:
+    """Text that is Markdown already."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __str__(self) -> str:
+        return self._text
+
+
+def render(template: str, **values: Any) -> str:
+    """Return a template of `report/templates` filled in; a value that it names and does not get is an error."""
+    return _ENVIRONMENT.get_template(template).render(**values)
+
+
+def escape_markdown(text: str) -> str:
+    """Return text that Markdown shows as it is, on one line: names of classes and files are chosen by others."""
+    return _MARKUP.sub(r"\\\1", " ".join(text.split()))
+
+
+def _is_html(template: str | None) -> bool:
+    """Whether Jinja escapes; what is not known to be Markdown is safer as HTML."""
+    return template is None or not template.endswith(".md.j2")
+
+
+@pass_eval_context
+def _escaped_in_markdown(context: EvalContext, value: Any) -> Any:
+    return escape_markdown(value) if isinstance(value, str) and not context.autoescape else value
+
+
+_ENVIRONMENT = Environment(
+    loader=PackageLoader("compressor", "report/templates"),
+    autoescape=_is_html,
+    finalize=_escaped_in_markdown,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    keep_trailing_newline=True,
+)

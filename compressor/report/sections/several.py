@@ -1,0 +1,31 @@
+"""Several runs on one page: their files under one another, and whether their numbers may be compared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from compressor.report.record import Result
+from compressor.report.story import TEACHER, File, Story
+
+
+def compared(stories: Sequence[Story]) -> tuple[File, ...]:
+    """Return the files of all runs under labels that tell them apart; a teacher that several share comes once."""
+    files: list[File] = []
+    for story in stories:
+        for file in story.files:
+            if file.name != TEACHER:
+                files.append(replace(file, label=f"{story.name}: {file.label}"))
+            elif file.metrics.sha256 not in {each.metrics.sha256 for each in files}:
+                files.append(file)
+    return tuple(files)
+
+
+def same_data(results: Sequence[Result]) -> bool:
+    """Whether all runs were measured on the same images."""
+    return len({result.data.fingerprint for result in results}) <= 1
+
+
+def same_machine(results: Sequence[Result]) -> bool:
+    """Whether the latencies of all runs are of one kind of machine."""
+    return len({tuple(str(result.hardware.get(key)) for key in ("cpu", "cores", "gpus")) for result in results}) <= 1
