@@ -1,4 +1,4 @@
-"""What runners share: images in the form that a file takes, answers as logits, batches that a file was fixed to."""
+"""What runners share: images in the form that a file takes, answers as logits, batches of the sizes that it takes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LEAST = float(np.log(np.finfo(np.float32).tiny))  # the logarithm of a probabili
 
 @dataclass(kw_only=True, eq=False)
 class FedRunner:
-    """A `Runner` fed from the host's memory. A file with a fixed batch size is fed in chunks, the last one padded."""
+    """A `Runner` fed from the host's memory, in chunks of the sizes that a file takes, with black images to fill up."""
 
     path: Path | None
     format: str
@@ -30,18 +30,20 @@ class FedRunner:
     metadata: Mapping[str, str]
     threads: int | None
     census: Mapping[str, int]  # weights by the type they are computed in
-    batch: int | None  # None: any
+    batch: int | None  # the only size of a batch that it takes; None: there are several
     feed: type[np.generic]  # what an element of the input is
 
     def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         expect_images(images, self.input_shape)
         if len(images) == 0:
             return np.zeros((0, self.classes), np.float32)
-        size = self.batch or len(images)
-        chunks = [self._chunk(images[start : start + size], size) for start in range(0, len(images), size)]
-        return np.concatenate(chunks)
+        _, largest = self._sizes
+        size = largest or len(images)
+        return np.concatenate([self._chunk(images[start : start + size]) for start in range(0, len(images), size)])
 
-    def _chunk(self, images: NDArray[np.float32], size: int) -> NDArray[np.float32]:
+    def _chunk(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        smallest, _ = self._sizes
+        size = max(smallest, len(images))
         padding = np.zeros((size - len(images), *self.input_shape), np.float32)
         answer = self._answer(self._fed(np.concatenate([images, padding])))
         if answer.shape != (size, self.classes):
@@ -50,6 +52,11 @@ class FedRunner:
             )
         result: NDArray[np.float32] = answer[: len(images)].astype(np.float32, copy=False)
         return as_logits(result) if self.output == "probabilities" else result
+
+    @property
+    def _sizes(self) -> tuple[int, int | None]:
+        """The smallest and the largest batch that the file takes; None: there is no largest."""
+        return self.batch or 1, self.batch
 
     def _answer(self, batch: NDArray[np.generic]) -> NDArray[np.generic]:
         """Return what the file returns for a batch in its own form."""
@@ -70,6 +77,16 @@ def expect_images(images: NDArray[np.float32], input_shape: tuple[int, int, int]
     """Refuse an array that is not float32 images `[B, *input_shape]`: an artifact would answer with nonsense."""
     if images.dtype != np.float32 or images.shape[1:] != input_shape:
         raise ValueError(f"expected float32 images [B, {input_shape}], not {images.dtype} {images.shape}")
+
+
+def expect_claims(path: Path, metadata: Mapping[str, str], **found: str) -> None:
+    """Refuse a file whose metadata `compress.NAME` contradicts what was found in its graph."""
+    for name, value in found.items():
+        claimed = metadata.get(f"compress.{name}", value)
+        if claimed != value:
+            raise ArtifactRejected(
+                f"{path} says that its {name} is {claimed}, but the graph's is {value}", hint="export it again"
+            )
 
 
 def as_uint8(images: NDArray[np.float32]) -> NDArray[np.uint8]:

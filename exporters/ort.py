@@ -19,7 +19,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
 
 from exporters.borders import find
 from exporters.errors import ArtifactRejected, RuntimeMissing
-from exporters.feeding import FedRunner
+from exporters.feeding import FedRunner, expect_claims
 from exporters.precision import precision_of, weights_by_type
 
 _PROVIDERS: dict[str, tuple[str, dict[str, str]]] = {
@@ -122,13 +122,7 @@ def load(path: Path, *, provider: str = "cpu", threads: int | None = None, cuda_
     counts = weights_by_type(model)
     precision = precision_of(counts)
     metadata = {entry.key: entry.value for entry in model.metadata_props}
-    facts = {"precision": precision, "pixels": borders.pixels, "output": borders.returns}
-    for name, found in facts.items():
-        claimed = metadata.get(f"compress.{name}", found)
-        if claimed != found:
-            raise ArtifactRejected(
-                f"{path} says that its {name} is {claimed}, but the graph's is {found}", hint="export it again"
-            )
+    expect_claims(path, metadata, precision=precision, pixels=borders.pixels, output=borders.returns)
     if provider == "cpu" and "bf16" in counts:
         raise RuntimeMissing(
             "ONNX Runtime has no bf16 convolution on the CPU; TensorRT runs it",

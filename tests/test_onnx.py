@@ -14,6 +14,8 @@ from torch import nn
 
 from exporters import EXPORTERS, Engine, exporter, onnx, ort
 from exporters.errors import ArtifactRejected, ExportFailed, RuntimeMissing
+from exporters.files import write_whole
+from exporters.onnx import tracing
 
 SHAPE = (3, 8, 8)
 
@@ -484,12 +486,12 @@ def test_a_network_that_is_no_exportable_classifier_is_refused_in_one_sentence(t
 
 
 def test_a_network_too_large_for_one_file_is_refused_before_any_work(network, tmp_path, monkeypatch):
-    monkeypatch.setattr(onnx, "_LARGEST_FILE", 1000)
+    monkeypatch.setattr(tracing, "_LARGEST_FILE", 1000)
     with pytest.raises(ExportFailed, match="one ONNX file holds at most 2"):
         onnx.export(network, tmp_path / "x.onnx", input_shape=SHAPE)
 
 
-def test_an_opset_that_the_exporter_silently_changes_is_refused_without_a_word_on_the_terminal(tmp_path, capfd):
+def test_an_opset_that_the_exporter_silently_changes_is_refused_without_a_word_on_the_terminal(tmp_path, capfd, caplog):
     def centred(logits):
         return logits - logits.mean(dim=1, keepdim=True)  # has no automatic way back from opset 18
 
@@ -497,6 +499,7 @@ def test_an_opset_that_the_exporter_silently_changes_is_refused_without_a_word_o
     with pytest.raises(ExportFailed, match=r"opset 17 was asked for.* opset 18"):
         onnx.export(Ending(centred), tmp_path / "x.onnx", input_shape=SHAPE, opset=17)
     assert capfd.readouterr() == ("", "")
+    assert [each for each in caplog.records if each.levelno >= logging.WARNING] == []
     assert logging.root.manager.disable == disabled
 
 
@@ -509,7 +512,7 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_no_other(tmp_path, monkeyp
 
     monkeypatch.setattr("exporters.files.os.fsync", full)
     with pytest.raises(ExportFailed, match="no space left"):
-        onnx.write_whole(path, b"new")
+        write_whole(path, b"new")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -517,7 +520,7 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_no_other(tmp_path, monkeyp
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
     (tmp_path / "taken").write_text("a file")
     with pytest.raises(ExportFailed, match="cannot write"):
-        onnx.write_whole(tmp_path / "taken" / "x.onnx", b"content")
+        write_whole(tmp_path / "taken" / "x.onnx", b"content")
 
 
 # How files are run.

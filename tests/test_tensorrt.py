@@ -49,7 +49,7 @@ RECORD = Sidecar(
     output="logits",
     metadata={"classes": "a\nb"},
 )
-TORCH = {"FLOAT": torch.float32, "HALF": torch.float16, "UINT8": torch.uint8}
+TORCH = {"FLOAT": torch.float32, "HALF": torch.float16, "BF16": torch.bfloat16, "UINT8": torch.uint8}
 
 
 def memory(address: int, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
@@ -226,6 +226,8 @@ def test_any_number_of_images_gets_its_answers(count, low, more):
         metadata={},
         threads=None,
         census={},
+        batch=None,
+        feed=np.float32,
         profile=engine.profile,
         cuda_graph=False,
         engine=engine,
@@ -254,9 +256,19 @@ def test_a_plan_is_opened_with_what_its_record_says(here, stored):
     assert (runner.input_shape, runner.classes, runner.threads) == (SHAPE, CLASSES, None)
     assert (runner.pixels, runner.output, runner.metadata) == ("float32", "logits", {"classes": "a\nb"})
     assert runner.census == {"fp16": 4000, "fp32": 12}
-    assert runner.profile == (2, 3, 5)
+    assert (runner.profile, runner.batch) == ((2, 3, 5), None)
     np.testing.assert_allclose(runner(images(7)), brightness(torch.from_numpy(images(7))).numpy(), rtol=1e-6)
     assert here.engine.runs == [(5, 77), (2, 77)]  # on the side stream
+
+
+def test_a_plan_of_one_batch_size_is_fed_in_chunks_filled_up_with_black(here, stored):
+    seen = []
+    here.engine = StandInEngine(lambda x: seen.append(x.clone()) or brightness(x), profile=(4, 4, 4))
+    runner = TENSORRT.load(stored(profile=(4, 4, 4)), provider="cuda")
+    np.testing.assert_allclose(runner(images(6)), brightness(torch.from_numpy(images(6))).numpy(), rtol=1e-6)
+    assert runner.batch == 4
+    assert [size for size, _ in here.engine.runs] == [4, 4]
+    assert not seen[1][2:].any()
 
 
 def test_answers_are_read_only_when_the_queue_is_done(here, stored):
@@ -289,12 +301,19 @@ def test_probabilities_come_back_as_logarithms(here, stored):
     assert (found[:, 3] < -80).all()
 
 
-def test_answers_in_half_precision_come_back_as_float32(here, stored):
-    here.engine = StandInEngine(brightness, given="HALF", returned="HALF")
+@pytest.mark.parametrize(("kind", "error"), [("HALF", 2e-3), ("BF16", 2e-2)])
+def test_answers_in_half_precision_come_back_as_float32(here, stored, kind, error):
+    here.engine = StandInEngine(brightness, given=kind, returned=kind)
     runner = TENSORRT.load(stored(), provider="cuda")
     found = runner(images(2))
     assert found.dtype == np.float32
-    np.testing.assert_allclose(found, brightness(torch.from_numpy(images(2))).numpy(), rtol=2e-3)
+    np.testing.assert_allclose(found, brightness(torch.from_numpy(images(2))).numpy(), rtol=error)
+
+
+def test_a_prepared_batch_of_uint8_pixels_gives_the_answers_of_a_call(here, stored):
+    here.engine = StandInEngine(brightness, image=(8, 8, 3), given="UINT8")
+    runner = TENSORRT.load(stored(pixels="uint8"), provider="cuda")
+    np.testing.assert_array_equal(runner.prepare(images(3))().numpy(), runner(images(3)))
 
 
 def test_a_prepared_batch_is_placed_once_and_run_each_time(here, stored):

@@ -14,6 +14,7 @@ from onnx import ModelProto, NodeProto
 
 from exporters import ort
 from exporters.errors import ArtifactRejected, ExportFailed
+from exporters.onnx.graph import serialised
 from exporters.precision import precision_of, weights_by_type
 from exporters.quantize.graph import Quantized, describe, expect_symmetric, release_logits
 from exporters.quantize.kernels import suit_cpu
@@ -30,7 +31,7 @@ from exporters.quantize.scheme import (
     layers,
 )
 from exporters.quantize.source import expect_fp32, expect_pixels, prepared
-from exporters.quantize.tools import quiet, refused, serialised
+from exporters.quantize.tools import quiet, refused
 
 _CHUNK = 8  # images at once: the histograms of entropy and percentile hold every activation of a chunk
 _PROBES = 64  # images on which the harm of a layer is measured
@@ -75,7 +76,7 @@ class Calibrated:
             method=self.method,
         )
         describe(model, result)
-        content = serialised(model, self.source)
+        content = serialised(model)
         self._prove(content)
         return content, result
 
@@ -88,7 +89,7 @@ class Calibrated:
         harms = {}
         for node in self.nodes:
             if node.name not in self.always:
-                runner = self._opened(serialised(self._quantised([node]), self.source))
+                runner = self._opened(serialised(self._quantised([node])))
                 harms[node.name] = float(np.mean((runner(probes) - expected) ** 2)) / signal
         return dict(sorted(harms.items(), key=lambda harm: -harm[1]))
 

@@ -10,7 +10,7 @@ import onnx
 from onnx import ModelProto, TensorProto, numpy_helper
 
 from exporters.errors import ExportFailed
-from exporters.onnx import EXPORTER_VERSION
+from exporters.onnx.graph import sign
 from exporters.quantize.tools import STANDARD, constants_of
 
 
@@ -71,10 +71,7 @@ def describe(model: ModelProto, result: Quantized) -> None:
     domains = {node.domain for node in graph.node} | set(STANDARD)
     for unneeded in [entry for entry in model.opset_import if entry.domain not in domains]:
         model.opset_import.remove(unneeded)
-    model.producer_name, model.producer_version, model.doc_string = "compress", EXPORTER_VERSION, ""
-    for part in (graph, *graph.node, *graph.initializer, *graph.input, *graph.output, *graph.value_info):
-        part.doc_string = ""
-        part.ClearField("metadata_props")
+    sign(model)
     own = {
         "compress.precision": "int8",
         "compress.quantization": result.recipe,

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from exporters.errors import ArtifactRejected
+from exporters.onnx.graph import serialised
 from exporters.quantize.scheme import SCHEMES, Method, Recipe
-from exporters.quantize.tools import quiet, refused, serialised
+from exporters.quantize.tools import quiet, refused
 
 
 def ranges(
@@ -42,7 +43,7 @@ def ranges(
         "percentile": CalibrationMethod.Percentile,
     }
     prepared = folder / "prepared.onnx"
-    prepared.write_bytes(serialised(model, source))
+    prepared.write_bytes(serialised(model))
     with quiet(), refused(source):
         calibrator = create_calibrator(
             prepared,

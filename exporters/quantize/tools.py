@@ -9,7 +9,6 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
 import numpy as np
-from google.protobuf.message import EncodeError
 from onnx import ModelProto, TensorProto
 
 from exporters.errors import ExporterError, ExportFailed
@@ -21,14 +20,6 @@ _WARNING, _FATAL = 2, 4  # log severities of ONNX Runtime
 
 def constants_of(model: ModelProto) -> dict[str, TensorProto]:
     return {tensor.name: tensor for tensor in model.graph.initializer}
-
-
-def serialised(model: ModelProto, source: Path) -> bytes:
-    try:
-        content: bytes = model.SerializeToString(deterministic=True)
-    except (EncodeError, ValueError) as error:
-        raise ExportFailed(f"{source} is larger than 2 GB, the most that one ONNX file can hold") from error
-    return content
 
 
 def first_line(error: BaseException) -> str:

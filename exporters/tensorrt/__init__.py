@@ -11,6 +11,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
+
 from exporters import Built, Engine
 from exporters.errors import ArtifactRejected, ExportFailed, RuntimeMissing
 from exporters.tensorrt import sidecar
@@ -167,6 +169,8 @@ class PlanExporter:
             metadata=record.metadata,
             threads=None,
             census=record.census,
+            batch=low if low == high else None,
+            feed=np.float32,  # what NumPy lacks, the device makes of it
             profile=(low, usual, high),
             cuda_graph=cuda_graph,
             engine=engine,

@@ -6,9 +6,8 @@ for these two; on a GPU this file has not run yet.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -16,9 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from exporters import Output, Pixels
 from exporters.errors import ArtifactRejected
-from exporters.feeding import as_logits, as_uint8, expect_images
+from exporters.feeding import FedRunner, expect_images
 from exporters.tensorrt.flavour import Log
 
 if TYPE_CHECKING:
@@ -98,20 +96,9 @@ class _Placed:
 
 
 @dataclass(kw_only=True, eq=False)
-class PlanRunner:
+class PlanRunner(FedRunner):
     """A `Runner` over an engine. Images beyond its profile go in parts; too few are filled up with black ones."""
 
-    path: Path | None
-    format: str
-    provider: str
-    precision: str
-    input_shape: tuple[int, int, int]
-    classes: int
-    pixels: Pixels
-    output: Output
-    metadata: Mapping[str, str]
-    threads: int | None
-    census: Mapping[str, int]  # weights by the type they are computed in
     profile: tuple[int, int, int]  # smallest, usual and largest batch
     cuda_graph: bool
     engine: trt.ICudaEngine
@@ -125,21 +112,16 @@ class PlanRunner:
     def __post_init__(self) -> None:
         self._context = self._new_context()
 
-    def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        expect_images(images, self.input_shape)
-        if len(images) == 0:
-            return np.zeros((0, self.classes), np.float32)
-        largest = self.profile[2]
-        parts = [self._run(images[start : start + largest]) for start in range(0, len(images), largest)]
-        return np.concatenate(parts)
+    @property
+    def _sizes(self) -> tuple[int, int | None]:
+        return self.profile[0], self.profile[2]
 
-    def _run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        padding = np.zeros((max(self.profile[0] - len(images), 0), *self.input_shape), np.float32)
-        placed = self._placed(np.concatenate([images, padding]), self._context)
+    def _answer(self, batch: NDArray[np.generic]) -> NDArray[np.generic]:
+        placed = self._placed(batch, self._context)
         self._enqueue(placed)
         self.queue.wait()
-        found: NDArray[np.float32] = placed.answers[: len(images)].float().cpu().numpy()
-        return as_logits(found) if self.output == "probabilities" else found
+        answer: NDArray[np.float32] = placed.answers.float().cpu().numpy()
+        return answer
 
     def prepare(self, images: NDArray[np.float32]) -> Callable[[], object]:
         """See `Runner.prepare`. With a CUDA graph the kernels are recorded once and replayed by each call.
@@ -155,7 +137,7 @@ class PlanRunner:
                 hint="build it with a profile that includes this batch",
             )
         # A context of its own: shapes and addresses belong to the context, and other batches may be prepared.
-        placed = self._placed(images, self._new_context())
+        placed = self._placed(self._fed(images), self._new_context())
         self._enqueue(placed)  # TensorRT sets things up in the first run, which must not be recorded
         self.queue.wait()
 
@@ -178,12 +160,12 @@ class PlanRunner:
             raise self._failed("could not prepare to run")
         return context
 
-    def _placed(self, images: NDArray[np.float32], context: trt.IExecutionContext) -> _Placed:
+    def _placed(self, images: NDArray[np.generic], context: trt.IExecutionContext) -> _Placed:
         """Put images on the device, and tell the context where they are and where the answers go."""
         self.log.clear()
         count = len(images)
         try:
-            batch = torch.from_numpy(self._as_pixels(images)).to(self.queue.device, self.given_type)
+            batch = torch.from_numpy(images).to(self.queue.device, self.given_type)
             answers = torch.empty(count, self.classes, dtype=self.returned_type, device=self.queue.device)
         except torch.OutOfMemoryError as error:
             raise self._failed(f"has no memory on the GPU for a batch of {count}") from error
@@ -201,11 +183,6 @@ class PlanRunner:
     def _enqueue(self, placed: _Placed) -> None:
         if not placed.context.execute_async_v3(self.queue.handle):
             raise self._failed(f"could not run a batch of {len(placed.images)}")
-
-    def _as_pixels(self, images: NDArray[np.float32]) -> NDArray[np.float32] | NDArray[np.uint8]:
-        if self.pixels == "float32":
-            return np.ascontiguousarray(images)
-        return as_uint8(images)
 
     def _failed(self, what: str) -> ArtifactRejected:
         reason = self.log.reason()

@@ -1,0 +1,118 @@
+"""An ONNX graph: read whole, cleaned of where it was made, and written as one file that says what it is."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+import onnx
+from google.protobuf.message import EncodeError
+from onnx import ModelProto
+
+from exporters.borders import Borders, find
+from exporters.errors import ArtifactRejected, ExportFailed
+from exporters.files import write_whole
+from exporters.onnx.quiet import first_line
+from exporters.ort import read
+from exporters.precision import precision_of, weights_by_type
+
+# Raised when the meaning of the file or of its `compress.` metadata changes.
+EXPORTER_VERSION = "2"
+
+
+def whole(path: Path) -> ModelProto:
+    """Return the graph of a file with the weights that are stored beside it.
+
+    Raises:
+        ArtifactRejected: see `ort.read`, or the weights beside it cannot be read.
+    """
+    model = read(path)
+    try:
+        onnx.load_external_data_for_model(model, str(path.parent))
+    except (onnx.checker.ValidationError, OSError, ValueError) as error:
+        raise ArtifactRejected(f"cannot read the weights beside {path}: {first_line(error)}") from error
+    return model
+
+
+def opset_of(model: ModelProto) -> int:
+    """Return the version of ONNX's own operators that a graph uses."""
+    versions: dict[str, int] = {imported.domain: imported.version for imported in model.opset_import}
+    return versions.get("", versions.get("ai.onnx", 0))
+
+
+def clean(model: ModelProto) -> None:
+    """Remove everything that tells where a graph was made, in place, and see that it is valid ONNX.
+
+    Raises:
+        ExportFailed: it is not valid.
+    """
+    sign(model)
+    model.ClearField("metadata_props")
+    model.graph.name = "classifier"
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ExportFailed(f"the graph is not valid ONNX: {first_line(error)}") from error
+
+
+def sign(model: ModelProto) -> None:
+    """Put our name in place of the tools', and remove their notes: the tracer stores stack traces in each node."""
+    graph = model.graph
+    model.producer_name, model.producer_version, model.doc_string = "compress", EXPORTER_VERSION, ""
+    for part in (graph, *graph.node, *graph.initializer, *graph.input, *graph.output, *graph.value_info):
+        part.doc_string = ""
+        part.ClearField("metadata_props")
+
+
+def write(model: ModelProto, path: Path, metadata: Mapping[str, str]) -> None:
+    """Write a clean graph with `metadata`, over which stands what is found in the graph.
+
+    Raises:
+        ArtifactRejected: it is no image classifier.
+        ExportFailed: it is larger than 2 GB, SOURCE_DATE_EPOCH is no time, or the folder cannot be written to.
+    """
+    _describe(model, find(path, model), metadata)
+    write_whole(path, serialised(model))
+
+
+def serialised(model: ModelProto) -> bytes:
+    """Return the bytes of a graph, the same for the same graph.
+
+    Raises:
+        ExportFailed: they would be more than 2 GB.
+    """
+    try:
+        content: bytes = model.SerializeToString(deterministic=True)
+    except (EncodeError, ValueError) as error:
+        raise ExportFailed("the graph is larger than 2 GB, the most one ONNX file can hold") from error
+    return content
+
+
+def _describe(model: ModelProto, borders: Borders, metadata: Mapping[str, str]) -> None:
+    """Store what is known of a graph, over what others say of it."""
+    own = {
+        "compress.precision": precision_of(weights_by_type(model)),
+        "compress.input_shape": json.dumps(borders.input_shape),
+        "compress.exporter_version": EXPORTER_VERSION,
+        "compress.pixels": borders.pixels,
+        "compress.output": borders.returns,
+        **_created(),
+    }
+    for key, value in sorted({**metadata, **own}.items()):
+        model.metadata_props.add(key=key, value=value)
+
+
+def _created() -> dict[str, str]:
+    """Source: https://reproducible-builds.org/specs/source-date-epoch"""
+    given = os.environ.get("SOURCE_DATE_EPOCH")
+    if given is None:
+        return {}
+    try:
+        return {"compress.created": datetime.fromtimestamp(int(given), UTC).isoformat()}
+    except (ValueError, OverflowError, OSError) as error:
+        raise ExportFailed(
+            f"SOURCE_DATE_EPOCH is {given!r}, not a number of seconds since 1970", hint="unset SOURCE_DATE_EPOCH"
+        ) from error
