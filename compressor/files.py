@@ -16,6 +16,9 @@ _REASONS = {
     errno.EROFS: "the file system is read-only",
     errno.EACCES: "the folder cannot be written to",
     errno.EPERM: "the folder cannot be written to",
+    errno.EISDIR: "it is a folder",
+    errno.ENOTDIR: "a part of its path is a file",
+    errno.EEXIST: "a part of its path is a file",
 }
 
 
@@ -26,12 +29,14 @@ def replacing(path: Path) -> Iterator[Path]:
     Write with Python's own files: libraries that write by path turn a full disk into errors of their own.
 
     Raises:
-        InputRejected: the disk is full or the folder cannot be written to. What `path` held before is untouched.
+        InputRejected: the disk is full, the folder cannot be written to, or `path` cannot be a file there. What it held
+            before is untouched.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with explained(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
             with temporary.open("rb+") as written:
                 os.fsync(written.fileno())
@@ -51,7 +56,7 @@ def explained(path: Path) -> Iterator[None]:
     """Turn what keeps a file or folder from being written into the user's error.
 
     Raises:
-        InputRejected: the disk is full, or the folder cannot be written to.
+        InputRejected: the disk is full, the folder cannot be written to, or `path` cannot be a file there.
     """
     try:
         yield

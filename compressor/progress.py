@@ -13,6 +13,8 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 
 from compressor.files import append_text
 
+SILENCE_S = 30.0  # of a training where no bar is shown, after which a line says how far it is
+
 
 class Tell:
     """Says sentences. `quiet` keeps silent but for what the caller prints itself."""
@@ -33,8 +35,11 @@ class Tell:
             self.console.print(escape(sentence), soft_wrap=True)
 
     @contextmanager
-    def training(self, *, epochs: int, images: int, done: int = 0) -> Iterator["Training"]:
-        """Show a bar of `epochs * images` images on a terminal, and a line an epoch elsewhere."""
+    def training(self, *, epochs: int, batches: int, images: int, done: int = 0) -> Iterator["Training"]:
+        """Show a training of which `done` epochs are done; each has so many batches and images.
+
+        A terminal gets a bar, and a line an epoch; what is no terminal gets a line within long epochs too.
+        """
         bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -47,31 +52,49 @@ class Tell:
         )
         with bar:
             task = bar.add_task(f"epoch {done + 1}/{epochs}", total=epochs * images, completed=done * images, speed="")
-            yield Training(self, bar, task, epochs)
+            yield Training(self, bar, task, epochs=epochs, batches=batches)
 
 
 class Training:
     """The display of one training."""
 
-    def __init__(self, tell: Tell, bar: Progress, task: TaskID, epochs: int) -> None:
-        self._tell, self._bar, self._task, self._epochs = tell, bar, task, epochs
+    def __init__(self, tell: Tell, bar: Progress, task: TaskID, *, epochs: int, batches: int) -> None:
+        self._tell, self._bar, self._task, self._epochs, self._batches = tell, bar, task, epochs, batches
         self._begun, self._images = time.monotonic(), 0
+        self._said, self._said_images = self._begun, 0  # when the last line was said, and the images until then
 
-    def advance(self, images: int) -> None:
-        """Count the images of a batch."""
+    def advance(self, images: int, *, epoch: int, batch: int, losses: Mapping[str, float]) -> None:
+        """Count the images of a batch that is about to be trained on.
+
+        `epoch` and `batch` count from 0, so that they are done; `losses` are those of the epoch that are known by now.
+        """
+        now = time.monotonic()
+        if now - self._said >= SILENCE_S and not self._tell.console.is_terminal:
+            speed = (self._images - self._said_images) / (now - self._said)
+            self._tell(
+                f"epoch {epoch + 1:>3}/{self._epochs}  batch {batch:,}/{self._batches:,}  {_terms(losses)}"
+                f"{speed:,.0f} images/s"
+            )
+            self._said, self._said_images = now, self._images
         self._images += images
-        speed = self._images / max(time.monotonic() - self._begun, 1e-9)
-        self._bar.update(self._task, advance=images, speed=f"{speed:,.0f} images/s")
+        average = self._images / max(now - self._begun, 1e-9)
+        self._bar.update(self._task, advance=images, speed=f"{average:,.0f} images/s")
 
     def epoch(
         self, number: int, losses: Mapping[str, float], *, top1: float | None, images_per_s: float, seconds: float
     ) -> None:
         """Say how epoch `number` (from 1) went; `seconds` is its length, from which the time left is reckoned."""
-        terms = "  ".join(f"{name} {value:.4f}" for name, value in losses.items())
-        accuracy = "" if top1 is None else f"  validation {top1:.2f} %"
+        accuracy = "" if top1 is None else f"validation {top1:.2f} %  "
         left = _duration((self._epochs - number) * seconds)
-        self._tell(f"epoch {number:>3}/{self._epochs}  {terms}{accuracy}  {images_per_s:,.0f} images/s  {left} left")
+        self._tell(
+            f"epoch {number:>3}/{self._epochs}  {_terms(losses)}{accuracy}{images_per_s:,.0f} images/s  {left} left"
+        )
+        self._said, self._said_images = time.monotonic(), self._images
         self._bar.update(self._task, description=f"epoch {min(number + 1, self._epochs)}/{self._epochs}")
+
+
+def _terms(losses: Mapping[str, float]) -> str:
+    return "".join(f"{name} {value:.4f}  " for name, value in losses.items())
 
 
 def _duration(seconds: float) -> str:

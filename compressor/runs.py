@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from compressor.errors import InputRejected, UsageError
+from compressor.errors import InputRejected, UsageError, did_you_mean
 from compressor.files import append_text, write_text
 
 try:
@@ -165,6 +165,11 @@ def find(where: Path | None, *, root: Path = Path("runs")) -> Run:
             )
         name = latest.readlink() if latest.is_symlink() else Path(latest.read_text(encoding="utf-8").strip())
         where = Path(os.path.normpath(root / name))
+    if not where.exists():
+        beside = where.parent.iterdir() if where.parent.is_dir() else ()
+        raise UsageError(
+            f"no such file or folder: {where}", hint=did_you_mean(where.name, (each.name for each in beside))
+        )
     if not (where / Run(where).recipe.name).is_file():
         raise UsageError(
             f"{where} is not the folder of a run: it has no {Run(where).recipe.name}",

@@ -75,17 +75,23 @@ def _epochs(prepared: Prepared, state: TrainingState, folder: Run, tell: Tell, t
     best = max((row["validation_top1"] or 0.0 for row in folder.epochs()), default=0.0)
     with (
         interruptible() as stop,
-        tell.training(epochs=recipe.train.epochs, images=min(images, len(data.train)), done=state.epoch) as shown,
+        tell.training(
+            epochs=recipe.train.epochs,
+            batches=state.steps_per_epoch,
+            images=min(images, len(data.train)),
+            done=state.epoch,
+        ) as shown,
     ):
 
         def batches(epoch: int, start: int) -> Iterator[Batch]:
             drop_last = _leaves_one(prepared)
-            for batch in data.train.batches(
+            given = data.train.batches(
                 recipe.data.batch_size, epoch=epoch, seed=recipe.seed, augment=True, drop_last=drop_last, start=start
-            ):
+            )
+            for number, batch in enumerate(given, start):
                 if stop.requested:
                     raise Interrupted("interrupted")
-                shown.advance(len(batch.images))
+                shown.advance(len(batch.images), epoch=epoch, batch=number, losses=state.losses.means())
                 yield batch
 
         try:

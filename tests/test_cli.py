@@ -5,12 +5,15 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from rich.table import Table
 from shell import DISTILL, QUICK, ran, refused, typed
 
 from compressor import models
+from compressor.cli import output
 
 # What is printed
 
@@ -131,6 +134,39 @@ def test_a_dry_run_prints_the_recipe_and_does_nothing(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_is_printed_is_not_padded(here):
+    printed = ran(["validate", "runs/student-1", "--quiet"]).out
+
+    assert not any(line.endswith(" ") for line in printed.splitlines())
+    assert printed.startswith("student: digits, 359 test images\n")
+
+
+def test_a_narrow_terminal_wraps_words_and_never_cuts_numbers(monkeypatch, capsys):
+    monkeypatch.setattr(output, "sys", SimpleNamespace(stdout=SimpleNamespace(isatty=lambda: True)))
+    monkeypatch.setenv("COLUMNS", "20")
+    numbers, words = Table(box=None), Table("word", "word", box=None)
+    for column in range(8):
+        numbers.add_column(f"column {column}", no_wrap=True)
+    numbers.add_row(*["1234.56"] * 8)
+    words.add_row("one two three four", "five six seven")
+
+    output.draw(numbers, words, "a sentence that is left to the terminal")
+
+    printed = capsys.readouterr().out
+    assert printed.count("1234.56") == 8
+    wrapped = printed[printed.index("word") : printed.index("a sentence")]
+    assert max(map(len, wrapped.splitlines())) <= 20
+    assert "\na sentence that is left to the terminal\n" in printed
+
+
+@pytest.mark.parametrize(
+    ("command", "following"),
+    [("validate", "compress bench"), ("bench --duration 0.01", "compress report"), ("export", "compress validate")],
+)
+def test_each_command_on_a_run_ends_with_the_next_one(here, command, following):
+    assert ran(command.split()).err.splitlines()[-1] == f"next: {following}"
+
+
 # What is refused
 
 
@@ -149,6 +185,57 @@ def test_misspelt_names_get_a_suggestion(here):
     refused(["export", "--format", "onx"], 2, "onx", "did you mean")
     refused(["recipes", "show", "digits-bbs"], 2, "digits-bbs", "did you mean")
     refused(["distil"], 2, "distil", "distill")
+
+
+@pytest.mark.parametrize(
+    ("typed_", "words", "hint"),
+    [
+        (["train", "--data", "digits"], "no network to train is named", "--arch resnet20"),
+        (["distill", "--teacher", "runs/teacher-1"], "no network to train is named", "--student resnet20"),
+        (["train", "--arch", "", "--data", "digits"], "--arch: must be at least 1 character", ""),
+        (["train", "--arch", "lenet5", "--data", ""], "--data is empty", "--data folder:PATH"),
+        (["train", "--arch", "lenet5", "--data", "folder:"], "folder: names no folder", "folder:PATH"),
+        (["train", "--recipe", "smoke", "--epochs", "0"], "--epochs: must be greater than 0, got 0", ""),
+        (["train", "--recipe", "smoke", "--epochs", "ten"], "--epochs: must be a valid integer, got 'ten'", ""),
+        (["train", "--recipe", "smoke", "--lr", "-1"], "--lr: must be greater than 0, got -1", ""),
+        (["train", "--recipe", "smoke", "--batch-size", "0"], "--batch-size: must be greater than 0", ""),
+        (["train", "--recipe", "smoke", "--seed", "-1"], "--seed: must be at least 0", ""),
+        (["train", "--recipe", "smoke", "--name", "a/b"], "--name: must be of the form", "letters, digits"),
+        (["train", "--recipe", "smoke", "--precision", "fp61"], "--precision: 'fp61' is not one of", "mean 'fp16'"),
+        (["train", "--recipe", "digits-teacher", "--epochs", "1"], "train.schedule.warmup", "more epochs, or --set"),
+        ([*DISTILL, "--method", "bbs"], "--method: must be one of 'ce', 'kd', 'bss'", "did you mean 'bss'"),
+        ([*DISTILL, "--num-classes", "0"], "--num-classes: must be greater than 0", ""),
+        (["run", "smoke", "--from", "trian"], "--from: 'trian' is not one of", "did you mean 'train'"),
+        (["run"], "missing argument 'recipe'", "compress run --help"),
+        (["run", "smoke", "--no-reprot"], "compress run has no option --no-reprot", "did you mean --no-report"),
+        (["train", "--student", "lenet5"], "compress train has no option --student", "compress train --help"),
+        (["compare", "smoke", "--lr", "0"], "--lr: must be greater than 0", ""),
+        (["export", "--format", "onx"], "--format: must be 'onnx'", "did you mean 'onnx'"),
+        (["export", "--max-drop", "1"], "--max-drop: is for precision int8", ""),
+        (["export", "--format", "trt", "--batch", "8:1:32"], "--batch: must be the smallest", ""),
+        (["export", "--set", "engine.tf23=true"], "--set engine.tf23=true: unknown key engine.tf23", "mean 'tf32'"),
+        (["export", "--set", "engine.tf32=true"], "--set engine.tf32=true: engine: is for the formats trt", ""),
+        (["export", "--rebuild", "--set", "opset=18"], "--set does not go with --rebuild", ""),
+        (["validate", "--gate", "min_top=90"], "--gate min_top=90: unknown key min_top", "did you mean 'min_top1'"),
+        (["bench", "--gate", "p99_ms=5"], "--gate p99_ms=5: p99_ms: must be a section", "write p99_ms.max=5"),
+        (["bench", "--gate", "min_top1="], "--gate min_top1= has no limit", "--gate min_top1=90"),
+        (["bench", "--duration", "0"], "--duration: must be greater than or equal to 0.001", ""),
+        (["bench", "nowhere.onnx"], "no such file or folder: nowhere.onnx", ""),
+        (["validate", "runs/studnet-1", "--data", "digits"], "no such file or folder", "did you mean 'student-1'"),
+        (["validate", "runs/student-1/export/student.fp32.onnx", "--data", "digits", "--teacher-arch", "lenet5"],
+         "--teacher-arch says what --teacher is, and there is none", "--teacher FILE"),
+        (["diff", "runs/teacher-1", "runs/student-1", "--data", ""], "--data is empty", ""),
+        (["diff", "runs/teacher-1", "runs/student-1", "--guide", "x.pt"], "--guide lends gradients", ""),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_one_sentence_that_names_what_was_typed(here, typed_, words, hint):
+    done = typed(typed_)
+
+    (error,) = [line for line in done.err.splitlines() if line.startswith("error: ")]
+    assert words in error
+    assert hint in "".join(line for line in done.err.splitlines() if line.startswith("hint: "))
+    assert done.code == 2
+    assert done.out == ""
 
 
 def test_a_truncated_checkpoint_is_refused_and_no_run_is_left(here, tmp_path):

@@ -22,10 +22,11 @@ from compressor.ablation import Cell
 from compressor.errors import CompressError, Diverged
 from compressor.pipeline import bench as bench_run
 from compressor.pipeline import compare
+from compressor.pipeline.compare import planning, running, sharing
 from compressor.progress import Tell
 from compressor.recipe import load
-from compressor.report import comparison, record
-from compressor.runs import Run
+from compressor.report import comparison, comparison_plot, record
+from compressor.runs import Run, working
 from compressor.workers import Ended
 
 RECIPE = """
@@ -72,14 +73,14 @@ def in_this_process():
             verb, folder = task.arguments[0], Path(task.arguments[1])
             done.append((verb, folder.name))
             try:
-                bench_run(folder, {}, Tell(quiet=True)) if verb == "bench" else compare.compare_cell(folder)
+                bench_run(folder, Tell(quiet=True)) if verb == "bench" else compare.compare_cell(folder)
             except CompressError as error:
                 yield Ended(task, error.exit_code, error.message)
             else:
                 yield Ended(task, 0, "")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compare, "side_by_side", one_by_one)
+        patch.setattr(running, "side_by_side", one_by_one)
         yield done
 
 
@@ -139,7 +140,7 @@ def test_the_same_seed_means_the_same_weights_and_the_same_images_for_every_meth
 def test_a_cell_has_the_recipe_but_for_student_method_seed_exports_and_gates(lab):
     base = load(lab / "mine.yaml")
 
-    kd, ce = (compare.recipe_of(base, Cell("lenet5", method, 7)) for method in ("kd", "ce"))
+    kd, ce = (planning.recipe_of(base, Cell("lenet5", method, 7)) for method in ("kd", "ce"))
 
     for each in (kd, ce):
         assert (each.seed, each.student.arch, each.export) == (7, "lenet5", ())
@@ -147,7 +148,7 @@ def test_a_cell_has_the_recipe_but_for_student_method_seed_exports_and_gates(lab
         assert (each.data, each.train, each.teacher) == (base.data, base.train, base.teacher)
     assert (kd.method.kind, kd.method.temperature) == ("kd", 2.5)  # shared with the recipe's method
     assert ce.method.kind == "ce"
-    assert compare.recipe_of(base, Cell("lenet5-half", "bss", 0)).method == base.method
+    assert planning.recipe_of(base, Cell("lenet5-half", "bss", 0)).method == base.method
 
 
 # What is trained, and what comes out
@@ -305,7 +306,7 @@ def test_what_could_only_fail_later_is_refused_before_anything_is_written(lab, a
 
 def test_two_comparisons_in_one_folder_are_one_too_many(lab, inline):
     FOLDER.mkdir(parents=True)
-    with compare.working(Run(FOLDER)):
+    with working(Run(FOLDER)):
         refused(COMPARE, 2, "another process works in runs/mine-compare")
 
 
@@ -356,23 +357,23 @@ def test_an_interrupt_saves_every_training_and_the_same_command_goes_on(lab, mon
     ],
 )
 def test_trainings_share_cores_and_memory(monkeypatch, cores, omp, memory_gib, asked, expected):
-    monkeypatch.setattr(compare, "cores", lambda: frozenset(range(cores)))
-    monkeypatch.setattr(compare, "_available_bytes", lambda: memory_gib and int(memory_gib * 2**30))
+    monkeypatch.setattr(sharing, "cores", lambda: frozenset(range(cores)))
+    monkeypatch.setattr(sharing, "_available_bytes", lambda: memory_gib and int(memory_gib * 2**30))
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     if omp:
         monkeypatch.setenv("OMP_NUM_THREADS", omp)
     cells = {Cell("a", method, seed): None for seed in (0, 1) for method in ("ce", "kd", "bss")}
 
-    assert compare._shares(SimpleNamespace(device=torch.device("cpu")), cells, asked) == expected
+    assert sharing.shares(SimpleNamespace(device=torch.device("cpu")), cells, asked) == expected
 
 
 def test_on_a_gpu_the_memory_of_one_step_decides(monkeypatch):
-    monkeypatch.setattr(compare, "cores", lambda: frozenset(range(64)))
+    monkeypatch.setattr(sharing, "cores", lambda: frozenset(range(64)))
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(compare, "_cuda_memory", lambda prepared, recipes: (40.0, 12.0))
+    monkeypatch.setattr(sharing, "_cuda_memory", lambda prepared, recipes: (40.0, 12.0))
     cells = {Cell("a", "kd", seed): None for seed in range(9)}
 
-    assert compare._shares(SimpleNamespace(device=torch.device("cuda")), cells, None)[0] == 3
+    assert sharing.shares(SimpleNamespace(device=torch.device("cuda")), cells, None)[0] == 3
 
 
 def test_a_dry_step_trains_one_batch_and_leaves_the_teacher_alone(lab):
@@ -381,7 +382,7 @@ def test_a_dry_step_trains_one_batch_and_leaves_the_teacher_alone(lab):
     before = {name: value.clone() for name, value in teacher.state_dict().items()}
 
     for recipe in planned.recipes.values():
-        compare.dry_step(planned.prepared, recipe)
+        sharing.dry_step(planned.prepared, recipe)
 
     assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
     assert not FOLDER.exists()
@@ -446,24 +447,24 @@ def test_markdown_has_the_table_the_origin_and_no_markup_of_others(compared):
 def test_the_plot_has_a_point_a_seed_and_the_ink_of_the_page(compared):
     many = with_top1(compared, ce=[50, 60, 70], kd=[52, 62.1, 71.9])
 
-    svg = comparison.to_svg(many)
+    svg = comparison_plot.to_svg(many)
 
     root = ElementTree.fromstring(svg)
     assert root.get("class") == "compress-compare"
     texts = "".join(root.itertext())
     assert "lenet5-half" in texts
     assert "prefers-color-scheme:dark" in texts
-    colours = {mark for mark, _ in comparison._MARKS}
+    colours = {mark for mark, _ in comparison_plot._MARKS}
     assert set(re.findall("(?:stroke|fill): (#[0-9a-f]{6})", svg)) <= colours  # all else is the page's ink
     assert "currentColor" in svg
     points = [each for each in root.iter() if each.get("id", "").startswith("PathCollection")]
     assert [len(list(each.iter("{http://www.w3.org/2000/svg}use"))) for each in points] == [3, 3]
-    assert comparison.to_svg(many) == svg
+    assert comparison_plot.to_svg(many) == svg
 
 
 def test_the_frame_is_that_of_the_points():
-    assert comparison._frame([50, 60]) == (45, 65)
-    assert comparison._frame([70, 70]) == (69.5, 70.5)
-    low, high = comparison._frame([0, 100])
+    assert comparison_plot._frame([50, 60]) == (45, 65)
+    assert comparison_plot._frame([70, 70]) == (69.5, 70.5)
+    low, high = comparison_plot._frame([0, 100])
     assert -6 < low < 0
     assert 100 < high < 106

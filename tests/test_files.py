@@ -48,6 +48,16 @@ def test_a_full_or_read_only_disk_is_one_sentence_and_loses_nothing(tmp_path, co
     assert [each.name for each in tmp_path.iterdir()] == ["a.txt"]
 
 
+def test_what_stands_in_the_way_of_a_file_is_named(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+
+    for path, words in [("folder", "it is a folder"), ("file/a.txt", "is a file"), ("file/b/a.txt", "is a file")]:
+        with pytest.raises(InputRejected, match=f"cannot write .*{path}: .*{words}"):
+            write_text(tmp_path / path, "new")
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["file", "folder"]
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is always full")
 def test_what_the_system_itself_raises_is_recognised(tmp_path):
     with pytest.raises(OSError, match="No space left") as full, Path("/dev/full").open("wb", buffering=0) as device:

@@ -289,15 +289,15 @@ def test_a_failed_gate_ends_with_its_name_value_and_limit():
 @pytest.mark.parametrize(
     ("gates", "values", "sentence"),
     [
-        ({"p99_ms": {"batch": 8, "max": 1}}, {}, "gates.p99_ms needs the latency of batch 8, .* has only 1, 32"),
-        ({"p50_ms": {"max": 1}}, {"bench": {"batch_sizes": [4]}}, "gates.p50_ms needs the latency of batch 1"),
-        ({"min_speedup": 2}, {"bench": {"batch_sizes": [4]}}, "gates.min_speedup needs the latency of batch 1"),
+        ({"p99_ms": {"batch": 8, "max": 1}}, {}, "gate p99_ms needs the latency of batch 8, .* has only 1, 32"),
+        ({"p50_ms": {"max": 1}}, {"bench": {"batch_sizes": [4]}}, "gate p50_ms needs the latency of batch 1"),
+        ({"min_speedup": 2}, {"bench": {"batch_sizes": [4]}}, "gate min_speedup needs the latency of batch 1"),
         ({"min_boundary_agreement": 0.5}, {"validate": {"boundary_samples": 0}}, "validate.boundary_samples is 0"),
         ({"min_robust_top1": 5}, {"validate": {"attack_samples": 0}}, "validate.attack_samples is 0"),
         ({"max_parity_error": 0}, {"export": []}, "the recipe exports nothing"),
-        ({"max_accuracy_drop": 0}, {"teacher": None}, "gates.max_accuracy_drop compares with a teacher"),
-        ({"min_agreement": 0}, {"teacher": None}, "gates.min_agreement compares with a teacher"),
-        ({"min_speedup": 2}, {"teacher": None}, "gates.min_speedup compares with a teacher"),
+        ({"max_accuracy_drop": 0}, {"teacher": None}, "gate max_accuracy_drop compares with a teacher"),
+        ({"min_agreement": 0}, {"teacher": None}, "gate min_agreement compares with a teacher"),
+        ({"min_speedup": 2}, {"teacher": None}, "gate min_speedup compares with a teacher"),
     ],
 )
 def test_a_gate_that_nothing_will_measure_is_named(gates, values, sentence):
@@ -327,7 +327,7 @@ def test_a_gate_on_a_file_that_the_device_cannot_run_is_named(gate):
     limit = {"max": 1} if gate.endswith("_ms") else 0.5
 
     assert unmeasurable(recipe({gate: limit}, device="cpu", **ENGINE)) == [
-        f"gates.{gate} has to run trt fp16, and that needs a GPU"
+        f"the gate {gate} has to run trt fp16, and that needs a GPU"
     ]
     bf16 = {"export": [{"precision": "bf16"}]}
     assert "has to run onnx bf16" in unmeasurable(recipe({gate: limit}, device="cpu", **bf16))[0]
@@ -346,7 +346,7 @@ def test_a_speed_up_between_two_devices_is_named():
     openvino = {"export": [{"format": "openvino"}]}
 
     assert unmeasurable(recipe({"min_speedup": 2}, device="cuda", **openvino)) == [
-        "gates.min_speedup compares openvino on the CPU with a teacher on the GPU"
+        "the gate min_speedup compares openvino on the CPU with a teacher on the GPU"
     ]
     assert unmeasurable(recipe({"min_speedup": 2}, device="cpu", **openvino)) == []
 
@@ -500,7 +500,7 @@ def test_other_images_leave_nothing_to_compare(against, tmp_path):
     require_same_data(gates, run().data.fingerprint)
     require_same_data(Gates(baseline=tmp_path, max_size_regression=1), "another")
     require_same_data(Gates(max_top1_regression=1), "another")
-    with pytest.raises(InputRejected, match=r"measured on other images, so gates\.max_top1_regression"):
+    with pytest.raises(InputRejected, match=r"measured on other images, so the gate max_top1_regression"):
         require_same_data(gates, "another")
 
 
@@ -577,38 +577,43 @@ def test_a_baseline_that_is_none_is_refused_when_the_recipe_is_checked(tmp_path,
             {"baseline": ...},
             {},
             {},
-            r"gates\.baseline names .*, and no gate compares with it: set max_top1_regression,",
+            r"no gate compares with the baseline .*: set max_top1_regression,",
         ),
-        ({"max_size_regression": 1}, {}, {}, r"gates\.max_size_regression compares with a baseline, and .* names none"),
+        (
+            {"max_size_regression": 1},
+            {},
+            {},
+            "gate max_size_regression compares with a baseline, and none is named: --baseline",
+        ),
         (
             {"baseline": ..., "max_size_regression": 1},
             {"export": [{"precision": "fp16"}]},
             {},
-            r"gates\.baseline has no file like those that the recipe makes: onnx fp16",
+            r"the baseline .* has no file like those that the recipe makes: onnx fp16",
         ),
         (
             {"baseline": ..., "max_latency_regression": 1},
             {"bench": {"batch_sizes": [2]}},
             {},
-            r"gates\.max_latency_regression compares latencies, and of bench\.batch_sizes the baseline has 1, 8",
+            r"gate max_latency_regression compares latencies, and of bench\.batch_sizes the baseline has 1, 8",
         ),
         (
             {"baseline": ..., "max_top1_regression": 1},
             {},
             {"artifacts": (artifact(top1=None),)},
-            r"gates\.max_top1_regression compares accuracies, and the baseline has none",
+            r"gate max_top1_regression compares accuracies, and the baseline has none",
         ),
         (
             {"baseline": ..., "max_agreement_regression": 1},
             {},
             {"artifacts": (artifact(agreement=None),)},
-            r"gates\.max_agreement_regression compares agreements with the teacher, and the baseline has none",
+            r"gate max_agreement_regression compares agreements with the teacher, and the baseline has none",
         ),
         (
             {"baseline": ..., "max_agreement_regression": 1},
             {"teacher": None},
             {},
-            r"gates\.max_agreement_regression compares with a teacher, and the recipe has none",
+            r"gate max_agreement_regression compares with a teacher, and the recipe has none",
         ),
     ],
 )
@@ -659,12 +664,17 @@ def test_flags_are_gates_of_the_recipe(tmp_path, monkeypatch):
     ("flags", "code", "words", "hint"),
     [
         (["--gate", "min_top1"], 2, "--gate min_top1 has no limit", "--gate min_top1=90"),
-        (["--gate", "min_top=90"], 2, r"unknown key gates\.min_top", "did you mean 'min_top1'"),
-        (["--gate", "min_top1=900"], 2, r"gates\.min_top1: must be at most 100", ""),
-        (["--gate", "max_size_regression=1"], 2, "gates.baseline names none", ""),
+        (["--gate", "min_top1="], 2, "--gate min_top1= has no limit", "--gate min_top1=90"),
+        (["--gate", "min_top1=null"], 2, "--gate min_top1=null has no limit", "--gate min_top1=90"),
+        (["--gate", "=90"], 2, "error: --gate =90: '' is not a key", "--gate min_top1=90"),
+        (["--gate", "min_top=90"], 2, "error: --gate min_top=90: unknown key min_top", "did you mean 'min_top1'"),
+        (["--gate", "min_top1=900"], 2, "error: --gate min_top1=900: min_top1: must be at most 100", ""),
+        (["--gate", "p99_ms=5"], 2, "error: --gate p99_ms=5: p99_ms: must be a section", r"write p99_ms\.max=5"),
+        (["--gate", "p99_ms.batch=1"], 2, r"error: --gate p99_ms\.batch=1: missing key p99_ms\.max", ""),
+        (["--gate", "max_size_regression=1"], 2, "gate max_size_regression compares .* none is named", ""),
         (["--baseline", "nowhere", "--gate", "max_size_regression=1"], 4, "there is no baseline .*nowhere", "trust"),
         (["--baseline", "other.json", "--gate", "max_size_regression=1"], 4, "its schema is 7", ""),
-        (["--baseline", "fine.json"], 2, "no gate compares with it", ""),
+        (["--baseline", "fine.json"], 2, r"no gate compares with the baseline .*fine\.json", ""),
     ],
 )
 def test_flags_that_promise_nothing_are_refused_before_anything_is_done(

@@ -19,6 +19,7 @@ from compressor.recipe import (
     Data,
     Export,
     Gates,
+    Override,
     Recipe,
     Schedule,
     Student,
@@ -48,9 +49,9 @@ def file(tmp_path):
     return write
 
 
-def refused(path: Path, *overrides: str, **options) -> UsageError:
+def refused(path: Path, *overrides: str | Override) -> UsageError:
     with pytest.raises(UsageError) as caught:
-        load(path, overrides, **options)
+        load(path, overrides)
     error = caught.value
     assert "\n" not in error.message
     assert not error.message.endswith(".")
@@ -228,7 +229,7 @@ def test_no_text_is_answered_with_anything_but_values_or_a_sentence(text):
         (STUDENT + "method: kd", "method: must be a section of keys", 'write method: {kind: "kd"}'),
         ("student: resnet8", "student: must be a section of keys", 'write student: {arch: "resnet8"}'),
         (STUDENT + "gates:", "gates: must be a section of keys, got null", "leave an empty section out"),
-        (STUDENT + "gates: {p99_ms: 3}", "gates.p99_ms: must be a section of keys, got 3", "batch, max"),
+        (STUDENT + "gates: {p99_ms: 3}", "gates.p99_ms: must be a section of keys, got 3", "write p99_ms: {max: 3}"),
         (STUDENT + "export: {format: onnx}", "export: must be a list, got a section", None),
         (STUDENT + "train: {lr: -1}", "train.lr: must be greater than 0, got -1", None),
         (STUDENT + "train: {lr: true}", "train.lr: must be a number, got true", None),
@@ -256,7 +257,7 @@ def test_no_text_is_answered_with_anything_but_values_or_a_sentence(text):
         (STUDENT + "data: {augment: no}", "data.augment: must be 'auto', 'none', 'crop' or 'crop-flip'", "none"),
         (STUDENT + "data: {root: 3}", "data.root: must be text, got 3", None),
         (STUDENT + "teacher: {checkpoint: ''}", "a path in the recipe is empty", None),
-        (STUDENT + "data: {name: 'folder:'}", "a path in the recipe is empty", None),
+        (STUDENT + "data: {name: 'folder:'}", "folder: names no folder", "folder:PATH"),
         (STUDENT + "teacher: {checkpoint: ~nobody-of-this-name/x}", "is not a usable path", None),
         (STUDENT + "teacher: {checkpoint: x, mean: [0.5]}", "teacher: mean and std must be given together", None),
         (STUDENT + "teacher: {checkpoint: x, mean: [1, 1], std: [1]}", "mean has 2 channels and std has 1", None),
@@ -378,23 +379,64 @@ def test_a_wrong_override_is_refused_and_named(file, override, said, hint):
 
 def test_later_overrides_win_over_earlier_ones_flags_and_the_file(file):
     path = file(STUDENT + "seed: 1\ntrain: {lr: 1, epochs: 10}")
-    flags = {"seed": 2, "train": {"epochs": 20}}
+    flags = [Override(("seed",), 2), Override(("train", "epochs"), 20)]
 
-    assert load(path, values=flags).seed == 2
-    recipe = load(path, ["seed=3", "seed=4"], values=flags)
+    assert load(path, flags).seed == 2
+    recipe = load(path, [*flags, "seed=3", "seed=4"])
     assert (recipe.seed, recipe.train.lr, recipe.train.epochs) == (4, 1, 20)
 
 
 def test_a_wrong_flag_is_not_blamed_on_the_file(file):
-    error = refused(file(STUDENT + "train: {epochs: 1}"), values={"train": {"epochs": -3}})
+    error = refused(file(STUDENT + "train: {epochs: 1}"), Override(("train", "epochs"), -3))
 
     assert error.message == "train.epochs: must be greater than 0, got -3"
+
+
+def test_a_wrong_option_is_named_as_it_was_typed(file):
+    path = file(STUDENT + "train: {epochs: 1}")
+    epochs, lr = ("train", "epochs"), ("train", "lr")
+
+    assert refused(path, Override(epochs, -3, "--epochs", said=2)).message == "--epochs: must be greater than 0, got -3"
+    error = refused(path, Override(epochs, -3, "--epochs", said=2), Override(lr, 0, "--lr", said=2))
+    assert error.hint == "also wrong: --lr: must be greater than 0, got 0"
+    assert refused(path, Override(epochs, 2, "--epochs", said=2), "train.epochs=-3").message.startswith("--set ")
+
+
+@pytest.mark.parametrize(
+    ("typed", "said", "hint"),
+    [
+        ("min_top1=200", "--gate min_top1=200: min_top1: must be at most 100, got 200", None),
+        ("min_top=90", "--gate min_top=90: unknown key min_top", "did you mean 'min_top1'"),
+        ("p99_ms=5", "--gate p99_ms=5: p99_ms: must be a section of keys, got 5", "write p99_ms.max=5"),
+        ("p99_ms.batch=8", "--gate p99_ms.batch=8: missing key p99_ms.max", None),
+        ("min_top1", "--gate min_top1 has no =", "--gate min_top1=90"),
+        ("top 1=3", "--gate 'top 1=3': 'top 1' is not a key", "--gate min_top1=90"),
+    ],
+)
+def test_keys_below_a_section_are_named_without_it(file, typed, said, hint):
+    with pytest.raises(UsageError) as caught:
+        load(file(STUDENT), [Override.typed(typed, "--gate", example="min_top1=90", below=("gates",))])
+
+    assert caught.value.message == said
+    assert hint is None or hint in (caught.value.hint or "")
+
+
+def test_what_replaces_a_section_is_blamed_for_what_the_section_lacks(file):
+    path = file(STUDENT + "gates:\n  p99_ms: {batch: 8, max: 1}\n")
+
+    assert refused(path, "gates.p99_ms={batch: 1}").message == (
+        "--set 'gates.p99_ms={batch: 1}': missing key gates.p99_ms.max"
+    )
+    assert refused(path, "gates.p99_ms.max=0").message.startswith("--set gates.p99_ms.max=0: gates.p99_ms.max: must be")
+    assert refused(path, "gates.p99_ms.max=1", "gates.p99_ms.batch=0").message.startswith(
+        "--set gates.p99_ms.batch=0: "
+    )
 
 
 def test_a_flag_that_breaks_what_the_file_says_names_the_line_in_the_file(file):
     path = file(STUDENT + "train:\n  schedule:\n    at: [40, 60]")
 
-    assert refused(path, values={"train": {"epochs": 3}}).message.startswith(f"{path}:4: train.schedule.at")
+    assert refused(path, Override(("train", "epochs"), 3)).message.startswith(f"{path}:4: train.schedule.at")
 
 
 def test_an_override_may_index_the_lists_of_the_file(file):
@@ -403,11 +445,11 @@ def test_an_override_may_index_the_lists_of_the_file(file):
     assert recipe.export == (Export(opset=18), Export(precision="int8", opset=19))
 
 
-@pytest.mark.parametrize("how", [{"values": {"method": {"kind": "kd"}}}, {"overrides": ["method.kind=kd"]}])
+@pytest.mark.parametrize("how", [Override(("method", "kind"), "kd"), "method.kind=kd"])
 def test_another_method_keeps_the_settings_both_have_and_drops_the_rest(file, how):
     path = file(STUDENT + "method: {kind: bss, temperature: 7, every: 2, attack: {steps: 3}}")
 
-    assert load(path, **how).method == KD(temperature=7)
+    assert load(path, [how]).method == KD(temperature=7)
 
 
 def test_a_mistake_in_the_method_survives_a_change_of_kind(file):
@@ -459,7 +501,8 @@ def test_relative_paths_start_at_the_file_and_those_typed_at_the_working_directo
     assert recipe.data.root == top / "r"
     assert recipe.data.name == f"folder:{top / 'x'}"
 
-    typed = load(path, ["data.name=folder:y", "student.init=v.pt"], values={"teacher": {"checkpoint": Path("u.pt")}})
+    teacher = Override(("teacher", "checkpoint"), Path("u.pt"))
+    typed = load(path, [teacher, "data.name=folder:y", "student.init=v.pt"])
     assert typed.data.name == f"folder:{top / 'here' / 'y'}"
     assert typed.student.init == top / "here" / "v.pt"
     assert typed.teacher.checkpoint == top / "here" / "u.pt"
@@ -664,7 +707,7 @@ def test_a_shipped_recipe_is_right_and_needs_no_file_of_ours(path, tmp_path):
     assert recipe.name == path.stem
     assert conforms(parse(path.read_text(encoding="utf-8"), "x").values, schema(), schema()["$defs"])
     assert (recipe.teacher, recipe.student.init, recipe.data.root) == (None, None, None)
-    require_runnable(load(path, values={"teacher": {"checkpoint": tmp_path / "t.pt"}}))
+    require_runnable(load(path, [Override(("teacher", "checkpoint"), tmp_path / "t.pt")]))
     load(path, ["train.epochs=3"])
 
 

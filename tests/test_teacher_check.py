@@ -1,5 +1,6 @@
 """The teacher is tried on the data before anything is spent: normalisation, class order, classes, channels, sizes."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,7 +11,7 @@ from compressor import models
 from compressor.checkpoint import Network, check_teacher
 from compressor.checkpoint.check import _clearly_better
 from compressor.checkpoint.classes import apply_order, best_order
-from compressor.checkpoint.fitted import fitted
+from compressor.checkpoint.fitted import fitted, in_other_form
 from compressor.data import NORMALISATIONS
 from compressor.errors import InputRejected
 from compressor.methods import Batch
@@ -264,6 +265,80 @@ def test_the_same_class_names_in_another_order_are_refused_unseen(teacher, data)
 
 def test_another_number_of_classes_is_refused_naming_both(teacher, data):
     rejected(lambda: check_teacher(teacher(), data(names=("on", "off"))), "has 4 classes, but LAMPS has 2")
+
+
+# --- architectures with the same tensors
+
+
+@pytest.fixture
+def centred(data, teacher):
+    """A ResNet-8 that pads on both sides, whose BatchNorm remembers images, and the data that it is right on."""
+    images = torch.rand(400, 3, 2, 2).repeat_interleave(4, 2).repeat_interleave(4, 3)
+    trained = models.build("resnet8-centred", classes=4, input_shape=(3, 8, 8))
+    torch.nn.init.normal_(trained.linear.weight)
+    for layer in trained.modules():
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            layer.momentum = None  # remembers what it sees at once
+            torch.nn.init.normal_(layer.bias, std=4)  # channels that differ, as those of trained networks do
+    with torch.no_grad():
+        trained.train()(images)
+    return balanced(trained, images), images
+
+
+def balanced(network, images):
+    """The same network, which now says every class now and then."""
+    with torch.no_grad():
+        network.eval().linear.bias -= network(images).mean(dim=0)
+    return network
+
+
+def loaded(teacher, trained, arch):
+    """The teacher that `--teacher-arch` makes of the tensors."""
+    module = models.build(arch, classes=4, input_shape=(3, 8, 8))
+    module.load_state_dict(trained.state_dict())
+    return Network(**vars(teacher(shape=(3, 8, 8))) | {
+        "module": Normalized(module, *NONE).eval(), "arch": arch, "stated": True, "mean": NONE[0], "std": NONE[1],
+    })  # fmt: skip
+
+
+def answered(data, images, network):
+    """The data whose labels a network gives."""
+    with torch.no_grad():
+        split = Images(images, network.eval()(images).argmax(dim=1))
+    return SimpleNamespace(**vars(data(count=4)) | {"input_shape": (3, 8, 8), "test": split})
+
+
+def test_a_forced_architecture_with_the_same_tensors_is_refused_with_the_one_that_was_trained(teacher, data, centred):
+    trained, images = centred
+
+    rejected(
+        lambda: check_teacher(loaded(teacher, trained, "resnet8"), answered(data, images, trained)),
+        "% of 400 test images as resnet8, on 100.0 % as resnet8-centred, which has the same tensors",
+        "--teacher-arch resnet8-centred, or leave it out",
+    )
+    checked = check_teacher(loaded(teacher, trained, "resnet8-centred"), answered(data, images, trained))
+    assert checked.top1 == 100
+
+
+def test_what_batchnorm_remembers_is_not_believed_against_the_images(teacher, data, centred):
+    trained, images = centred
+    forced = loaded(teacher, trained, "resnet8")
+    right = balanced(forced.module.network, images)
+
+    assert in_other_form(forced).arch == "resnet8-centred"
+    assert check_teacher(forced, answered(data, images, right)).top1 == 100
+
+
+def test_without_a_memory_there_is_no_other_form(teacher, centred, monkeypatch):
+    trained, _ = centred
+    for layer in trained.modules():
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            layer.reset_running_stats()
+
+    assert in_other_form(loaded(teacher, trained, "resnet8")) is None
+    monkeypatch.setattr(models, "candidates", None)  # nor is one looked for where none is known
+    for arch in (None, "torchvision/resnet18", "timm/resnet18", "package.module:make"):
+        assert in_other_form(replace(teacher(), arch=arch)) is None
 
 
 # --- images

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from compressor.checkpoint.classes import apply_order, best_order, named_order
-from compressor.checkpoint.fitted import fitted
+from compressor.checkpoint.fitted import fitted, in_other_form
 from compressor.checkpoint.network import Network, Shape
 from compressor.data import NORMALISATIONS
 from compressor.errors import InputRejected
@@ -123,8 +123,9 @@ def check_teacher(
         limit: images to evaluate on; fewer where images are large.
 
     Raises:
-        InputRejected: classes, channels or image size do not fit; another normalisation is clearly better; the classes
-            look shuffled; the teacher does no better than guessing; or there are no images to try.
+        InputRejected: classes, channels or image size do not fit; another architecture with the same tensors, or
+            another normalisation, is clearly better; the classes look shuffled; the teacher does no better than
+            guessing; or there are no images to try.
     """
     network = fitted(network, dataset)
     named_order(network, dataset.classes)
@@ -136,13 +137,12 @@ def check_teacher(
 
     given = _given(network, dataset)
     options = dict([given] if given else []) | _usual(dataset)
-    screened = _predict(network, options, split, min(_SCREENED, max(1, count // 4)))
-    ranked = sorted(screened, key=lambda tried: -tried.score(network.classes))
-    names = [tried.phrase for tried in ranked if given is None or tried.phrase != given[0]]
-    finalists = [given[0], *names[:1]] if given else names[:2]
-    tried = _predict(network, {name: options[name] for name in finalists}, split, count)
+    tried = _try(network, given and given[0], options, split, count)
 
     images = f"of {count:,} {kind} images"
+    other = in_other_form(network)
+    if other is not None:
+        _refuse_other_form(network, tried, other, _try(other, given and given[0], options, split, count), images)
     _refuse_shuffled(network, tried, dataset.classes, images)
     _refuse_guessing(network, tried, images)
     if given is None:
@@ -169,6 +169,17 @@ def _usual(dataset: Data) -> dict[str, Statistics]:
                 (mean, std) if len(mean) == channels else (mean[:1] * channels, std[:1] * channels)
             )
     return found
+
+
+def _try(
+    network: Network, given: str | None, options: Mapping[str, Statistics], split: Split, count: int
+) -> list[_Tried]:
+    """Return what the teacher says under the given normalisation, then the best other one, or else the best two."""
+    screened = _predict(network, options, split, min(_SCREENED, max(1, count // 4)))
+    ranked = sorted(screened, key=lambda tried: -tried.score(network.classes))
+    names = [tried.phrase for tried in ranked if tried.phrase != given]
+    finalists = names[:2] if given is None else [given, *names[:1]]
+    return _predict(network, {name: options[name] for name in finalists}, split, count)
 
 
 def _predict(network: Network, options: Mapping[str, Statistics], split: Split, count: int) -> list[_Tried]:
@@ -234,6 +245,18 @@ def _best(network: Network, tried: Sequence[_Tried], images: str) -> Checked:
 
 def _checked(network: Network, tried: _Tried, sentence: str) -> Checked:
     return Checked(network.normalised(*tried.statistics), tried.top1, sentence)
+
+
+def _refuse_other_form(
+    network: Network, tried: Sequence[_Tried], other: Network, others: Sequence[_Tried], images: str
+) -> None:
+    ours, theirs = (max(each, key=lambda one: one.top1) for each in (tried, others))
+    if _clearly_better(theirs.right, ours.right):
+        raise InputRejected(
+            f"{network.called} is right on {ours.top1:.1f} % {images} as {network.arch}, "
+            f"on {theirs.top1:.1f} % as {other.arch}, which has the same tensors",
+            hint=f"--teacher-arch {other.arch}, or leave it out: its BatchNorm tells which of them was trained",
+        )
 
 
 def _refuse_shuffled(network: Network, tried: Sequence[_Tried], names: Sequence[str], images: str) -> None:

@@ -1,7 +1,9 @@
-"""A teacher made to take the images of a data set, or the sentence why it cannot."""
+"""A teacher made to take the images of a data set, or the sentence why it cannot; and the teacher it may be instead."""
 
 from dataclasses import replace
 from typing import Protocol
+
+from torch import Tensor
 
 from compressor import models
 from compressor.checkpoint.network import Network, Shape
@@ -45,16 +47,36 @@ def fitted(network: Network, dataset: Described) -> Network:
     return replace(network, input_shape=shape)
 
 
+def in_other_form(network: Network) -> Network | None:
+    """Return the network that its BatchNorm remembers to have been: other shortcuts between the very same tensors.
+
+    None where it is of the form it was trained in, or where that cannot be told; see `models.candidates`.
+    """
+    if network.arch is None or set(":/") & set(network.arch):
+        return None  # of code from elsewhere, other forms are not known
+    fits = [one.arch for one in models.candidates(_weights(network)) if one.exact]
+    if not fits or network.arch in fits:
+        return None
+    return _built(replace(network, arch=fits[0]), network.input_shape)
+
+
 def _rebuilt(network: Network, shape: Shape, name: str) -> Network:
-    assert network.arch is not None
-    inner = network.module.get_submodule("network")
     try:
-        module = models.build(network.arch, classes=network.classes, input_shape=shape)
-        module.load_state_dict(inner.state_dict())
+        return _built(network, shape)
     except (UsageError, RuntimeError):
         raise _wrong_size(network, shape, name) from None
-    wrapped = models.Normalized(module, network.mean, network.std).eval()
-    return replace(network, module=wrapped)
+
+
+def _built(network: Network, shape: Shape) -> Network:
+    """Return the network with its weights in a new module of its architecture."""
+    assert network.arch is not None
+    module = models.build(network.arch, classes=network.classes, input_shape=shape)
+    module.load_state_dict(_weights(network))
+    return replace(network, module=models.Normalized(module, network.mean, network.std).eval())
+
+
+def _weights(network: Network) -> dict[str, Tensor]:
+    return network.module.get_submodule("network").state_dict()
 
 
 def _wrong_size(network: Network, shape: Shape, name: str) -> InputRejected:

@@ -11,6 +11,7 @@ import sys
 import typer
 
 from compressor.cli import compare, diff, doctor, export, listing, measure, report, train, verify
+from compressor.cli.command import Command
 from compressor.errors import CompressError
 from exporters.errors import ExporterError
 
@@ -28,15 +29,15 @@ for command in (
     *(train.run, compare.compare, diff.diff, report.report, verify.verify, doctor.doctor),
     *(listing.inspect, listing.models, listing.methods),
 ):
-    app.command()(command)
+    app.command(cls=Command)(command)
 app.command(hidden=True)(compare.compare_cell)
 
 recipes = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="List, show, copy and check recipes.")
-recipes.command("ls")(listing.recipes_ls)
-recipes.command("show")(listing.recipes_show)
-recipes.command("cp")(listing.recipes_cp)
-recipes.command("check")(listing.recipes_check)
-recipes.command("schema")(listing.recipes_schema)
+recipes.command("ls", cls=Command)(listing.recipes_ls)
+recipes.command("show", cls=Command)(listing.recipes_show)
+recipes.command("cp", cls=Command)(listing.recipes_cp)
+recipes.command("check", cls=Command)(listing.recipes_check)
+recipes.command("schema", cls=Command)(listing.recipes_schema)
 app.add_typer(recipes, name="recipes")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,10 +23,10 @@ from compressor.cli.options import (
     Set,
     Teacher,
     TeacherArch,
+    changes,
     recipe_of,
-    values_of,
 )
-from compressor.cli.output import tell_of
+from compressor.cli.output import draw, tell_of
 from compressor.errors import UsageError
 
 if TYPE_CHECKING:
@@ -69,11 +68,11 @@ def compare(
     Trains each method on each student from each seed, several at a time, and prints paired differences with confidence
     intervals. Stopped at any moment, the same command goes on; more seeds, methods or students join what is there.
     """
-    values = values_of(locals())
+    typed = changes(locals())
     from compressor.pipeline import compare as pipeline
     from compressor.report import comparison
 
-    chosen = recipe_of(recipe, values, set_)
+    chosen = recipe_of(recipe, typed)
     tell = tell_of(quiet)
     planned = pipeline.plan(
         chosen,
@@ -92,9 +91,7 @@ def compare(
     if as_json:
         typer.echo(comparison.to_json(compared))
     else:
-        from rich.console import Console
-
-        Console(width=None if sys.stdout.isatty() else 180, highlight=False).print(comparison.table(compared))
+        draw(comparison.table(compared), width=180)
         for sentence in comparison.sentences(compared):
             typer.echo(sentence)
     tell(f"written: {planned.folder / 'compare.md'}, compare.svg and compare.json beside it")

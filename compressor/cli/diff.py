@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,7 +19,7 @@ from compressor.cli.options import (
     Std,
     normalisation_of,
 )
-from compressor.cli.output import tell_of
+from compressor.cli.output import draw, tell_of
 from compressor.errors import UsageError
 
 if TYPE_CHECKING:
@@ -88,15 +87,11 @@ def diff(
 
 
 def _show(record: Difference) -> None:
-    from rich.console import Console
     from rich.markup import escape
 
     from compressor.report.difference import below
 
-    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
-    console.print(escape(record.summary), soft_wrap=True)
-    for part in below(record):
-        console.print(part)
+    draw(escape(record.summary), *below(record))
 
 
 def _epsilons(text: str) -> tuple[float, ...]:

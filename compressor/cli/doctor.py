@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from compressor.cli.options import Data, Device, Json, Quiet, Set, Teacher, recipe_of, values_of
-from compressor.cli.output import tell_of
+from compressor.cli.options import Data, Device, Json, Quiet, Set, Teacher, changes, recipe_of
+from compressor.cli.output import draw, tell_of
 from compressor.errors import EnvironmentMissing
 
 if TYPE_CHECKING:
     from compressor.doctor import Finding
 
-_PLAIN_WIDTH = 160
 _COLOURS = {"ok": "green", "absent": "dim", "broken": "red"}
 
 
@@ -47,7 +46,7 @@ def doctor(
     if recipe is not None and works["torch-cpu"]:  # reading a recipe imports PyTorch
         from compressor.doctor.needs import demand
 
-        findings = demand(findings, recipe_of(recipe, values_of(locals()), set_))
+        findings = demand(findings, recipe_of(recipe, changes(locals())))
     if as_json:
         typer.echo(json.dumps({"findings": [asdict(each) | {"missing": each.missing} for each in findings]}, indent=2))
     else:
@@ -61,20 +60,16 @@ def doctor(
 def _show(findings: Sequence[Finding]) -> None:
     """Print a table, then the line to type for each problem: unwrapped, so that it can be copied."""
     from rich.box import SIMPLE_HEAD
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    terminal = sys.stdout.isatty()
-    console = Console(width=None if terminal else _PLAIN_WIDTH, highlight=False)
-    table = Table("", "check", "found", "needed for", box=SIMPLE_HEAD if terminal else None, pad_edge=False)
+    box = SIMPLE_HEAD if sys.stdout.isatty() else None
+    table = Table("", "check", "found", "needed for", box=box, pad_edge=False)
     for each in findings:
         colour = "bold red" if each.missing else _COLOURS[each.status]
         cells = [each.title, each.found, ", ".join(each.needed)]
         table.add_row(f"[{colour}]{each.status}[/]", *map(escape, cells))
-    with console.capture() as drawn:
-        console.print(table)
-    typer.echo("\n".join(line.rstrip() for line in drawn.get().splitlines()))
+    draw(table)
     remedies: dict[str, list[str]] = {}
     for each in findings:
         if each.remedy is not None and each.status != "ok":

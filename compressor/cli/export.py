@@ -23,10 +23,13 @@ from compressor.cli.options import (
     Std,
     Target,
     Teacher,
+    flag,
     normalisation_of,
 )
 from compressor.cli.output import show, tell_of
 from compressor.errors import UsageError
+
+_ENTRY = ("export", 0)  # of a recipe: what the options describe
 
 
 def export(
@@ -85,17 +88,26 @@ def export(
         "max_drop": max_drop,
     }
     given |= {"quantization": quantization, "opset": opset, "batch": None if batch is None else _profile(batch)}
-    asked = {key: getattr(value, "value", value) for key, value in given.items() if value is not None}
+    for_graphs: dict[str, Any] = {
+        "--data": data,
+        "--image-size": image_size,
+        "--mean": mean,
+        "--std": std,
+        "--normalize": normalize,
+    }
+    for_graphs |= {"--teacher": teacher, "--out": out}
     if rebuild:
-        _alone("--rebuild", {**given, "--from": graph, "--data": data})
+        _alone("--rebuild", {**given, "--set": set_ or None, "--from": graph, **for_graphs})
         show(pipeline.rebuild(target, tell), as_json=as_json)
         return
+    asked = [flag(name, value, (*_ENTRY, name)) for name, value in given.items() if value is not None]
+    asked += [recipe.Override.typed(text, example="engine.tf32=true", below=_ENTRY) for text in set_ or ()]
     if graph is not None:
         if target is not None:
             raise UsageError("give a run or --from, not both")
         artifact = pipeline.export_graph(
             graph,
-            recipe.export_target(asked, set_ or ()),
+            recipe.export_target(asked),
             recipe.Data(name=data, image_size=image_size),
             None if teacher is None else recipe.Teacher(checkpoint=teacher),
             tell,
@@ -107,9 +119,8 @@ def export(
         show(artifact, as_json=as_json)
         tell(f"next: compress bench {artifact.path}")
         return
-    for_graphs = {"--data": data, "--image-size": image_size, "--mean": mean, "--std": std, "--normalize": normalize}
-    _alone("a run", {**for_graphs, "--teacher": teacher, "--out": out})
-    result = pipeline.export(target, tell, asked=asked, overrides=set_ or (), device=device)
+    _alone("a run", for_graphs)
+    result = pipeline.export(target, tell, overrides=asked, device=device)
     show(result, as_json=as_json)
     tell("next: compress validate")
 

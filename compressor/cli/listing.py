@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from compressor.cli.options import Json, Set, recipe_of
-from compressor.cli.output import show_facts, tell_of
+from compressor.cli.options import Json, Set, changes, recipe_of
+from compressor.cli.output import draw, show_facts, tell_of
 
 
 def inspect(
@@ -33,7 +32,6 @@ def models(
     """List networks with parameters and MACs."""
     from dataclasses import asdict
 
-    from rich.console import Console
     from rich.table import Table
 
     from compressor.models import catalogue
@@ -47,7 +45,7 @@ def models(
         shape = "x".join(map(str, entry.input_shape))
         macs = "-" if entry.macs is None else f"{entry.macs / 1e6:,.1f} M"
         table.add_row(entry.name, f"{entry.parameters:,}", macs, shape, entry.description)
-    Console(width=None if sys.stdout.isatty() else 140).print(table)
+    draw(table, width=140)
 
 
 def methods(as_json: Json = False) -> None:
@@ -103,7 +101,7 @@ def recipes_check(
     from compressor.pipeline import check
     from compressor.recipe import dump
 
-    recipe, tell = recipe_of(name, {}, set_), tell_of(quiet=False)
+    recipe, tell = recipe_of(name, changes({"set_": set_})), tell_of(quiet=False)
     if recipe.teacher is None and recipe.method.needs.teachers:
         tell("the recipe is well-formed and leaves the teacher to --teacher")
     else:

@@ -22,8 +22,8 @@ from compressor.cli.options import (
     Teacher,
     TeacherArch,
     Threads,
+    changes,
     gate_names,
-    gate_overrides,
     normalisation_of,
 )
 from compressor.cli.output import hold, show, tell_of
@@ -50,13 +50,16 @@ def validate(
     Of every file of a run on the same images, or of one artifact.
     """
     from compressor import pipeline
+    from compressor.runs import find
 
     tell = tell_of(quiet)
-    promises = gate_overrides(gate)
+    promised = changes({"gate": gate})
     if target is not None and target.is_file():
         from compressor import recipe
 
         _of_runs("--gate", gate)
+        if teacher is None and teacher_arch is not None:
+            raise UsageError("--teacher-arch says what --teacher is, and there is none", hint="--teacher FILE")
         source = recipe.Data(name=data, image_size=image_size)
         given = None if teacher is None else recipe.Teacher(checkpoint=teacher, arch=teacher_arch)
         normalisation = normalisation_of(mean, std, normalize)
@@ -65,15 +68,16 @@ def validate(
         )
         show(metrics, as_json=as_json)
         return
+    folder = find(target).folder
     alone = {"--data": data, "--teacher": teacher, "--teacher-arch": teacher_arch, "--image-size": image_size}
     _refuse(
         {**alone, "--provider": provider, "--mean": mean, "--std": std, "--normalize": normalize},
         hint="compress validate FILE ...",
     )
-    result = pipeline.validate(target, tell, device=device, overrides=promises)
+    result = pipeline.validate(folder, tell, device=device, overrides=promised)
     show(result, as_json=as_json)
     tell("next: compress bench")
-    hold(result, complete=False, asked=gate_names(gate))
+    hold(result, complete=False, asked=gate_names(promised))
 
 
 def bench(
@@ -108,29 +112,31 @@ def bench(
         raise UsageError(f"--out takes the name of a .json file, not {out}", hint="--out bench.json")
     from compressor import pipeline
     from compressor.bench import baseline as baselines
+    from compressor.runs import find
 
     tell = tell_of(quiet)
-    promises = gate_overrides(gate)
-    flags = {
+    settings = {
         "batch_sizes": None if batch_sizes is None else _integers("--batch-sizes", batch_sizes),
-        "duration_s": duration,
+        "duration": duration,
         "threads": threads,
         "transfers": transfers,
         "cuda_graph": cuda_graph,
         "memory": memory,
     }
-    settings = {key: value for key, value in flags.items() if value is not None}
+    typed = changes({**settings, "gate": gate})
     before = None if baseline is None else baselines.read(baseline)
     wanted = pipeline.Wanted(before=before, within_ms=within, at_batch=at_batch, out=out)
     if target is not None and target.is_file():
         _of_runs("--gate", gate)
-        metrics = pipeline.bench_file(target, settings, tell, device=device, provider=provider, wanted=wanted)
+        metrics = pipeline.bench_file(target, tell, device=device, provider=provider, wanted=wanted, overrides=typed)
         show(metrics, as_json=as_json)
         return
+    folder = find(target).folder
     _refuse({"--provider": provider}, hint="compress bench FILE --provider ...")
-    result = pipeline.bench(target, settings, tell, device=device, wanted=wanted, overrides=promises)
+    result = pipeline.bench(folder, tell, device=device, wanted=wanted, overrides=typed)
     show(result, as_json=as_json)
-    hold(result, complete=False, asked=gate_names(gate))
+    tell("next: compress report")
+    hold(result, complete=False, asked=gate_names(typed))
 
 
 def _of_runs(flag: str, value: object) -> None:

@@ -14,7 +14,7 @@ from compressor.errors import UsageError
 
 if TYPE_CHECKING:
     from compressor.pipeline import Normalisation
-    from compressor.recipe import Recipe
+    from compressor.recipe import Override, Recipe
 
 
 class Normalize(StrEnum):
@@ -65,6 +65,13 @@ class Provider(StrEnum):
     openvino = "openvino"
 
 
+def _named(data: str | None) -> str | None:
+    """Refuse what a shell variable that is not set leaves of `--data "$DATA"`."""
+    if data == "":
+        raise UsageError("--data is empty", hint="--data cifar10, or --data folder:PATH")
+    return data
+
+
 RecipeOption = Annotated[str | None, typer.Option("--recipe", "-r", help="A recipe file, or a name from `recipes ls`.")]
 Teacher = Annotated[Path | None, typer.Option(help="Teacher: a checkpoint, or the folder of a run.")]
 TeacherArch = Annotated[str | None, typer.Option(help="Teacher architecture, when its file fits several.")]
@@ -72,7 +79,10 @@ NumClasses = Annotated[int | None, typer.Option(help="Teacher classes, when they
 NormalizeOption = Annotated[
     Normalize | None, typer.Option(help="auto: take the usual mean and std that fit the teacher best.")
 ]
-Data = Annotated[str | None, typer.Option(help="digits, cifar10, cifar100, mnist, fashion_mnist or folder:PATH.")]
+Data = Annotated[
+    str | None,
+    typer.Option(callback=_named, help="digits, cifar10, cifar100, mnist, fashion_mnist or folder:PATH."),
+]
 ImageSize = Annotated[int | None, typer.Option(min=1, help="Height and width, for images of mixed sizes.")]
 Epochs = Annotated[int | None, typer.Option(help="Passes over the training images.")]
 Lr = Annotated[float | None, typer.Option(help="Learning rate.")]
@@ -100,12 +110,13 @@ Threads = Annotated[
     int | None, typer.Option(min=1, help="Threads of one inference; the runtime's own choice when left out.")
 ]
 
-# flag (as the commands name it) -> recipe key
-_FLAGS = {
+# parameter of a command, whose option is named alike -> recipe key
+_KEYS = {
     "teacher": "teacher.checkpoint",
     "teacher_arch": "teacher.arch",
     "num_classes": "teacher.classes",
     "normalize": "teacher.normalize",
+    "arch": "student.arch",
     "student": "student.arch",
     "data": "data.name",
     "image_size": "data.image_size",
@@ -118,35 +129,49 @@ _FLAGS = {
     "device": "device",
     "name": "name",
     "baseline": "gates.baseline",
+    "batch_sizes": "bench.batch_sizes",
+    "duration": "bench.duration_s",
+    "threads": "bench.threads",
+    "transfers": "bench.transfers",
+    "cuda_graph": "bench.cuda_graph",
+    "memory": "bench.memory",
 }
 
 
-def values_of(flags: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the flags that were given as a nested recipe."""
-    values: dict[str, Any] = {}
-    for flag, key in _FLAGS.items():
-        value = flags.get(flag)
-        if value is None:
-            continue
-        *folders, last = key.split(".")
-        part = values
-        for folder in folders:
-            part = part.setdefault(folder, {})
-        part[last] = str(value) if isinstance(value, Path | StrEnum) else value
-    return values
+def changes(parameters: Mapping[str, Any]) -> list[Override]:
+    """Return what a command's parameters change in a recipe: its flags, then `--set`, then `--gate`."""
+    from compressor.recipe import Override
+
+    places = {name: tuple(key.split(".")) for name, key in _KEYS.items()}
+    typed = [(name, place) for name, place in places.items() if parameters.get(name) is not None]
+    flags = [flag(name, parameters[name], place) for name, place in typed]
+    return [*flags, *map(Override.typed, parameters.get("set_") or ()), *_promises(parameters.get("gate"))]
 
 
-def gate_overrides(gates: Sequence[str] | None) -> list[str]:
-    """Return what `--gate` says as `--set` would."""
+def flag(parameter: str, value: Any, place: tuple[str | int, ...]) -> Override:
+    """Return what one option changes in a recipe."""
+    from compressor.recipe import Override
+
+    return Override(place, value, f"--{parameter.replace('_', '-')}", said=len(place))
+
+
+def _promises(gates: Sequence[str] | None) -> list[Override]:
+    """Return what `--gate` changes in a recipe."""
+    from compressor.recipe import Override
+
+    found = []
     for gate in gates or ():
-        if "=" not in gate:
+        text = gate if "=" in gate else f"{gate}="
+        promise = Override.typed(text, "--gate", example="min_top1=90", below=("gates",))
+        if promise.value is None:  # so that a shell variable that is not set takes no promise back
             raise UsageError(f"--gate {gate} has no limit", hint="--gate min_top1=90")
-    return [f"gates.{gate.strip()}" for gate in gates or ()]
+        found.append(promise)
+    return found
 
 
-def gate_names(gates: Sequence[str] | None) -> set[str]:
-    """Return the gates that `--gate` names."""
-    return {re.split("[.=]", gate.strip())[0] for gate in gates or ()}
+def gate_names(typed: Sequence[Override]) -> set[str]:
+    """Return the gates that were promised."""
+    return {str(override.place[1]) for override in typed if override.place[0] == "gates"}
 
 
 def normalisation_of(mean: str | None, std: str | None, normalize: Normalize | None) -> Normalisation:
@@ -167,17 +192,18 @@ def _numbers(flag: str, text: str | None) -> tuple[float, ...] | None:
         ) from None
 
 
-def recipe_of(name: str | None, values: dict[str, Any], overrides: Sequence[str] | None) -> Recipe:
-    """Return the recipe from a file or a shipped name, then flags, then `--set`."""
+def recipe_of(name: str | None, overrides: Sequence[Override]) -> Recipe:
+    """Return the recipe from a file, a shipped name or nothing, changed by what was typed."""
     from compressor.presets import find
     from compressor.recipe import build, load
 
     if name is None:
-        return build({"name": _name(values)} | values, overrides or (), base=Path.cwd())
-    return load(find(name), overrides or (), values=values)
+        return build({"name": _name(overrides)}, overrides, base=Path.cwd())
+    return load(find(name), overrides)
 
 
-def _name(values: Mapping[str, Any]) -> str:
+def _name(overrides: Sequence[Override]) -> str:
     """Return what to call a run that was not given a name: its student and its method, fit for a folder."""
-    arch, method = values.get("student", {}).get("arch", "run"), values.get("method", {}).get("kind", "bss")
-    return re.sub(r"[^a-z0-9._-]+", "-", f"{arch}-{method}".lower())
+    typed = {override.place: override.value for override in overrides}
+    arch, method = typed.get(("student", "arch"), "run"), typed.get(("method", "kind"), "bss")
+    return re.sub(r"[^a-z0-9._-]+", "-", f"{arch}-{method}".lower()).lstrip("._-")

@@ -12,8 +12,13 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
     from compressor.progress import Tell
     from compressor.report import Metrics, Result
+
+
+_UNBOUNDED = 10_000  # columns, more than any table has
 
 
 def tell_of(quiet: bool) -> Tell:
@@ -22,21 +27,43 @@ def tell_of(quiet: bool) -> Tell:
     return Tell(quiet=quiet)
 
 
+def draw(*parts: RenderableType, width: int = 160) -> None:
+    """Print tables and sentences, as wide as the terminal, or `width` where there is none, and unpadded.
+
+    A table of which no column may be wrapped goes over the edge of a terminal that is too narrow: cut numbers are none.
+    """
+    from rich.console import Console
+
+    page = Console(width=None if sys.stdout.isatty() else width, highlight=False)
+    for part in parts:
+        console = Console(width=max(page.width, _rigid(part, page)), highlight=False)
+        with console.capture() as drawn:
+            console.print(part, soft_wrap=isinstance(part, str))
+        typer.echo("\n".join(line.rstrip() for line in drawn.get().splitlines()))
+
+
+def _rigid(part: RenderableType, page: Console) -> int:
+    """Return how many columns a table needs whose cells cannot be wrapped, else 0."""
+    from rich.measure import Measurement
+    from rich.table import Table
+
+    if not isinstance(part, Table) or not all(column.no_wrap for column in part.columns):
+        return 0
+    return Measurement.get(page, page.options.update(max_width=_UNBOUNDED), part).maximum
+
+
 def show(result: Result | Metrics, *, as_json: bool) -> None:
     if as_json:
         typer.echo(result.model_dump_json(indent=2))
         return
-    from rich.console import Console
-
     from compressor import report
 
-    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
     if not isinstance(result, report.Result):
-        console.print(report.single(result))
-        return
-    console.print(report.summary(result))
-    if result.gates:
-        console.print(report.gates(result.gates))
+        draw(report.single(result))
+    elif result.gates:
+        draw(report.summary(result), report.gates(result.gates))
+    else:
+        draw(report.summary(result))
 
 
 def hold(result: Result, *, complete: bool, asked: Collection[str] = ()) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -31,16 +31,21 @@ from compressor.cli.options import (
     Teacher,
     TeacherArch,
     TrainPrecision,
-    gate_overrides,
+    changes,
     recipe_of,
-    values_of,
 )
 from compressor.cli.output import hold, publish, show, tell_of
 from compressor.errors import UsageError
 
+if TYPE_CHECKING:
+    from compressor.progress import Tell
+    from compressor.recipe import Override, Recipe
+    from compressor.report.record import Result
+    from compressor.runs import Run
+
 
 def train(
-    student: Annotated[str | None, typer.Option("--arch", help="What to train, such as resnet20.")] = None,
+    arch: Annotated[str | None, typer.Option(help="What to train, such as resnet20.")] = None,
     data: Data = None,
     recipe: RecipeOption = None,
     image_size: ImageSize = None,
@@ -60,15 +65,16 @@ def train(
 ) -> None:
     """Train a network on labels alone."""
     from compressor import pipeline
+    from compressor.recipe import Override
 
-    values, tell = values_of(locals()), tell_of(quiet)
+    typed, tell = changes(locals()), tell_of(quiet)
     if resume is not None:
-        _only_resume(values, set_)
-        result, folder = pipeline.resume(resume, tell)
+        result, folder = _resumed(resume, typed, tell)
     else:
         if recipe is None:
-            values["method"] = {"kind": "ce"}
-        result, folder = pipeline.train(recipe_of(recipe, values, set_), tell, out=out, overwrite=overwrite)
+            typed = [Override(("method", "kind"), "ce"), *typed]
+        chosen = _chosen(recipe, typed, "--arch")
+        result, folder = pipeline.train(chosen, tell, out=out, overwrite=overwrite)
     show(result, as_json=as_json)
     tell(f"next: compress distill --teacher {folder.folder} --student resnet8")
 
@@ -100,12 +106,11 @@ def distill(
     """Train a student from a teacher."""
     from compressor import pipeline
 
-    values, tell = values_of(locals()), tell_of(quiet)
+    typed, tell = changes(locals()), tell_of(quiet)
     if resume is not None:
-        _only_resume(values, set_)
-        result, _ = pipeline.resume(resume, tell)
+        result, _ = _resumed(resume, typed, tell)
     else:
-        chosen = recipe_of(recipe, values, set_)
+        chosen = _chosen(recipe, typed, "--student")
         if chosen.teacher is None:
             raise UsageError("distill needs a teacher", hint="--teacher FILE, or compress train for a network alone")
         result, _ = pipeline.train(chosen, tell, out=out, overwrite=overwrite)
@@ -147,16 +152,18 @@ def run(
     from compressor import pipeline
     from compressor.recipe import dump
 
-    chosen = recipe_of(recipe, values_of(locals()), [*(set_ or ()), *gate_overrides(gate)])
+    chosen = recipe_of(recipe, changes(locals()))
     if dry_run:
         typer.echo(dump(chosen), nl=False)
         return
+    tell = tell_of(quiet)
     if smoke:
-        show(pipeline.smoke(chosen, tell_of(quiet)), as_json=as_json)
+        show(pipeline.smoke(chosen, tell), as_json=as_json)
+        tell("next: the same command without --smoke")
         return
     result = pipeline.run(
         chosen,
-        tell_of(quiet),
+        tell,
         out=out,
         overwrite=overwrite,
         start=None if start is None else start.value,
@@ -167,9 +174,23 @@ def run(
     hold(result, complete=True)
 
 
-def _only_resume(values: dict[str, Any], overrides: Sequence[str] | None) -> None:
-    if values or overrides:
+def _resumed(folder: Path, typed: Sequence[Override], tell: Tell) -> tuple[Result, Run]:
+    """Go on with a run, as its own recipe says."""
+    from compressor import pipeline
+
+    if typed:
         raise UsageError(
             "--resume goes on with the recipe of the run and takes no other setting",
             hint="leave out all but --resume, or start a new run",
         )
+    return pipeline.resume(folder, tell)
+
+
+def _chosen(recipe: str | None, typed: Sequence[Override], option: str) -> Recipe:
+    """Return the recipe to train by; `option` names its network where there is no recipe to do so."""
+    if recipe is None and not any(each.place[0] == "student" for each in typed):
+        raise UsageError(
+            "no network to train is named",
+            hint=f"{option} resnet20, or --recipe NAME; `compress models` lists networks",
+        )
+    return recipe_of(recipe, typed)

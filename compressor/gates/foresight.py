@@ -47,8 +47,8 @@ def require_same_data(gates: Gates, fingerprint: str) -> None:
     ]
     if gates.baseline is not None and compared and read_baseline(gates.baseline).data.fingerprint != fingerprint:
         raise InputRejected(
-            f"the baseline {gates.baseline} was measured on other images, so gates.{compared[0]} has nothing to "
-            "compare with",
+            f"the baseline {gates.baseline} was measured on other images, so the gate {compared[0]} has nothing "
+            "to compare with",
             hint="measure the baseline again on these data, or leave the gate out",
         )
 
@@ -56,17 +56,17 @@ def require_same_data(gates: Gates, fingerprint: str) -> None:
 def _without_teacher(recipe: Recipe, names: list[str]) -> list[str]:
     if recipe.teacher is not None:
         return []
-    return [f"gates.{gate} compares with a teacher, and the recipe has none" for gate in _TEACHER if gate in names]
+    return [f"the gate {gate} compares with a teacher, and the recipe has none" for gate in _TEACHER if gate in names]
 
 
 def _unmeasured(recipe: Recipe) -> list[str]:
     gates, found = recipe.gates, []
     if gates.min_boundary_agreement is not None and recipe.validation.boundary_samples == 0:
-        found.append("gates.min_boundary_agreement needs boundary samples, and validate.boundary_samples is 0")
+        found.append("the gate min_boundary_agreement needs boundary samples, and validate.boundary_samples is 0")
     if gates.min_robust_top1 is not None and recipe.validation.attack_samples == 0:
-        found.append("gates.min_robust_top1 needs attacked images, and validate.attack_samples is 0")
+        found.append("the gate min_robust_top1 needs attacked images, and validate.attack_samples is 0")
     if gates.max_parity_error is not None and not recipe.export:
-        found.append("gates.max_parity_error compares an export with the student, and the recipe exports nothing")
+        found.append("the gate max_parity_error compares an export with the student, and the recipe exports nothing")
     return found
 
 
@@ -79,7 +79,7 @@ def _untimed(recipe: Recipe) -> list[str]:
     }
     has = ", ".join(map(str, recipe.bench.batch_sizes))
     return [
-        f"gates.{gate} needs the latency of batch {batch}, and bench.batch_sizes has only {has}"
+        f"the gate {gate} needs the latency of batch {batch}, and bench.batch_sizes has only {has}"
         for gate, batch in batches.items()
         if batch and batch not in recipe.bench.batch_sizes
     ]
@@ -90,10 +90,10 @@ def _without_device(recipe: Recipe, names: list[str]) -> list[str]:
     running = [gate for gate in names if gate not in _WITHOUT_RUNNING]
     stuck = [f"{target.format} {target.precision}" for target in recipe.export if _needs_gpu(target)]
     if stuck and _on_cpu(recipe.device):
-        return [f"gates.{gate} has to run {stuck[0]}, and that needs a GPU" for gate in running]
+        return [f"the gate {gate} has to run {stuck[0]}, and that needs a GPU" for gate in running]
     formats = {target.format for target in recipe.export}
     if "openvino" in formats and recipe.gates.min_speedup is not None and not _on_cpu(recipe.device):
-        return ["gates.min_speedup compares openvino on the CPU with a teacher on the GPU"]
+        return ["the gate min_speedup compares openvino on the CPU with a teacher on the GPU"]
     return []
 
 
@@ -113,14 +113,15 @@ def _without_baseline(recipe: Recipe, names: list[str]) -> list[str]:
     gates = recipe.gates
     comparing = [gate for gate in REGRESSIONS if gate in names]
     if gates.baseline is None:
-        return [f"gates.{gate} compares with a baseline, and gates.baseline names none" for gate in comparing]
+        how = "--baseline, or gates.baseline in a recipe"
+        return [f"the gate {gate} compares with a baseline, and none is named: {how}" for gate in comparing]
     before = read_baseline(gates.baseline)
     if not comparing:
-        return [f"gates.baseline names {gates.baseline}, and no gate compares with it: set {', '.join(REGRESSIONS)}"]
+        return [f"no gate compares with the baseline {gates.baseline}: set {', '.join(REGRESSIONS)}"]
     files = _counterparts(recipe, before)
     if not files:
         made = sorted({f"{target.format} {target.precision}" for target in recipe.export}) or ["the student alone"]
-        return [f"gates.baseline has no file like those that the recipe makes: {', '.join(made)}"]
+        return [f"the baseline {gates.baseline} has no file like those that the recipe makes: {', '.join(made)}"]
     return [sentence for gate in comparing if (sentence := _missing(gate, files, recipe))]
 
 
@@ -134,11 +135,11 @@ def _counterparts(recipe: Recipe, before: Result) -> list[Metrics]:
 def _missing(gate: str, files: list[Metrics], recipe: Recipe) -> str | None:
     """Return what no file of the baseline has, of that which a gate compares."""
     if gate == "max_top1_regression" and all(file.top1 is None for file in files):
-        return f"gates.{gate} compares accuracies, and the baseline has none"
+        return f"the gate {gate} compares accuracies, and the baseline has none"
     if gate == "max_agreement_regression" and all(file.agreement is None for file in files):
-        return f"gates.{gate} compares agreements with the teacher, and the baseline has none"
+        return f"the gate {gate} compares agreements with the teacher, and the baseline has none"
     timed = {batch for file in files for batch in file.latency_ms or {}}
     if gate == "max_latency_regression" and not timed & set(map(str, recipe.bench.batch_sizes)):
         has = ", ".join(sorted(timed, key=int)) or "none"
-        return f"gates.{gate} compares latencies, and of bench.batch_sizes the baseline has {has}"
+        return f"the gate {gate} compares latencies, and of bench.batch_sizes the baseline has {has}"
     return None

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 
@@ -32,7 +32,7 @@ from compressor.hardware import hardware
 from compressor.pipeline.opened import Opened, open_run
 from compressor.prepare import choose_device
 from compressor.progress import Tell
-from compressor.recipe import Bench, build
+from compressor.recipe import Bench, Override, build
 from compressor.report import record
 from compressor.runs import find, working
 from exporters import Runner
@@ -87,36 +87,38 @@ class Costs:
 
 def bench(
     where: Path | None,
-    settings: Mapping[str, Any],
     tell: Tell,
     *,
     device: str | None = None,
     wanted: Wanted = NOTHING,
-    overrides: Sequence[str] = (),
+    overrides: Sequence[Override] = (),
 ) -> record.Result:
     """Time every file of a run, in turn, so that their ratios hold, and judge the gates that are measured by now.
 
     Args:
-        overrides: of the run's recipe, `a.b=c`, for this call only.
+        overrides: of the run's recipe, for this call only.
     """
     folder = find(where)
     with working(folder):
         opened = open_run(folder, tell, device=device, overrides=overrides)
-        config = _config(opened.prepared.recipe.bench, settings)
-        return bench_stage(opened, config, tell, wanted).result
+        return bench_stage(opened, opened.prepared.recipe.bench, tell, wanted).result
 
 
 def bench_file(
     path: Path,
-    settings: Mapping[str, Any],
     tell: Tell,
     *,
     device: str | None = None,
     provider: str | None = None,
     wanted: Wanted = NOTHING,
+    overrides: Sequence[Override] = (),
 ) -> record.Metrics:
-    """Time one artifact."""
-    config = _config(Bench(), settings)
+    """Time one artifact.
+
+    Args:
+        overrides: of a recipe's `bench`.
+    """
+    config = build({"student": {"arch": "any"}}, overrides, base=Path.cwd()).bench
     budget = wanted.budget(config)
     chosen = choose_device(device or "auto")
     runner = open_artifact(path, device=chosen, provider=provider, threads=config.threads, cuda_graph=config.cuda_graph)
@@ -158,12 +160,6 @@ def bench_stage(opened: Opened, config: Bench, tell: Tell, wanted: Wanted = NOTH
         tell(choose(costs.latencies, budget, top1=_accuracies(result)).sentence)
     _compare(costs.latencies, wanted.before, tell)  # last: one that does not fit must not cost the measurement
     return opened
-
-
-def _config(config: Bench, settings: Mapping[str, Any]) -> Bench:
-    """Return `config` with other settings, checked like a recipe."""
-    values = {**config.model_dump(mode="json"), **settings}
-    return build({"student": {"arch": "any"}, "bench": values}, base=Path.cwd()).bench
 
 
 def _measure(

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from compressor import checkpoint
 from compressor.artifacts import exporter_of, provider_of, torch_runner
@@ -17,7 +16,7 @@ from compressor.errors import UsageError
 from compressor.pipeline.opened import Opened, open_run
 from compressor.progress import Tell
 from compressor.proof import accuracy_drop, proof_images
-from compressor.recipe import ENGINES, Export, export_overrides, load
+from compressor.recipe import ENGINES, Export, Override, load
 from compressor.report import record
 from compressor.runs import find, working
 from exporters import onnx
@@ -27,22 +26,20 @@ def export(
     where: Path | None,
     tell: Tell,
     *,
-    asked: Mapping[str, Any] | None = None,
-    overrides: Sequence[str] = (),
+    overrides: Sequence[Override] = (),
     device: str | None = None,
 ) -> record.Result:
     """Export the student of a run, as its recipe says or as asked, and prove each file against the network.
 
     Args:
-        asked: one entry of a recipe's `export`, as plain values; it takes the place of those of the recipe.
-        overrides: keys of that entry, `engine.tf32=true`.
+        overrides: of `export.0`; what they make of its defaults takes the place of all that the recipe exports.
 
     Raises:
         ExportFailed: a file could not be made, or does not answer as the network does; it is not left behind.
     """
     folder = find(where)
-    instead = {"export": [dict(asked or {})]} if asked or overrides else {}
-    targets = load(folder.recipe, export_overrides(overrides), values=instead).export
+    instead = [Override(("export",), [{}])] if overrides else []
+    targets = load(folder.recipe, [*instead, *overrides]).export
     for each in targets:
         exporter_of(each.format).require()  # before anything slow
     with working(folder):

@@ -13,7 +13,7 @@ from compressor.files import sha256
 from compressor.gates import judge, promised
 from compressor.prepare import Prepared, prepare
 from compressor.progress import Tell
-from compressor.recipe import load
+from compressor.recipe import Override, load
 from compressor.report import record
 from compressor.runs import Run
 from exporters import Runner
@@ -62,8 +62,8 @@ class Opened:
         return files
 
 
-def open_run(folder: Run, tell: Tell, *, device: str | None = None, overrides: Sequence[str] = ()) -> Opened:
-    """Open a run whose student is trained; `overrides` (`a.b=c`) replace what its recipe says, for now only.
+def open_run(folder: Run, tell: Tell, *, device: str | None = None, overrides: Sequence[Override] = ()) -> Opened:
+    """Open a run whose student is trained; `overrides` replace what its recipe says, for now only.
 
     Raises:
         InputRejected: it has no record yet.

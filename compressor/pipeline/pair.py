@@ -53,7 +53,7 @@ def open_pair(a: Path, b: Path, data: Data, tell: Tell, opening: Opening) -> Pai
     """Open two artifacts and their data.
 
     Raises:
-        UsageError: both are the same file, or no data are named and neither belongs to a run.
+        UsageError: both are the same file, no data are named and neither belongs to a run, or an option is for neither.
         InputRejected: their classes or images do not fit each other or the data.
         EnvironmentMissing, RuntimeMissing: one cannot run here.
     """
@@ -68,6 +68,8 @@ def open_pair(a: Path, b: Path, data: Data, tell: Tell, opening: Opening) -> Pai
     found = open_inputs(_data_of(data, paths, opened), None, tell, device=device, examine=False).data
     _match(_named(paths[0], opened[0]), (found.source, len(found.classes), found.input_shape))
     first, second = (_runner(path, one, found, opening, device, tell) for path, one in zip(paths, opened, strict=True))
+    if opening.guide is not None and isinstance(first, TorchRunner) and isinstance(second, TorchRunner):
+        raise UsageError("--guide lends gradients to what has none, and both A and B have their own")
     return Pair((first, second), _guides(paths, (first, second), opening.guide, device), found)
 
 

@@ -35,7 +35,7 @@ def smoke(recipe: Recipe, tell: Tell) -> record.Result:
         if recipe.teacher is not None:
             train(_teacher(tiny), Tell(quiet=True), out=folder / "teacher", latest=False)
             tiny = tiny.model_copy(update={"teacher": Teacher(checkpoint=folder / "teacher")})
-        tell("smoke: tiny networks from here on, their values mean nothing")
+        tell("smoke: tiny networks from here on; their values mean nothing, and their files are removed at the end")
         return run(tiny, tell, out=folder / "run", latest=False)
 
 

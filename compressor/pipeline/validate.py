@@ -15,7 +15,7 @@ from compressor.pipeline.graph import UNSTATED, Normalisation, settle
 from compressor.pipeline.opened import Opened, open_run
 from compressor.prepare import choose_device, open_inputs
 from compressor.progress import Tell
-from compressor.recipe import Data, Teacher, Validate
+from compressor.recipe import Data, Override, Teacher, Validate
 from compressor.report import record
 from compressor.runs import find, working
 
@@ -23,12 +23,12 @@ AnyMetrics = TypeVar("AnyMetrics", bound=record.Metrics)
 
 
 def validate(
-    where: Path | None, tell: Tell, *, device: str | None = None, overrides: Sequence[str] = ()
+    where: Path | None, tell: Tell, *, device: str | None = None, overrides: Sequence[Override] = ()
 ) -> record.Result:
     """Give every file of a run the same exam, and judge the gates that are measured by now.
 
     Args:
-        overrides: of the run's recipe, `a.b=c`, for this call only.
+        overrides: of the run's recipe, for this call only.
     """
     folder = find(where)
     with working(folder):

@@ -1,6 +1,6 @@
 """The recipe: one frozen, strictly checked description of a run, from YAML, flags and `--set`."""
 
-from compressor.recipe.loading import Override, build, dump, export_overrides, export_target, load
+from compressor.recipe.loading import Override, build, dump, export_target, load
 from compressor.recipe.schema import (
     ENGINES,
     FORMATS,
@@ -48,7 +48,6 @@ __all__ = [
     "Validate",
     "build",
     "dump",
-    "export_overrides",
     "export_target",
     "load",
     "require_runnable",

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
@@ -40,12 +41,25 @@ _EXPECTED = {
 _KEY_MISSING = {"missing", "union_tag_not_found"}
 
 
-def explain(error: ValidationError, values: Any, where: Callable[[Place], str | None]) -> UsageError:
+@dataclass(frozen=True)
+class Source:
+    """Where a value was written: a line of a file, None for code, or what was `typed`, which says `said` keys of it."""
+
+    label: str | None
+    typed: bool = False
+    said: int = 0
+
+    def named(self, place: Place) -> str:
+        """Return the part of a dotted name that the source does not say."""
+        return ".".join(map(str, place[self.said :]))
+
+
+def explain(error: ValidationError, values: Any, where: Callable[[Place], Source]) -> UsageError:
     """Return the first complaint as the message, unknown keys before all else; the others stand in the hint.
 
     Args:
         values: the plain values that were refused.
-        where: tells in which line or flag the value at a place was written.
+        where: tells in which line or option the value at a place was written.
     """
     found: dict[Place, list[ErrorDetails]] = {}
     for detail in error.errors(include_url=False):
@@ -53,9 +67,9 @@ def explain(error: ValidationError, values: Any, where: Callable[[Place], str | 
     complaints = []
     unknown_first = sorted(found.items(), key=lambda item: item[1][-1]["type"] != "extra_forbidden")
     for place, details in unknown_first:
-        sentence, hint = _complaint(place, details, values)
         source = where(place)
-        complaints.append((f"{source}: {sentence}" if source else sentence, hint))
+        sentence, hint = _complaint(place, details, values, source)
+        complaints.append((f"{source.label}: {sentence}" if source.label else sentence, hint))
     (message, hint), *others = complaints
     more = [f"also wrong: {sentence}" for sentence, _ in others[:4]]
     more += [f"and {len(others) - 4} more"] if len(others) > 4 else []
@@ -79,9 +93,10 @@ def _place(detail: ErrorDetails, values: Any) -> Place:
     return (*place, *filter(None, str(context.get("key", "")).split(".")))
 
 
-def _complaint(place: Place, details: list[ErrorDetails], values: Any) -> tuple[str, str | None]:
+def _complaint(place: Place, details: list[ErrorDetails], values: Any, source: Source) -> tuple[str, str | None]:
     """Return the sentence and the hint for all that was found wrong with one value."""
-    name = ".".join(map(str, place))
+    name = source.named(place)
+    begin = f"{name}: " if name else ""
     detail = details[-1]
     kind, value, context = detail["type"], detail["input"], detail.get("ctx", {})
     if kind == "extra_forbidden":
@@ -91,16 +106,16 @@ def _complaint(place: Place, details: list[ErrorDetails], values: Any) -> tuple[
         words = shape.choices(node or shape.at(place[:-1], values))
         return f"missing key {name}", "one of " + ", ".join(words) if words else _description(node)
     if kind == "recipe":
-        return f"{name}: {context['message']}", context["hint"] or None
+        return f"{begin}{context['message']}", context["hint"] or None
     if kind == "union_tag_invalid":
         value = context["tag"]
     expected = list(dict.fromkeys(_expected(each) for each in details))
     if "a number" in expected:
         expected = ["a number"]  # which a whole number is
     if len(expected) > 1 or kind in _EXPECTED:
-        hint = _hint(place, kind, value, values) or _description(shape.at(place, values))
-        return f"{name}: must be {' or '.join(expected)}, got {_shown(value)}", hint
-    return f"{name}: {detail['msg'][0].lower()}{detail['msg'][1:]}, got {_shown(value)}", None
+        hint = _hint(place, kind, value, values, source) or _description(shape.at(place, values))
+        return f"{begin}must be {' or '.join(expected)}, got {_shown(value)}", hint
+    return f"{begin}{detail['msg'][0].lower()}{detail['msg'][1:]}, got {_shown(value)}", None
 
 
 def _expected(detail: ErrorDetails) -> str:
@@ -116,7 +131,7 @@ def _belongs(place: Place, values: Any) -> str:
     return f"there is {elsewhere}; {similar}" if elsewhere else similar
 
 
-def _hint(place: Place, kind: str, value: Any, values: Any) -> str | None:
+def _hint(place: Place, kind: str, value: Any, values: Any, source: Source) -> str | None:
     parent = shape.at(place[:-1], values)
     node = shape.at(place, values)
     if kind == "union_tag_invalid":
@@ -124,15 +139,23 @@ def _hint(place: Place, kind: str, value: Any, values: Any) -> str | None:
     if kind == "literal_error" and isinstance(value, str):
         return did_you_mean(value, shape.choices(node))
     if kind in _SECTION:
-        known = shape.keys(place, None)
-        if value is None:
-            return "leave an empty section out"
-        return f"write {place[-1]}: {{{known[0]}: {_shown(value)}}}" if isinstance(value, str) else ", ".join(known)
+        return "leave an empty section out" if value is None else _as_section(place, value, source)
     if kind in _NUMBER | _WHOLE and isinstance(value, str):
         return _as_number(value)
     if kind == "string_type" and isinstance(value, bool | int | float):
         return f'put text that looks like a number in quotes: "{_shown(value)}"'
     return None
+
+
+def _as_section(place: Place, value: Any, source: Source) -> str:
+    """Return how to write a plain value in the section that it was taken for, else the keys of that."""
+    known, needed = shape.keys(place, None), shape.needed(place)
+    meant = known[:1] if isinstance(value, str) else needed if len(needed) == 1 else []
+    if not meant:
+        return ", ".join(known)
+    if source.typed:
+        return f"write {source.named(place)}.{meant[0]}={value}"
+    return f"write {place[-1]}: {{{meant[0]}: {_shown(value)}}}"
 
 
 def _description(node: shape.Node) -> str | None:

@@ -9,18 +9,18 @@ import json
 import os
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import yaml
 from pydantic import ValidationError
 
 from compressor.errors import UsageError
 from compressor.recipe import shape
-from compressor.recipe.complaints import explain
+from compressor.recipe.complaints import Source, explain
 from compressor.recipe.document import Dumper, Place, parse, read
 from compressor.recipe.schema import Export, Recipe
 
@@ -29,11 +29,28 @@ _FOLDER = "folder:"
 
 @dataclass(frozen=True)
 class Override:
-    """One value that replaces the file's. `label` tells the user where it was typed."""
+    """One value that replaces the file's. `label` is what the user typed; it says the first `said` keys of `place`."""
 
     place: Place
     value: Any
     label: str | None = None
+    said: int = 0
+
+    @classmethod
+    def typed(cls, text: str, option: str = "--set", *, example: str = "train.lr=0.05", below: Place = ()) -> Self:
+        """Return what `a.b=c` says, its keys counted from `below`. The value is read as YAML, as it would be in a file.
+
+        Raises:
+            UsageError: there is no key, no `=`, or the value is not YAML; the hint is to type `option example`.
+        """
+        key, equals, value = text.partition("=")
+        label, hint = f"{option} {shlex.quote(text)}", f"write a key and a value: {option} {example}"
+        if not equals:
+            raise UsageError(f"{label} has no =", hint=hint)
+        if not re.fullmatch(r"\w+(\.\w+)*", key.strip()):
+            raise UsageError(f"{label}: {key.strip()!r} is not a key", hint=hint)
+        place = tuple(int(part) if part.isdecimal() else part for part in key.strip().split("."))
+        return cls((*below, *place), parse(value, label).values, label, len(below))
 
 
 @dataclass
@@ -45,18 +62,28 @@ class _Draft:
     lines: dict[Place, int] = field(default_factory=dict)
     overrides: list[Override] = field(default_factory=list)
 
-    def where(self, place: Place) -> str | None:
-        for override in reversed(self.overrides):
-            above = override.place[: len(place)]
-            if place[: len(above)] == above and (above == override.place or place not in self.lines):
-                return override.label
-        while place and place not in self.lines:
+    def where(self, place: Place) -> Source:
+        """Return who said what stands at `place`, or what the section is in which it is missing."""
+        while place:
+            for override in reversed(self.overrides):
+                below = _within(override.place, place) and place not in self.lines
+                if override.place == place or below:
+                    return Source(override.label, typed=override.label is not None, said=override.said)
+            if place in self.lines:
+                return Source(f"{self.source}:{self.lines[place]}")
             place = place[:-1]
-        return f"{self.source}:{self.lines[place]}" if place else self.source
+        return Source(self.source)
+
+    def set(self, override: Override) -> None:
+        """Put one value in the place of what was there."""
+        _set(self.values, override)
+        self.lines = {place: line for place, line in self.lines.items() if not _within(place, override.place)}
+        self.overrides = [each for each in self.overrides if not _within(each.place, override.place)]
+        self.overrides.append(override)
 
 
-def load(path: Path, overrides: Sequence[str] = (), *, values: Mapping[str, Any] | None = None) -> Recipe:
-    """Return the recipe in a file, after `values` (flags, nested like a recipe), then `overrides` (`a.b=c`), apply.
+def load(path: Path, overrides: Sequence[str | Override] = ()) -> Recipe:
+    """Return the recipe in a file after `overrides` apply in turn; a plain string is what `--set` takes, `a.b=c`.
 
     Raises:
         UsageError: the file is not a recipe. The message has the line, the dotted name and what was expected.
@@ -68,24 +95,18 @@ def load(path: Path, overrides: Sequence[str] = (), *, values: Mapping[str, Any]
         raise UsageError(f"{path}: a recipe is made of keys, such as student: {{arch: resnet20}}")
     draft = _Draft(document.values, str(path), document.lines)
     draft.values = _absolute(draft.values, path.absolute().parent)
-    flags = [Override(place, value) for place, value in _leaves(values or {})]
-    return _recipe(draft, flags, overrides)
+    return _recipe(draft, overrides)
 
 
-def build(values: Mapping[str, Any], overrides: Sequence[str] = (), *, base: Path) -> Recipe:
+def build(values: Mapping[str, Any], overrides: Sequence[str | Override] = (), *, base: Path) -> Recipe:
     """Return the recipe in `values`, nested like a file, with relative paths from `base`, after `overrides` apply."""
-    return _recipe(_Draft(_absolute(_plain(values), base.absolute())), [], overrides)
+    return _recipe(_Draft(_absolute(_plain(values), base.absolute())), overrides)
 
 
-def export_target(asked: Mapping[str, Any], overrides: Sequence[str] = ()) -> Export:
-    """Return one entry of a recipe's `export` from flags and `--set` (keys relative to the entry), checked alike."""
-    values = {"name": "export", "student": {"arch": "graph"}, "export": [dict(asked)]}
-    return build(values, export_overrides(overrides), base=Path.cwd()).export[0]
-
-
-def export_overrides(overrides: Sequence[str]) -> list[str]:
-    """Return `--set` values that are relative to the first export as a recipe knows them."""
-    return [f"export.0.{override}" for override in overrides]
+def export_target(overrides: Sequence[Override]) -> Export:
+    """Return one entry of a recipe's `export` from overrides of `export.0`, checked alike."""
+    values = {"name": "export", "student": {"arch": "graph"}, "export": [{}]}
+    return build(values, overrides, base=Path.cwd()).export[0]
 
 
 def dump(recipe: Recipe) -> str:
@@ -95,10 +116,9 @@ def dump(recipe: Recipe) -> str:
     return f"# Resolved recipe of {recipe.name}: every default written out.\n{text}"
 
 
-def _recipe(draft: _Draft, flags: Sequence[Override], overrides: Sequence[str]) -> Recipe:
-    for override in [*flags, *map(_override, overrides)]:
-        _set(draft.values, override)
-        draft.overrides.append(override)
+def _recipe(draft: _Draft, overrides: Sequence[str | Override]) -> Recipe:
+    for each in overrides:
+        draft.set(each if isinstance(each, Override) else Override.typed(each))
     values = _absolute(_plain(draft.values), Path.cwd())
     try:
         return Recipe.model_validate_json(json.dumps(values), strict=True)
@@ -106,24 +126,8 @@ def _recipe(draft: _Draft, flags: Sequence[Override], overrides: Sequence[str]) 
         raise explain(error, values, draft.where) from None
 
 
-def _override(text: str) -> Override:
-    """Return the place and the value of `a.b=c`. The value is read as YAML, as it would be in a file."""
-    key, equals, value = text.partition("=")
-    label = f"--set {shlex.quote(text)}"
-    if not equals:
-        raise UsageError(f"{label} has no =", hint="write a key and a value: --set train.lr=0.05")
-    if not re.fullmatch(r"\w+(\.\w+)*", key.strip()):
-        raise UsageError(f"{label}: {key.strip()!r} is not a key", hint="write a key and a value: --set train.lr=0.05")
-    place = tuple(int(part) if part.isdecimal() else part for part in key.strip().split("."))
-    return Override(place, parse(value, label).values, label)
-
-
-def _leaves(values: Mapping[str, Any], place: Place = ()) -> Iterator[tuple[Place, Any]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, (*place, key))
-        else:
-            yield (*place, key), value
+def _within(place: Place, section: Place) -> bool:
+    return place[: len(section)] == section
 
 
 def _set(values: dict[str, Any], override: Override) -> None:
@@ -136,7 +140,7 @@ def _set(values: dict[str, Any], override: Override) -> None:
         here = here[_key(here, key, override)]
         if not isinstance(here, dict | list):
             name = ".".join(map(str, override.place[: depth + 1]))
-            raise UsageError(f"{override.label or 'flags'}: {name} is not a section")
+            raise UsageError(f"{override.label or 'overrides'}: {name} is not a section")
     before = shape.keys(tuple(way), values) if last == "kind" else []
     here[_key(here, last, override)] = override.value
     after = shape.keys(tuple(way), values) if last == "kind" else []
@@ -161,7 +165,7 @@ def _key(here: Any, key: str | int, override: Override) -> str | int:
     if isinstance(key, int) and key < len(here):
         return key
     raise UsageError(
-        f"{override.label or 'flags'}: {key} is not an entry of a list of {len(here)}", hint="entries count from 0"
+        f"{override.label or 'overrides'}: {key} is not an entry of a list of {len(here)}", hint="entries count from 0"
     )
 
 
@@ -185,6 +189,8 @@ def _absolute(values: Any, base: Path, node: shape.Node | None = None) -> Any:
     formats = {variant.get("format") for variant in shape.variants(node, values)}
     if isinstance(values, str) and "path" in formats:
         return _path(values, base)
+    if values == _FOLDER and "data-name" in formats:
+        raise UsageError(f"{_FOLDER} names no folder", hint=f"{_FOLDER}PATH")
     if isinstance(values, str) and "data-name" in formats and values.startswith(_FOLDER):
         return _FOLDER + _path(values.removeprefix(_FOLDER), base)
     return values

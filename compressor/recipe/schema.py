@@ -140,6 +140,7 @@ class Training(Config):
             raise refusal(
                 f"must be less than train.epochs, {self.epochs}, got {schedule.warmup:g}",
                 key="schedule.warmup",
+                hint="more epochs, or --set train.schedule.warmup=0",
             )
         if schedule.kind == "steps":
             begins = [step * self.epochs if step < 1 else step for step in schedule.at]

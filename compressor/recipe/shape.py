@@ -59,6 +59,11 @@ def keys(place: Place, values: Any) -> list[str]:
     return [key for variant in variants(at(place, values), here) for key in variant.get("properties", {})]
 
 
+def needed(place: Place) -> list[str]:
+    """Return the keys that the section at `place` must have."""
+    return [key for variant in variants(at(place, None), None) for key in variant.get("required", [])]
+
+
 def choices(node: Node) -> list[str]:
     """Return the words that may stand at `node`; none when it is not a choice."""
     if "discriminator" in node:

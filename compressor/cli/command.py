@@ -1,0 +1,64 @@
+"""A command whose options are refused like all else: one sentence that names the option, and a hint."""
+
+from __future__ import annotations
+
+import re
+from difflib import get_close_matches
+from typing import Any
+
+import typer
+from typer.core import TyperCommand
+
+from compressor.errors import UsageError, did_you_mean
+
+# Click's UsageError, which Typer does not export: newer versions have a copy of Click of their own.
+_Refused: type[Exception] = typer.BadParameter.__mro__[1]
+_CLOSE = 0.7
+
+
+class Command(TyperCommand):
+    """Typer's command with its mistakes in the words of this one."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Return the arguments that are left.
+
+        Raises:
+            UsageError: an option or an argument is unknown, missing or has a value that it cannot have.
+        """
+        try:
+            return super().parse_args(ctx, args)
+        except _Refused as error:
+            raise _said(error, ctx) from None
+
+
+def _said(error: Any, ctx: Any) -> UsageError:
+    more = f"{ctx.command_path} --help"
+    options = [name for each in ctx.command.params for name in (*each.opts, *each.secondary_opts)]
+    unknown = getattr(error, "option_name", None)
+    if unknown is not None and unknown not in options:
+        close = get_close_matches(unknown.lstrip("-"), [name.lstrip("-") for name in options], cutoff=_CLOSE)
+        hint = f"did you mean --{' or --'.join(close)}?" if close else f"{more} lists the options"
+        return UsageError(f"{ctx.command_path} has no option {unknown}", hint=hint)
+    if isinstance(error, typer.BadParameter) and error.message and error.param is not None:
+        return _bad_value(max(error.param.opts, key=len), error)
+    return UsageError(_sentence(error.format_message()), hint=more)
+
+
+def _bad_value(option: str, error: typer.BadParameter) -> UsageError:
+    """Return the refusal of a value in one sentence, which Typer may have from Pydantic, and then without the value."""
+    from pydantic import ValidationError
+
+    words = error.message.removeprefix("Value error, ")
+    choice = re.match(r"'(.*)' is not one of (.*)", words)
+    if choice is not None:
+        return UsageError(
+            f"{option}: {_sentence(words)}", hint=did_you_mean(choice[1], re.findall("'([^']*)'", choice[2]))
+        )
+    if isinstance(error.__cause__, ValidationError):
+        words = re.sub("^Input should be (.*?)(, unable to parse .*)?$", r"must be \1", words)
+        words += f", got {error.__cause__.errors()[0]['input']!r}"
+    return UsageError(f"{option}: {_sentence(words)}")
+
+
+def _sentence(text: str) -> str:
+    return text[:1].lower() + text[1:].rstrip(".")
