@@ -14,10 +14,10 @@ from hypothesis.extra.numpy import arrays
 from onnx import numpy_helper
 from torch import nn
 
-from exporters import onnx
+from exporters import onnx, quantize
 from exporters.errors import ArtifactRejected
 from exporters.feeding import LEAST, as_logits
-from exporters.parity import LIMITS, check, compare, verdict
+from exporters.parity import LIMITS, Response, check, compare, verdict
 from exporters.pytorch import TorchRunner
 
 FINITE = st.floats(-100, 100, width=32)
@@ -40,7 +40,10 @@ def test_the_errors_are_those_of_the_definition():
     parity = compare(REFERENCE, candidate)
     assert parity.max_error == pytest.approx(0.5)
     assert parity.mean_error == pytest.approx(0.75 / 12)
-    assert parity.relative_error == pytest.approx(0.5 / REFERENCE.astype(np.float64).std())
+    spread = REFERENCE.astype(np.float64).std()
+    assert parity.relative_error == pytest.approx(0.5 / spread)
+    assert parity.rms_error == pytest.approx(math.sqrt((0.5**2 + 0.25**2) / 12) / spread)
+    assert parity.pixel_error is None
     assert (parity.samples, parity.worst, parity.agreement, parity.flips) == (4, 1, 1.0, ())
 
 
@@ -72,6 +75,7 @@ def test_a_flip_between_classes_that_were_level_is_a_tie():
 def test_logits_agree_with_themselves(same):
     parity = compare(same, same)
     assert (parity.max_error, parity.mean_error, parity.relative_error, parity.agreement) == (0, 0, 0, 1)
+    assert parity.rms_error == 0
     assert all(verdict(parity, precision) is None for precision in LIMITS)
 
 
@@ -82,6 +86,7 @@ def test_scaling_both_sides_changes_no_verdict(reference, candidate):
     parity = compare(reference, candidate)
     assert scaled.max_error == pytest.approx(4 * parity.max_error)
     assert scaled.relative_error == pytest.approx(parity.relative_error)
+    assert scaled.rms_error == pytest.approx(parity.rms_error)
     assert scaled.flips == pytest.approx(parity.flips)
 
 
@@ -93,6 +98,14 @@ def test_a_flip_never_exceeds_twice_the_error(reference, candidate):
     assert len(parity.flips) == round((1 - parity.agreement) * parity.samples)
 
 
+@settings(deadline=None)
+@given(arrays(np.float32, (6, 3), elements=FINITE), arrays(np.float32, (6, 3), elements=FINITE))
+def test_the_root_mean_square_lies_between_the_mean_and_the_largest_error(reference, candidate):
+    parity = compare(reference, candidate)
+    assert parity.rms_error <= parity.relative_error * (1 + 1e-9)
+    assert parity.mean_error * parity.relative_error <= parity.max_error * parity.rms_error * (1 + 1e-9)
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("broken", ["reference", "candidate", "both"])
 def test_a_logit_that_is_not_finite_is_infinitely_wrong(value, broken):
@@ -102,7 +115,7 @@ def test_a_logit_that_is_not_finite_is_infinitely_wrong(value, broken):
             side[2, 2] = value
     parity = compare(reference, candidate)
     assert parity.max_error == math.inf
-    assert parity.relative_error == math.inf
+    assert parity.relative_error == parity.rms_error == math.inf
     assert (parity.worst, parity.agreement, parity.flips) == (2, 0.75, (math.inf,))
     assert all(verdict(parity, precision) == "a logit of image 2 is not finite" for precision in LIMITS)
 
@@ -137,11 +150,126 @@ def test_the_verdict_names_the_image_and_the_limit():
     )
 
 
+def test_errors_that_are_not_large_but_everywhere_are_too_much():
+    spread = REFERENCE.astype(np.float64).std()
+    parity = compare(REFERENCE, REFERENCE + np.float32(spread / 5) * logits([1, -1, 1]))
+    assert verdict(parity, "int8") == (
+        "the logits are off by 0.2 of the reference's spread, root mean square, more than the 0.12 that int8 explains"
+    )
+    assert verdict(compare(REFERENCE, REFERENCE + np.float32(spread / 10)), "int8") is None
+
+
+def test_the_verdict_names_another_mean():
+    parity = replace(compare(REFERENCE, REFERENCE), pixel_error=3.14)
+    assert verdict(parity, "int8") == (
+        "the logits are those of pixels that are 3.1 steps of 1/255 off, more than the 2 that int8 explains, "
+        "as with another mean or standard deviation inside"
+    )
+    assert verdict(replace(parity, pixel_error=1.9), "int8") is None
+
+
 def test_too_many_decisive_flips_fail_although_the_errors_are_small():
     parity = replace(compare(REFERENCE, REFERENCE), agreement=0.25, flips=(0.9, 0.8, 0.01))
     assert verdict(parity, "int8") == (
         "2 of 4 images are decided differently, although the reference is not near a tie"
     )
+
+
+# What other pixels would explain.
+
+CHANGES = st.floats(-1, 1)
+
+
+def response(seed=0, *, channels=3, strength=1000.0):
+    """Slopes of 20 images and 4 classes, so strong that the penalty on faint ones does not show."""
+    generator = np.random.default_rng(seed)
+    slopes = strength * generator.standard_normal((2 * channels, 20, 4))
+    return Response(np.arange(20), slopes, generator.uniform(0.1, 0.3, channels))
+
+
+def explained(known, change):
+    """The errors `[N, K]` that follow from a change `[2C]` of the pixels."""
+    return np.tensordot(np.array(change), known.slopes, 1)
+
+
+@settings(deadline=None)
+@given(st.lists(CHANGES, min_size=6, max_size=6), st.floats(0.1, 10))
+def test_errors_that_other_pixels_explain_say_how_far_off_these_are(change, spread):
+    known = response()
+    brighter, contrast = np.array(change).reshape(2, 3)
+    expected = 255 * math.sqrt(np.mean(brighter**2 + (contrast * known.contrast) ** 2))
+    assert known.pixel_error(explained(known, change), spread) == pytest.approx(expected, rel=1e-4, abs=1e-6)
+
+
+@settings(deadline=None)
+@given(st.floats(0.01, 100), st.integers(0, 9))
+def test_the_scale_of_the_logits_does_not_matter(scale, seed):
+    known, errors = response(seed, strength=1), np.random.default_rng(seed).standard_normal((20, 4))
+    scaled = replace(known, slopes=scale * known.slopes)
+    assert scaled.pixel_error(scale * errors, scale) == pytest.approx(known.pixel_error(errors, 1))
+
+
+@settings(deadline=None)
+@given(st.integers(0, 9))
+def test_errors_that_no_other_pixels_explain_are_not_theirs(seed):
+    known, errors = response(seed, strength=1), np.random.default_rng(seed).standard_normal((20, 4))
+    columns = known.slopes.reshape(6, -1).T
+    rest = errors.ravel() - columns @ np.linalg.lstsq(columns, errors.ravel(), rcond=None)[0]
+    assert known.pixel_error(rest.reshape(20, 4), 1) < 1e-9
+
+
+def test_pixels_that_the_logits_hardly_answer_to_explain_nothing():
+    faint, errors = response(strength=1e-6), np.random.default_rng(1).standard_normal((20, 4)) / 10
+    assert faint.pixel_error(errors, 1) < 1e-3
+
+
+class Colours(nn.Module):
+    """A network whose logits are the means of its normalised channels, and a zero."""
+
+    def __init__(self, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)) -> None:
+        super().__init__()
+        self.mean, self.std = (nn.Buffer(torch.tensor(value).view(1, 3, 1, 1)) for value in (mean, std))
+
+    def forward(self, images):
+        return nn.functional.pad(((images - self.mean) / self.std).mean(dim=(2, 3)), (0, 1))
+
+
+def lights(count=64):
+    """Images of one colour each, as different in brightness as can be."""
+    return np.random.default_rng(0).random((count, 3, 1, 1), dtype=np.float32).repeat(8, 2).repeat(8, 3)
+
+
+@pytest.mark.parametrize(
+    ("mean", "std"),
+    [
+        ((0.52, 0.5, 0.48), (0.25, 0.25, 0.25)),
+        ((0.5, 0.5, 0.5), (0.22, 0.25, 0.28)),
+        ((0.48, 0.52, 0.5), (0.28, 0.25, 0.25)),
+        ((0.0, 0.0, 0.0), (0.25, 0.25, 0.25)),
+    ],
+)
+def test_another_mean_and_std_are_as_far_off_as_the_pixels_that_they_stand_for(mean, std):
+    images = lights()
+    found = check(run(Colours(mean, std)), run(Colours()), images, batch_sizes=())[64]
+    other = (images - np.reshape(mean, (3, 1, 1))) / np.reshape(
+        std, (3, 1, 1)
+    ) * 0.25 + 0.5  # pixels that look the same
+    distance = 255 * math.sqrt(np.mean((other - images) ** 2))
+    assert 0.8 * distance < found.pixel_error < 1.01 * distance  # less by the penalty
+
+
+@pytest.mark.parametrize("broken", ["reference", "candidate", "both"])
+def test_logits_that_are_not_finite_have_no_pixels(broken):
+    def answering(network, name):
+        class Overflowing(TorchRunner):
+            def __call__(self, images):
+                logits = super().__call__(images)
+                return np.copysign(np.float32(np.inf), logits) if broken in (name, "both") else logits
+
+        return Overflowing(network, input_shape=(3, 8, 8), classes=4)
+
+    found = check(answering(Colours(), "candidate"), answering(Colours(), "reference"), lights(), batch_sizes=())[64]
+    assert "not finite" in str(verdict(found, "int8"))
 
 
 # Healthy and broken networks.
@@ -369,6 +497,27 @@ def test_a_mistake_in_a_file_with_other_ends_is_found_at_every_batch_size(
     assert (runner.pixels, runner.output) == (pixels, output)
     results = check(runner, run(student), sets[images])
     assert all(verdict(parity, precision) is not None for parity in results.values()), results
+
+
+def quantised(trunk, folder, mean):
+    """The INT8 file of the network with so much added to its mean, in steps of 1/255."""
+    model = onnx_format.load(trunk)
+    added = np.reshape(mean, (1, 3, 1, 1)).astype(np.float32) / 255
+    replace_constant(model.graph, node(model.graph, "Sub").input[1], lambda known: known + added)
+    source, path = folder / "student.onnx", folder / "student.int8.onnx"
+    source.write_bytes(model.SerializeToString())
+    quantize.quantize(source, path, random_images(128)[64:], recipe="cpu")
+    return onnx.load(path)
+
+
+@pytest.mark.parametrize("mean", [(0, 0, 0), (3, 3, 3), (5, 0, -5), (8, 8, 8)], ids=str)
+def test_another_mean_that_hides_in_the_rounding_of_int8_is_found(student, trunk, sets, tmp_path, mean):
+    runner = quantised(trunk, tmp_path, mean)
+    distance = math.sqrt(np.mean(np.square(mean)))
+    for parity in [each for images in sets.values() for each in check(runner, run(student), images).values()]:
+        assert parity.pixel_error == pytest.approx(distance, rel=0.2, abs=0.5)
+        assert verdict(replace(parity, pixel_error=None), "int8") is None
+        assert ("another mean or standard deviation" in str(verdict(parity, "int8"))) == any(mean), parity
 
 
 def test_images_are_rounded_for_both_sides_where_one_takes_uint8(student, trunk, sets, tmp_path):

@@ -24,7 +24,7 @@ KEYS = {
     record.Training: "method seed epochs seconds validation_top1 best_validation_top1 best_epoch",
     record.Network: [*METRICS, "arch", "classes", "input_shape", "parameters", "macs"],
     record.Artifact: [*METRICS, "input", "output", "companions", "census", "calibration", "parity", "note"],
-    record.Parity: "max_error mean_error relative_error agreement samples batch_sizes",
+    record.Parity: "max_error mean_error relative_error rms_error pixel_error agreement samples batch_sizes",
     record.Timing: "p50 p90 p95 p99 mean median_ci images_per_s iterations threads transfers cuda_graph other_load "
     "clock_mhz gpu_clock_mhz gpu_slow_downs gpu_shared energy_j memory_mb peak_memory_mb gpu_memory_mb",
     record.Gate: "gate artifact limit value verdict passed detail",

@@ -53,6 +53,8 @@ class Parity(Record):
     max_error: float
     mean_error: float
     relative_error: float
+    rms_error: float | None = None
+    pixel_error: float | None = None
     agreement: float
     samples: int
     batch_sizes: tuple[int, ...]
