@@ -16,7 +16,7 @@ from compressor.robustness import boundary_between, boundary_set
 from exporters import Runner, parity
 
 IMAGES = 256
-_NOISE = 16  # images of noise, the first of a proof
+NOISE = 16  # images of noise, the first of a proof
 
 _ADVICE = {
     "int8": "--max-drop keeps the layers in fp32 that suffer most, and more calibration samples may help",
@@ -52,7 +52,7 @@ def graph_images(reference: Runner, data: Dataset | None, *, seed: int) -> NDArr
 
 
 def _noise(shape: tuple[int, int, int], seed: int) -> NDArray[np.float32]:
-    return np.random.default_rng(seed).random((_NOISE, *shape), dtype=np.float32)
+    return np.random.default_rng(seed).random((NOISE, *shape), dtype=np.float32)
 
 
 def _seen(data: Dataset, seed: int) -> NDArray[np.float32]:
@@ -69,7 +69,7 @@ def prove(candidate: Runner, reference: Runner, images: NDArray[np.float32]) -> 
         ExportFailed: they do not say the same.
     """
     if candidate.precision == "int8" and reference.precision != "int8":
-        images = images[_NOISE:]
+        images = images[NOISE:]
     found = parity.check(candidate, reference, images)
     for size, each in found.items():
         problem = parity.verdict(each, candidate.precision)
