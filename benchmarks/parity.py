@@ -3,8 +3,8 @@
     python benchmarks/parity.py --teacher resnet26_cifar10.pt --data folder:cifar10 --normalisation cifar10
     python benchmarks/parity.py --teacher runs/latest/student/student.safetensors --data digits --other mnist
 
-Asks what the proof of an INT8 file asks, test images and images on the boundary. Prints for each file the largest and the
-root mean square error in spreads of the logits, the pixel error in steps of 1/255, the verdict. Asserts nothing.
+Asks what the proof of an INT8 file asks: test images and images on the boundary. Prints the largest and the root mean
+square error of each file in spreads of the logits, its pixel error in steps of 1/255, and the verdict. Asserts nothing.
 """
 
 import argparse

@@ -248,9 +248,10 @@ def lights(count=64):
         ((0.0, 0.0, 0.0), (0.25, 0.25, 0.25)),
     ],
 )
-def test_another_mean_and_std_are_as_far_off_as_the_pixels_that_they_stand_for(mean, std):
-    images = lights()
-    found = check(run(Colours(mean, std)), run(Colours()), images, batch_sizes=())[64]
+@pytest.mark.parametrize("count", [64, 300])
+def test_another_mean_and_std_are_as_far_off_as_the_pixels_that_they_stand_for(count, mean, std):
+    images = lights(count)
+    found = check(run(Colours(mean, std)), run(Colours()), images, batch_sizes=())[count]
     other = (images - np.reshape(mean, (3, 1, 1))) / np.reshape(
         std, (3, 1, 1)
     ) * 0.25 + 0.5  # pixels that look the same
