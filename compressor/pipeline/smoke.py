@@ -36,7 +36,8 @@ def smoke(recipe: Recipe, tell: Tell) -> record.Result:
             train(_teacher(tiny), Tell(quiet=True), out=folder / "teacher", latest=False)
             tiny = tiny.model_copy(update={"teacher": Teacher(checkpoint=folder / "teacher")})
         tell("smoke: tiny networks from here on; their values mean nothing, and their files are removed at the end")
-        return run(tiny, tell, out=folder / "run", latest=False)
+        own = Tell(tell.console, quiet=tell.quiet)  # keeps the log of a folder that is gone when the caller speaks again
+        return run(tiny, own, out=folder / "run", latest=False)
 
 
 def _teacher(tiny: Recipe) -> Recipe:
