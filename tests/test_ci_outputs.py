@@ -24,7 +24,7 @@ from compressor.gates import UNITS
 from compressor.report.ci import write_ci
 from compressor.report.github import benchmark, workflow_commands
 from compressor.report.junit import junit
-from compressor.report.markdown import escape, markdown
+from compressor.report.markdown import markdown
 from compressor.report.record import Gate
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -192,7 +192,6 @@ def test_every_table_is_rectangular_whatever_the_names():
     for table in tables(text):
         assert {len(row) for row in table} == {len(table[0])}
     assert "<script>" not in text
-    assert escape(bad) == (r"a&#124;b \`c\` &lt;script&gt;\*\_x\_\* \[l\](u) \!\[i\](u) \\&#124; \#1 &amp; \~\~s\~\~")
 
 
 def test_the_sentence_tells_the_loss_and_how_sure_it_is():

@@ -434,7 +434,7 @@ def test_markdown_has_the_table_the_origin_and_no_markup_of_others(compared):
 
     text = comparison.to_markdown(odd)
 
-    assert text.startswith("# Comparison a\\|&lt;b>\\*c\\*: digits, 359 test images, 1 epochs\n")
+    assert text.startswith("# Comparison a&#124;&lt;b&gt;\\*c\\*: digits, 359 test images, 1 epochs\n")
     table = [line for line in text.splitlines() if line.startswith("| ")]
     assert len(table) == 3
     assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table}) == 1

@@ -32,7 +32,7 @@ def test_markdown_escapes_text_as_markdown_unless_it_is_verbatim(templates):
 
     text = render("a.md.j2", name=NAME, known=Verbatim("*b* & c"))
 
-    assert text == r"**\<b\>\*a\|b\*\</b\> \& c** 1.5 *b* & c" + "\n"
+    assert text == r"**&lt;b&gt;\*a&#124;b\*&lt;/b&gt; &amp; c** 1.5 *b* & c" + "\n"
 
 
 def test_a_template_of_any_other_name_is_taken_for_html(templates):
@@ -50,7 +50,15 @@ def test_a_value_that_is_not_given_is_an_error(templates):
 
 @pytest.mark.parametrize(
     ("text", "shown"),
-    [("cat", "cat"), ("a\nb", "a b"), ("<script>", r"\<script\>"), ("[x](y)", r"\[x\](y)"), ("`|\\", "\\`\\|\\\\")],
+    [
+        ("cat", "cat"),
+        ("a\nb", "a b"),
+        ("<script>", "&lt;script&gt;"),
+        ("[l](u) ![i](u)", r"\[l\](u) \!\[i\](u)"),
+        ("`c` *_x_*", r"\`c\` \*\_x\_\*"),
+        ("a|b \\|", r"a&#124;b \\&#124;"),
+        ("#1 & ~~s~~ &#124;", r"\#1 &amp; \~\~s\~\~ &amp;\#124;"),
+    ],
 )
 def test_markdown_shows_names_as_they_are(text, shown):
     assert rendering.escape_markdown(text) == shown

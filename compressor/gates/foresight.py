@@ -8,6 +8,7 @@ from compressor.errors import InputRejected
 from compressor.gates.regression import read_baseline
 from compressor.gates.units import REGRESSIONS, SPEEDUP_BATCH, UNITS
 from compressor.recipe import ENGINES
+from compressor.report.record import batches
 
 if TYPE_CHECKING:
     from compressor.recipe import Export, Gates, Recipe
@@ -138,8 +139,8 @@ def _missing(gate: str, files: list[Metrics], recipe: Recipe) -> str | None:
         return f"the gate {gate} compares accuracies, and the baseline has none"
     if gate == "max_agreement_regression" and all(file.agreement is None for file in files):
         return f"the gate {gate} compares agreements with the teacher, and the baseline has none"
-    timed = {batch for file in files for batch in file.latency_ms or {}}
-    if gate == "max_latency_regression" and not timed & set(map(str, recipe.bench.batch_sizes)):
-        has = ", ".join(sorted(timed, key=int)) or "none"
+    timed = batches(files)
+    if gate == "max_latency_regression" and not {*timed} & {*map(str, recipe.bench.batch_sizes)}:
+        has = ", ".join(timed) or "none"
         return f"the gate {gate} compares latencies, and of bench.batch_sizes the baseline has {has}"
     return None

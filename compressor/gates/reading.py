@@ -61,11 +61,6 @@ def read(gate: str, batch: int | None, metrics: Metrics, result: Result) -> Read
     raise AssertionError(f"no reading for gate {gate}")
 
 
-def at_batch(metrics: Metrics, batch: int) -> Timing | None:
-    """Return what a batch size costs, where it was measured."""
-    return (metrics.latency_ms or {}).get(str(batch))
-
-
 def noise(timing: Timing) -> str | None:
     """Return what may have made a time longer than the file alone would need."""
     load = timing.other_load or 0.0
@@ -89,7 +84,7 @@ def _against(metrics: Metrics) -> str:
 
 
 def _latency(gate: str, batch: int, metrics: Metrics) -> Reading:
-    timing = at_batch(metrics, batch)
+    timing = metrics.timing(str(batch))
     if timing is None:
         return Reading(value=None, basis=f"no latency of batch {batch}")
     disturbed = noise(timing)
@@ -100,7 +95,7 @@ def _latency(gate: str, batch: int, metrics: Metrics) -> Reading:
 
 
 def _speedup(batch: int, metrics: Metrics, teacher: Metrics | None) -> Reading:
-    ours, theirs = at_batch(metrics, batch), None if teacher is None else at_batch(teacher, batch)
+    ours, theirs = metrics.timing(str(batch)), teacher and teacher.timing(str(batch))
     if ours is None or theirs is None or teacher is None:
         whose = "the artifact" if ours is None else "the teacher"
         return Reading(value=None, basis=f"no latency of batch {batch} of {whose}")

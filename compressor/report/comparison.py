@@ -15,6 +15,7 @@ from compressor.ablation import BASELINES, CONFIDENCE, Cell, Difference, Outcome
 from compressor.files import write_text
 from compressor.report import record
 from compressor.report.comparison_plot import to_svg
+from compressor.report.rendering import escape_markdown
 
 NAME = "compare"
 _LEGEND = (
@@ -133,15 +134,15 @@ def sentences(compared: Comparison) -> Iterator[str]:
 def to_markdown(compared: Comparison) -> str:
     """Return the verdicts, the table and the plot."""
     headings = _headings(compared)
-    lines = [f"# Comparison {_md(compared.title)}", ""]
-    lines += [f"- {_md(sentence)}" for sentence in sentences(compared)]
+    lines = [f"# Comparison {escape_markdown(compared.title)}", ""]
+    lines += [f"- {escape_markdown(sentence)}" for sentence in sentences(compared)]
     lines += ["", f"| {' | '.join(headings)} |", f"|---|---|{'---:|' * (len(headings) - 2)}"]
-    lines += [f"| {' | '.join(map(_md, cells))} |" for cells in _cells(compared)]
+    lines += [f"| {' | '.join(map(escape_markdown, cells))} |" for cells in _cells(compared)]
     lines += [
         "",
         f"![Top-1 by method, a point a seed]({NAME}.svg)",
         "",
-        _md(f"Made with {compared.origin}."),
+        escape_markdown(f"Made with {compared.origin}."),
         "",
         _LEGEND,
     ]
@@ -210,8 +211,3 @@ def _sentence(row: Row, difference: Difference) -> str:
     if not difference.shown:
         return f"{what}, {interval} holds zero, {won}: not shown"
     return f"{what}, {interval}, {won}: {'better' if values.mean > 0 else 'worse'}"
-
-
-def _md(text: str) -> str:
-    """Return text that Markdown shows as it is, also in a table."""
-    return text.replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*")

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import html
-import re
 from collections.abc import Iterable, Sequence
 
 from compressor.report.record import Gate, Metrics, Network, Result, Timing, batches
+from compressor.report.rendering import escape_markdown
 from compressor.report.tally import tally
 
-_MARKUP = re.compile(r"([\\`*_\[\]~#!])")
 _NONE = "–"
 _WORST_CLASSES = 3
 
@@ -28,7 +26,7 @@ def markdown(result: Result) -> str:
 
 
 def _headline(result: Result) -> str:
-    name, found = escape(result.name), tally(result.gates)
+    name, found = escape_markdown(result.name), tally(result.gates)
     if not found.total:
         return f"{name}: no gates were set"
     if found.broken:
@@ -44,7 +42,7 @@ def _sentence(result: Result) -> str:
     student = result.student
     if student.top1 is None:
         return ""
-    images = f"of {student.samples:,} test images of {escape(result.data.source)}"
+    images = f"of {student.samples:,} test images of {escape_markdown(result.data.source)}"
     right = f"The student is right on {student.top1:.2f} % {images}"
     if student.accuracy_drop is None:
         return right + "."
@@ -107,7 +105,7 @@ def _classes(student: Network) -> str:
     if not worst:
         return ""
     return (
-        "Classes that lost most: " + ", ".join(f"{escape(name)} {points:+.2f} points" for points, name in worst) + "."
+        "Classes that lost most: " + ", ".join(f"{escape_markdown(name)} {points:+.2f} points" for points, name in worst) + "."
     )
 
 
@@ -128,11 +126,5 @@ def _environment(result: Result) -> str:
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: int = 0) -> str:
     """Return a table whose last `numbers` columns are set to the right; cells are escaped, heads are ours."""
     marks = ["---"] * (len(heads) - numbers) + ["---:"] * numbers
-    lines = [heads, marks, *([escape(cell) for cell in row] for row in rows)]
+    lines = [heads, marks, *([escape_markdown(cell) for cell in row] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def escape(text: str) -> str:
-    """Return text that Markdown shows as it is, on one line, also in a table."""
-    line = " ".join(text.split())
-    return _MARKUP.sub(r"\\\1", html.escape(line, quote=False)).replace("|", "&#124;")

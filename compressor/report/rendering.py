@@ -5,14 +5,15 @@ In HTML (`.html.j2`) Jinja escapes text. In Markdown (`.md.j2`) text is escaped 
 
 from __future__ import annotations
 
+import html
 import re
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, pass_eval_context
 from jinja2.nodes import EvalContext
 
-# Every character that Markdown or HTML gives a meaning inside a line or a cell.
-_MARKUP = re.compile(r"([\\`*_{}\[\]<>#|~&])")
+# What has a meaning inside a line, which a backslash takes away in every dialect of Markdown.
+_MARKUP = re.compile(r"([\\`*_\[\]~#!])")
 
 
 class Verbatim:
@@ -31,8 +32,9 @@ def render(template: str, **values: Any) -> str:
 
 
 def escape_markdown(text: str) -> str:
-    """Return text that Markdown shows as it is, on one line: names of classes and files are chosen by others."""
-    return _MARKUP.sub(r"\\\1", " ".join(text.split()))
+    """Return text that Markdown shows as it is, on one line, also in a table: others choose the names of classes."""
+    line = html.escape(" ".join(text.split()), quote=False)
+    return _MARKUP.sub(r"\\\1", line).replace("|", "&#124;")
 
 
 def _is_html(template: str | None) -> bool:
