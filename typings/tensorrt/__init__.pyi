@@ -3,8 +3,9 @@
 Written by hand from NVIDIA's documentation. A test finds each name in the TensorRT-RTX that is installed.
 """
 
-from collections.abc import Buffer
 from enum import Enum
+
+from typing_extensions import Buffer
 
 __version__: str
 
