@@ -100,7 +100,7 @@ def _exported(path: Path) -> bool | str:
 
 
 def _onnx(path: Path) -> dict[str, Any]:
-    from exporters.ort import read  # imports a runtime
+    from exporters.onnx import read  # imports onnx
     from exporters.precision import precision_of, weights_by_type
 
     model = read(path)

@@ -12,8 +12,8 @@ import pytest
 import torch
 from shell import ran, refused, typed
 
+import exporters.onnx
 import exporters.openvino
-import exporters.ort
 import exporters.tensorrt
 from compressor import doctor, gpu, hardware
 from compressor.doctor import Finding, clashes, machine, probe, probes, probing, surroundings
@@ -178,7 +178,7 @@ def test_runtimes_on_the_cpu_compute_what_they_should(name):
 
 @pytest.mark.parametrize(
     ("name", "module"),
-    [("onnxruntime-cpu", exporters.ort), ("onnxruntime-cuda", exporters.ort), ("openvino", exporters.openvino)],
+    [("onnxruntime-cpu", exporters.onnx), ("onnxruntime-cuda", exporters.onnx), ("openvino", exporters.openvino)],
 )
 @pytest.mark.parametrize(("first", "status"), [(1.0, "ok"), (0.9, "broken")])
 def test_a_runtime_that_computes_nonsense_is_broken(monkeypatch, name, module, first, status):
@@ -191,7 +191,7 @@ def test_a_runtime_that_computes_nonsense_is_broken(monkeypatch, name, module, f
 
 
 def test_the_probes_network_tells_its_classes_apart(tmp_path):
-    logits = exporters.ort.load(probes._network(tmp_path))(np.ones((2, 3, 8, 8), np.float32) * 0.5)
+    logits = exporters.onnx.load(probes._network(tmp_path))(np.ones((2, 3, 8, 8), np.float32) * 0.5)
 
     assert np.allclose(logits, [[0.5, 0.0]] * 2, atol=1e-6)
 
@@ -253,7 +253,7 @@ def test_a_cuda_provider_that_does_not_start_is_traced_to_driver_or_libraries(mo
     def load(path, **_):
         raise RuntimeMissing("ONNX Runtime cannot use CUDA here", hint="Failed to load libx.so: libx.so: cannot open")
 
-    monkeypatch.setattr(exporters.ort, "load", load)
+    monkeypatch.setattr(exporters.onnx, "load", load)
     monkeypatch.setattr(gpu, "driver", lambda: driver)
     answer = probes.answer("onnxruntime-cuda")
 

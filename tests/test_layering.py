@@ -113,7 +113,7 @@ def test_the_reader_finds_the_imports_of_this_repository():
     assert "exporters.errors" in imports("exporters.files", everywhere=False)
     assert "torch" in imports("exporters.onnx.tracing", everywhere=True)
     assert "torch" not in imports("exporters.onnx.tracing", everywhere=False)  # inside a function
-    assert "exporters.ort" in executed("exporters.onnx")
+    assert "exporters.onnx.runner" in executed("exporters.onnx")
     assert "exporters" in executed("exporters.onnx")
 
 
@@ -204,7 +204,6 @@ TESTED_IN = {
     "exporters/errors.py": "test_onnx.py",
     "exporters/feeding.py": "test_onnx.py",
     "exporters/files.py": "test_onnx.py",
-    "exporters/ort.py": "test_onnx.py",
 }
 
 

@@ -12,10 +12,11 @@ import torch
 from onnx import TensorProto, helper, numpy_helper, parser
 from torch import nn
 
-from exporters import EXPORTERS, Engine, exporter, onnx, ort
+from exporters import EXPORTERS, Engine, exporter, onnx
 from exporters.errors import ArtifactRejected, ExportFailed, RuntimeMissing
 from exporters.files import write_whole
 from exporters.onnx import tracing
+from exporters.onnx.session import start
 
 SHAPE = (3, 8, 8)
 
@@ -825,14 +826,14 @@ class Recorder:
     ],
 )
 def test_a_provider_is_asked_for_without_a_way_back_to_the_cpu(provider, cuda_graph, providers):
-    session = ort._session(Recorder(), b"", provider, cuda_graph=cuda_graph)
+    session = start(Recorder(), b"", provider, cuda_graph=cuda_graph)
     assert session.providers == providers
     assert session.entries == {"session.disable_cpu_ep_fallback": "1"}
     assert session.enable_fallback is False
 
 
 def test_tensorrt_has_cuda_behind_it_and_takes_its_precision_from_the_graph():
-    session = ort._session(Recorder(), b"", "tensorrt")
+    session = start(Recorder(), b"", "tensorrt")
     names = [name for name, _ in session.providers]
     assert names == ["TensorrtExecutionProvider", "CUDAExecutionProvider"]
     assert set(session.providers[0][1].values()) == {"0"}

@@ -17,7 +17,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper, parser
 from torch import nn
 
-from exporters import onnx, ort, parity, quantize
+from exporters import onnx, parity, quantize
 from exporters.errors import ArtifactRejected, ExportFailed
 from exporters.precision import weights_by_type
 from exporters.quantize import calibrated
@@ -165,7 +165,7 @@ def test_numbers_on_the_grid_are_computed_exactly(tmp_path, recipe, levels):
     source = saved(graph("f = Flatten(x) y = MatMul(f, w)", {"w": weight}, out="n,4"), tmp_path / "a.onnx")
     quantize.quantize(source, tmp_path / "b.onnx", images, recipe=recipe)
     assert weights_by_type(onnx_format.load(tmp_path / "b.onnx")) == {"int8": 48}
-    np.testing.assert_allclose(ort.load(tmp_path / "b.onnx")(images), images.reshape(16, 12) @ weight, rtol=1e-5)
+    np.testing.assert_allclose(onnx.load(tmp_path / "b.onnx")(images), images.reshape(16, 12) @ weight, rtol=1e-5)
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -241,7 +241,7 @@ def test_a_cpu_file_is_a_quarter_of_the_source(made, trunk):
 def test_the_metadata_of_the_source_stays_and_tells_of_the_calibration(made, trunk):
     recipe, path, _ = made
     before = {entry.key: entry.value for entry in onnx_format.load(trunk).metadata_props}
-    after = ort.load(path).metadata
+    after = onnx.load(path).metadata
     assert after == before | {
         "compress.precision": "int8",
         "compress.quantization": recipe,
@@ -328,7 +328,7 @@ def test_a_failure_leaves_the_former_file(tmp_path):
 def agree(source, path, images, recipe, **options):
     """Quantise, and check that the result is close to the source; return what was done."""
     result = quantize.quantize(source, path, images, recipe=recipe, **options)
-    found = parity.compare(ort.load(source)(images), ort.load(path)(images))
+    found = parity.compare(onnx.load(source)(images), onnx.load(path)(images))
     assert parity.verdict(found, "int8") is None, found
     assert found.max_error > 0
     return result
@@ -339,10 +339,10 @@ def test_a_quantised_student_decides_as_the_student_does(made, trunk, tmp_path, 
     recipe, _, _ = made
     held_out, labels = stripes(512, seed=99)
     quantize.quantize(trunk, tmp_path / "b.onnx", stripes(128)[0], recipe=recipe, method=method)
-    right = [(ort.load(path)(held_out).argmax(1) == labels).mean() for path in (trunk, tmp_path / "b.onnx")]
+    right = [(onnx.load(path)(held_out).argmax(1) == labels).mean() for path in (trunk, tmp_path / "b.onnx")]
     assert right[0] > 0.97
     assert right[1] > right[0] - 0.01
-    for size, found in parity.check(ort.load(tmp_path / "b.onnx"), ort.load(trunk), held_out).items():
+    for size, found in parity.check(onnx.load(tmp_path / "b.onnx"), onnx.load(trunk), held_out).items():
         assert parity.verdict(found, "int8") is None, (size, found)
 
 
@@ -380,7 +380,7 @@ def test_a_fixed_batch_size_sees_all_images(tmp_path, count):
     assert stored[0].keys() == stored[1].keys()
     for name in stored[0]:
         np.testing.assert_allclose(stored[0][name], stored[1][name], rtol=1e-5)
-    assert ort.load(fixed.with_suffix(".int8")).batch == 4
+    assert onnx.load(fixed.with_suffix(".int8")).batch == 4
 
 
 def test_weights_beside_the_model_are_found_and_end_up_inside(tmp_path):
@@ -469,7 +469,7 @@ def test_what_no_scale_fits_is_left_in_fp32(tmp_path, recipe):
     model = onnx_format.load(tmp_path / "b.onnx")
     assert {t.name: t.data_type for t in model.graph.initializer}["mean"] == TensorProto.FLOAT
     assert operators(tmp_path / "b.onnx")["QuantizeLinear"] == (2 if recipe == "trt" else 3)
-    found = parity.compare(ort.load(source)(random_images()), ort.load(tmp_path / "b.onnx")(random_images()))
+    found = parity.compare(onnx.load(source)(random_images()), onnx.load(tmp_path / "b.onnx")(random_images()))
     assert found.relative_error < 0.1
 
 
@@ -509,7 +509,7 @@ def test_a_layer_that_is_always_zero_is_no_problem(tmp_path, method):
     dead.CopyFrom(numpy_helper.from_array(-np.abs(numpy_helper.to_array(dead)), "w1"))
     source = saved(model, tmp_path / "a.onnx")
     quantize.quantize(source, tmp_path / "b.onnx", random_images(), recipe="cpu", method=method)
-    assert not ort.load(tmp_path / "b.onnx")(random_images()).any()
+    assert not onnx.load(tmp_path / "b.onnx")(random_images()).any()
 
 
 def test_percentile_leaves_out_a_lonely_outlier_and_minmax_does_not(tmp_path):
@@ -537,7 +537,7 @@ def test_kept_layers_stay_in_fp32_and_are_named(made, trunk, images, tmp_path):
     assert weighted_in(tmp_path / "b.onnx") == {
         name: name not in keep for name in all_of_them.layers if not name.startswith("node_add")
     }
-    assert json.loads(ort.load(tmp_path / "b.onnx").metadata["compress.kept_fp32"]) == list(result.kept)
+    assert json.loads(onnx.load(tmp_path / "b.onnx").metadata["compress.kept_fp32"]) == list(result.kept)
 
 
 def outlying(units, widths=(12, 16, 16, 16, 4)):
@@ -572,7 +572,7 @@ def test_harm_is_the_noise_over_the_signal(tmp_path):
     ((_, harm),) = quantize.sensitive_first(source, images, recipe="trt").items()
     quantize.quantize(source, tmp_path / "b.onnx", images, recipe="trt")
     probes = images[np.linspace(0, 99, 64).round().astype(int)]
-    expected, found = (ort.load(path)(probes) for path in (source, tmp_path / "b.onnx"))
+    expected, found = (onnx.load(path)(probes) for path in (source, tmp_path / "b.onnx"))
     assert harm == pytest.approx(float(np.mean((found - expected) ** 2) / expected.var()))
     assert 1e-7 < harm < 1e-3
 
@@ -584,7 +584,7 @@ class Drop:
         self.lost, self.asked = lost, []
 
     def __call__(self, candidate):
-        runner = ort.load(candidate)
+        runner = onnx.load(candidate)
         assert runner.precision == "int8"
         self.asked.append(json.loads(runner.metadata["compress.kept_fp32"]))
         return self.lost(len(self.asked[-1]))
@@ -602,7 +602,7 @@ def test_as_few_layers_are_kept_as_meet_the_drop(tmp_path, needed):
     result = quantize.quantize_within(source, tmp_path / "b.onnx", images, recipe="cpu", drop=drop, max_drop=0.4)
     assert set(result.kept) == set(ranked[:needed])
     assert result.drop == 0.4
-    assert json.loads(ort.load(tmp_path / "b.onnx").metadata["compress.kept_fp32"]) == list(result.kept)
+    assert json.loads(onnx.load(tmp_path / "b.onnx").metadata["compress.kept_fp32"]) == list(result.kept)
     assert len(drop.asked) == len({len(asked) for asked in drop.asked}) <= 7
     # All of it could have been written at once.
     quantize.quantize(source, tmp_path / "c.onnx", images, recipe="cpu", keep=result.kept)
@@ -712,9 +712,9 @@ def test_parity_finds_a_planted_mistake_and_passes_the_healthy_file(made, trunk,
     held_out, _ = stripes(count, seed=7)
     model = onnx_format.load(path)
     mistake(model)
-    reference = ort.load(trunk)
+    reference = onnx.load(trunk)
     files = (path, saved(model, tmp_path / "broken.onnx"))
-    healthy, broken = (parity.compare(reference(held_out), ort.load(file)(held_out)) for file in files)
+    healthy, broken = (parity.compare(reference(held_out), onnx.load(file)(held_out)) for file in files)
     assert parity.verdict(healthy, "int8") is None, healthy
     assert parity.verdict(broken, "int8") is not None, broken
 

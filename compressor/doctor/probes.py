@@ -120,13 +120,13 @@ def _onnxruntime(provider: str) -> Answer:
     import onnxruntime
     from onnxruntime.capi import build_and_package_info as build
 
-    from exporters import ort
+    from exporters import onnx
 
     cuda = getattr(build, "cuda_version", "") or None
     facts = {"version": onnxruntime.__version__, "cuda": cuda}
     with tempfile.TemporaryDirectory() as folder:
         try:
-            runner = ort.load(_network(Path(folder)), provider=provider)
+            runner = onnx.load(_network(Path(folder)), provider=provider)
         except RuntimeMissing as error:
             return _without_provider(provider, error)
         return _mistaken(runner) or _ok(f"{onnxruntime.__version__}" + (f", CUDA {cuda}" if cuda else ""), facts)

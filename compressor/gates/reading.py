@@ -95,7 +95,7 @@ def _latency(gate: str, batch: int, metrics: Metrics) -> Reading:
 
 
 def _speedup(batch: int, metrics: Metrics, teacher: Metrics | None) -> Reading:
-    ours, theirs = metrics.timing(str(batch)), teacher and teacher.timing(str(batch))
+    ours, theirs = metrics.timing(str(batch)), None if teacher is None else teacher.timing(str(batch))
     if ours is None or theirs is None or teacher is None:
         whose = "the artifact" if ours is None else "the teacher"
         return Reading(value=None, basis=f"no latency of batch {batch} of {whose}")

@@ -36,7 +36,9 @@ def smoke(recipe: Recipe, tell: Tell) -> record.Result:
             train(_teacher(tiny), Tell(quiet=True), out=folder / "teacher", latest=False)
             tiny = tiny.model_copy(update={"teacher": Teacher(checkpoint=folder / "teacher")})
         tell("smoke: tiny networks from here on; their values mean nothing, and their files are removed at the end")
-        own = Tell(tell.console, quiet=tell.quiet)  # keeps the log of a folder that is gone when the caller speaks again
+        own = Tell(
+            tell.console, quiet=tell.quiet
+        )  # keeps the log of a folder that is gone when the caller speaks again
         return run(tiny, own, out=folder / "run", latest=False)
 
 

@@ -105,7 +105,9 @@ def _classes(student: Network) -> str:
     if not worst:
         return ""
     return (
-        "Classes that lost most: " + ", ".join(f"{escape_markdown(name)} {points:+.2f} points" for points, name in worst) + "."
+        "Classes that lost most: "
+        + ", ".join(f"{escape_markdown(name)} {points:+.2f} points" for points, name in worst)
+        + "."
     )
 
 

@@ -16,8 +16,9 @@ from exporters.errors import ExportFailed
 from exporters.files import write_whole
 from exporters.onnx.conversion import PRECISIONS, convert
 from exporters.onnx.graph import EXPORTER_VERSION, serialised, whole, write
+from exporters.onnx.reading import read
+from exporters.onnx.runner import OnnxRunner, load
 from exporters.onnx.tracing import trace
-from exporters.ort import OnnxRunner, load, read
 from exporters.precision import precision_of, weights_by_type
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ __all__ = [
     "convert",
     "export",
     "load",
+    "read",
     "require",
 ]
 

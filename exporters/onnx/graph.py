@@ -16,7 +16,7 @@ from exporters.borders import Borders, find
 from exporters.errors import ArtifactRejected, ExportFailed
 from exporters.files import write_whole
 from exporters.onnx.quiet import first_line
-from exporters.ort import read
+from exporters.onnx.reading import read
 from exporters.precision import precision_of, weights_by_type
 
 # Raised when the meaning of the file or of its `compress.` metadata changes.
@@ -27,7 +27,7 @@ def whole(path: Path) -> ModelProto:
     """Return the graph of a file with the weights that are stored beside it.
 
     Raises:
-        ArtifactRejected: see `ort.read`, or the weights beside it cannot be read.
+        ArtifactRejected: see `read`, or the weights beside it cannot be read.
     """
     model = read(path)
     try:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from exporters import ort
+from exporters import onnx
 from exporters.errors import ArtifactRejected
 from exporters.openvino.runtime import core, package, reason
 
@@ -34,7 +34,7 @@ def read(path: Path) -> Graph:
         RuntimeMissing: OpenVINO is not installed.
     """
     if path.suffix != SUFFIX:
-        metadata = {entry.key: entry.value for entry in ort.read(path).metadata_props}
+        metadata = {entry.key: entry.value for entry in onnx.read(path).metadata_props}
         return Graph(_model(path), metadata)
     _expect_pair(path)
     model = _model(path)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto
 
-from exporters import ort
+from exporters import onnx
 from exporters.errors import ArtifactRejected, ExportFailed
 from exporters.onnx.graph import serialised
 from exporters.precision import precision_of, weights_by_type
@@ -47,7 +47,7 @@ class Calibrated:
     always: frozenset[str]  # layers that stay in fp32 in any case
     ranges: Any  # onnxruntime's TensorsData
     images: NDArray[np.float32]
-    runner: ort.OnnxRunner  # the fp32 graph
+    runner: onnx.OnnxRunner  # the fp32 graph
     recipe: Recipe
     method: Method
     folder: Path
@@ -131,10 +131,10 @@ class Calibrated:
         if not np.isfinite(logits).all():
             raise ExportFailed(f"the quantised graph of {self.source} returns logits that are not finite")
 
-    def _opened(self, content: bytes) -> ort.OnnxRunner:
+    def _opened(self, content: bytes) -> onnx.OnnxRunner:
         candidate = self.folder / "quantised.onnx"
         candidate.write_bytes(content)
-        return ort.load(candidate)
+        return onnx.load(candidate)
 
 
 def calibrate(
@@ -144,9 +144,9 @@ def calibrate(
     for kind, name, known in (("recipe", recipe, RECIPES), ("calibration method", method, METHODS)):
         if name not in known:
             raise ExportFailed(f"there is no {kind} {name!r} for INT8", hint=f"known: {', '.join(known)}")
-    given = ort.read(source)
+    given = onnx.read(source)
     expect_fp32(source, given)
-    runner = ort.load(source)
+    runner = onnx.load(source)
     expect_pixels(source, images, runner.input_shape)
     model = prepared(source, given, folder)
     pixels = suit_cpu(model) if recipe == "cpu" else {}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from exporters import Engine, borders, precision
 from exporters.errors import ArtifactRejected, ExportFailed
 from exporters.files import write_whole
-from exporters.ort import read
+from exporters.onnx import read
 from exporters.tensorrt import census
 from exporters.tensorrt.flavour import Flavour, Log, gpu, listener, reasons
 
