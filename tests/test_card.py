@@ -112,7 +112,7 @@ def test_results_are_per_file_with_their_intervals(card):
 
 
 def test_classes_that_lost_are_named_and_cannot_break_the_table(card):
-    assert rows(card(finished.result()), "What was lost") == [[r"a\|b \<i\>\*", "-6.25", "80.00"]]
+    assert rows(card(finished.result()), "What was lost") == [[r"a&#124;b &lt;i&gt;\*", "-6.25", "80.00"]]
 
 
 def test_the_ten_classes_that_lost_most_come_first(card):
