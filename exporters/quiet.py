@@ -11,11 +11,11 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep the tracer's and the optimiser's progress, advice and tracebacks off the user's terminal.
+    """Keep progress, advice and tracebacks of tracers and optimisers off the user's terminal.
 
     What they report matters only when it is an error, and that is raised. Deprecations are between these packages.
     """
-    disabled = logging.root.manager.disable
+    disabled, handlers = logging.root.manager.disable, logging.root.handlers[:]
     logging.disable(logging.CRITICAL)
     try:
         with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
@@ -25,6 +25,7 @@ def quiet() -> Iterator[None]:
                 )
             yield
     finally:
+        logging.root.handlers[:] = handlers  # `logging.warning` installs one where there is none
         logging.disable(disabled)
 
 

@@ -204,6 +204,7 @@ TESTED_IN = {
     "exporters/errors.py": "test_onnx.py",
     "exporters/feeding.py": "test_onnx.py",
     "exporters/files.py": "test_onnx.py",
+    "exporters/quiet.py": "test_onnx.py",
 }
 
 

@@ -12,8 +12,8 @@ from exporters import Output, Pixels
 from exporters.borders import Borders, find, rebuild
 from exporters.errors import ArtifactRejected, ExportFailed
 from exporters.onnx.graph import clean, opset_of, whole, write
-from exporters.onnx.quiet import first_line, quiet
 from exporters.precision import lower, precision_of, weights_by_type
+from exporters.quiet import first_line, quiet
 
 PRECISIONS = ("fp32", "fp16", "bf16")
 _BF16_OPSET = 22  # the first in which convolutions take bf16

@@ -15,9 +15,9 @@ from onnx import ModelProto
 from exporters.borders import Borders, find
 from exporters.errors import ArtifactRejected, ExportFailed
 from exporters.files import write_whole
-from exporters.onnx.quiet import first_line
 from exporters.onnx.reading import read
 from exporters.precision import precision_of, weights_by_type
+from exporters.quiet import first_line
 
 # Raised when the meaning of the file or of its `compress.` metadata changes.
 EXPORTER_VERSION = "2"

@@ -11,8 +11,8 @@ from onnx import ModelProto, ValueInfoProto
 from exporters.borders import softmax
 from exporters.errors import ExportFailed, RuntimeMissing
 from exporters.onnx.graph import clean, opset_of
-from exporters.onnx.quiet import first_line, quiet
 from exporters.precision import precision_of, weights_by_type
+from exporters.quiet import first_line, quiet
 
 if TYPE_CHECKING:
     from torch import nn

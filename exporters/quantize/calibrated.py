@@ -31,7 +31,7 @@ from exporters.quantize.scheme import (
     layers,
 )
 from exporters.quantize.source import expect_fp32, expect_pixels, prepared
-from exporters.quantize.tools import quiet, refused
+from exporters.quantize.tools import quantising
 
 _CHUNK = 8  # images at once: the histograms of entropy and percentile hold every activation of a chunk
 _PROBES = 64  # images on which the harm of a layer is measured
@@ -101,7 +101,7 @@ class Calibrated:
         # TensorRT wants one operand of a sum quantised, ONNX Runtime's quantiser offers both or none.
         sums = [node for node in chosen if scheme.symmetric and node.op_type == "Add"]
         names = [node.name for node in chosen if node not in sums] + followers(self.model, chosen, scheme)
-        with quiet(), refused(self.source):
+        with quantising(self.source):
             quantiser = QDQQuantizer(
                 copy.deepcopy(self.model),
                 True,  # one scale per channel

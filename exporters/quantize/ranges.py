@@ -13,7 +13,7 @@ from onnx import ModelProto
 from exporters.errors import ArtifactRejected
 from exporters.onnx.graph import serialised
 from exporters.quantize.scheme import SCHEMES, Method, Recipe
-from exporters.quantize.tools import quiet, refused
+from exporters.quantize.tools import quantising
 
 
 def ranges(
@@ -44,7 +44,7 @@ def ranges(
     }
     prepared = folder / "prepared.onnx"
     prepared.write_bytes(serialised(model))
-    with quiet(), refused(source):
+    with quantising(source):
         calibrator = create_calibrator(
             prepared,
             sorted(scheme.layers | scheme.followers),

@@ -13,7 +13,8 @@ from onnx import ModelProto, TensorProto, version_converter
 from exporters.errors import ArtifactRejected, ExportFailed
 from exporters.onnx.graph import serialised
 from exporters.precision import weights_by_type
-from exporters.quantize.tools import STANDARD, constants_of, first_line, quiet, refused
+from exporters.quantize.tools import STANDARD, constants_of, quantising
+from exporters.quiet import first_line
 
 _OPSET, _IR_VERSION = 13, 7  # the first with one scale per channel
 _SLACK = 1e-3  # of pixels beyond [0, 1], as resizing leaves them
@@ -68,7 +69,7 @@ def prepared(source: Path, model: ModelProto, folder: Path) -> ModelProto:
         model.graph.input.remove(value)
     plain, folded = folder / "plain.onnx", folder / "folded.onnx"
     plain.write_bytes(serialised(model))
-    with quiet(), refused(source):
+    with quantising(source):
         quant_pre_process(plain, folded, skip_symbolic_shape=True)
         ready: ModelProto = load_model_with_shape_infer(folded)
     _name(ready)
