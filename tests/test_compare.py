@@ -25,7 +25,8 @@ from compressor.pipeline import compare
 from compressor.pipeline.compare import planning, running, sharing
 from compressor.progress import Tell
 from compressor.recipe import load
-from compressor.report import comparison, comparison_plot, record
+from compressor.report import comparison, record
+from compressor.report.comparison import plot
 from compressor.runs import Run, working
 from compressor.workers import Ended
 
@@ -447,24 +448,24 @@ def test_markdown_has_the_table_the_origin_and_no_markup_of_others(compared):
 def test_the_plot_has_a_point_a_seed_and_the_ink_of_the_page(compared):
     many = with_top1(compared, ce=[50, 60, 70], kd=[52, 62.1, 71.9])
 
-    svg = comparison_plot.to_svg(many)
+    svg = plot.to_svg(many)
 
     root = ElementTree.fromstring(svg)
     assert root.get("class") == "compress-compare"
     texts = "".join(root.itertext())
     assert "lenet5-half" in texts
     assert "prefers-color-scheme:dark" in texts
-    colours = {mark for mark, _ in comparison_plot._MARKS}
+    colours = {mark for mark, _ in plot._MARKS}
     assert set(re.findall("(?:stroke|fill): (#[0-9a-f]{6})", svg)) <= colours  # all else is the page's ink
     assert "currentColor" in svg
     points = [each for each in root.iter() if each.get("id", "").startswith("PathCollection")]
     assert [len(list(each.iter("{http://www.w3.org/2000/svg}use"))) for each in points] == [3, 3]
-    assert comparison_plot.to_svg(many) == svg
+    assert plot.to_svg(many) == svg
 
 
 def test_the_frame_is_that_of_the_points():
-    assert comparison_plot._frame([50, 60]) == (45, 65)
-    assert comparison_plot._frame([70, 70]) == (69.5, 70.5)
-    low, high = comparison_plot._frame([0, 100])
+    assert plot._frame([50, 60]) == (45, 65)
+    assert plot._frame([70, 70]) == (69.5, 70.5)
+    low, high = plot._frame([0, 100])
     assert -6 < low < 0
     assert 100 < high < 106

@@ -12,7 +12,7 @@ from compressor.report.drawing import drawing
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from compressor.report.comparison import Comparison
+    from compressor.report.comparison.compared import Comparison
 
 _INK, _FAINT = "#123456", "#345678"  # stand for the reader's own text colour and a weaker one
 _CSS = (

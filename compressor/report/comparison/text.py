@@ -1,80 +1,24 @@
-"""A comparison of methods, shown: a table for the terminal, Markdown with a plot, and all of it as JSON."""
+"""A comparison of methods in words: a table for the terminal, Markdown, and all of it as JSON."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any
 
 from rich import box
 from rich.table import Table
 
-from compressor.ablation import BASELINES, CONFIDENCE, Cell, Difference, Outcome, Row, Spread
-from compressor.files import write_text
-from compressor.report import record
-from compressor.report.comparison_plot import to_svg
+from compressor.ablation import BASELINES, CONFIDENCE, Difference, Row, Spread
+from compressor.report.comparison.compared import NAME, Comparison
 from compressor.report.rendering import escape_markdown
 
-NAME = "compare"
 _LEGEND = (
     "Mean ± standard deviation over seeds. Differences are paired: the same seed means the same initial weights, order "
     "and crops. In brackets the 95 % t-interval of their mean, then the seeds that won. It speaks of other seeds, not "
     "of another teacher or other test images; an interval that holds zero shows neither a gain nor its absence."
 )
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A training that has no result, and why."""
-
-    cell: str
-    exit_code: int
-    reason: str
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """All that is shown of a comparison. `recipes` holds the SHA-256 of each cell's resolved recipe."""
-
-    name: str
-    recipe_sha256: str
-    data: record.Data
-    epochs: int
-    teacher: record.Network | None
-    rows: tuple[Row, ...]
-    outcomes: Mapping[Cell, Outcome]
-    recipes: Mapping[Cell, str]
-    failures: tuple[Failure, ...]
-    notes: tuple[str, ...]
-    versions: Mapping[str, str]
-    hardware: Mapping[str, Any]
-
-    @property
-    def title(self) -> str:
-        """What was compared on what."""
-        return f"{self.name}: {self.data.source}, {self.data.test:,} test images, {self.epochs} epochs"
-
-    @property
-    def origin(self) -> str:
-        """What every row was made with."""
-        parts = [f"recipe {self.name} ({self.recipe_sha256[:12]})"]
-        parts += [
-            f"{package} {self.versions[package]}" for package in ("compressor", "torch") if package in self.versions
-        ]
-        parts.append(f"data {self.data.fingerprint}")
-        if self.teacher is not None:
-            accuracy = "" if self.teacher.top1 is None else f" with {self.teacher.top1:.2f} %"
-            parts.append(f"teacher {self.teacher.arch or '?'} ({self.teacher.sha256[:12]}){accuracy}")
-        return ", ".join(parts)
-
-
-def write(compared: Comparison, folder: Path) -> None:
-    """Write `compare.json`, `compare.md` and `compare.svg`."""
-    write_text(folder / f"{NAME}.json", to_json(compared) + "\n")
-    write_text(folder / f"{NAME}.svg", to_svg(compared))
-    write_text(folder / f"{NAME}.md", to_markdown(compared))
 
 
 def to_json(compared: Comparison) -> str:
