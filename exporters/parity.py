@@ -55,7 +55,7 @@ class Limits:
     min_agreement: float  # fraction of images whose top class is the same, or changed in a tie
 
 
-# Measured on networks of all families, see docs/exports.md; between logarithms of probabilities hardly larger.
+# Measured on networks of all families, see docs/proof.md; between logarithms of probabilities hardly larger.
 # INT8 hides another data set's mean or std from the first two limits, but not from the third.
 LIMITS: dict[str, Limits] = {
     "fp32": Limits(max_error=1e-3, rms_error=1e-4, pixel_error=0.05, min_agreement=1.0),

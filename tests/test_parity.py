@@ -3,6 +3,7 @@
 import copy
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import onnx as onnx_format
@@ -20,6 +21,7 @@ from exporters.feeding import LEAST, as_logits
 from exporters.parity import LIMITS, Response, check, compare, verdict
 from exporters.pytorch import TorchRunner
 
+DOCUMENT = Path(__file__).parents[1] / "docs/proof.md"
 FINITE = st.floats(-100, 100, width=32)
 
 
@@ -28,6 +30,16 @@ def logits(*rows):
 
 
 REFERENCE = logits([3, 0, 0], [0, 3, 0], [0, 0, 3], [2, 1, 0])
+
+
+def test_the_documented_limits_are_those_of_the_code():
+    rows = [line.strip("| ").split(" | ") for line in DOCUMENT.read_text().splitlines()]
+    told = {row[0]: [float(cell.strip(" %")) for cell in row[1:]] for row in rows if row[0] in LIMITS}
+
+    assert told == {
+        name: pytest.approx([each.max_error, each.rms_error, each.pixel_error, 100 * each.min_agreement])
+        for name, each in LIMITS.items()
+    }
 
 
 # Closed forms.
