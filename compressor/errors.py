@@ -42,12 +42,6 @@ class Diverged(CompressError):
     exit_code = 5
 
 
-class ExportFailed(CompressError):
-    """An artifact could not be built, or is not what it claims to be."""
-
-    exit_code = 6
-
-
 class GateFailed(CompressError):
     """A promise of the recipe does not hold."""
 

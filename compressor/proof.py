@@ -8,12 +8,13 @@ from numpy.typing import NDArray
 
 from compressor import checkpoint
 from compressor.data import Dataset
-from compressor.errors import ExportFailed, InputRejected
+from compressor.errors import InputRejected
 from compressor.evaluate import predict, score
 from compressor.prepare import Inputs
 from compressor.report import record
 from compressor.robustness import boundary_between, boundary_set
 from exporters import Runner, parity
+from exporters.errors import ExportFailed
 
 IMAGES = 256
 NOISE = 16  # images of noise, the first of a proof

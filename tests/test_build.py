@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from shell import ran, refused, typed
 
 from compressor import checkpoint
 from exporters import onnx
+from exporters.parity import LIMITS
 
 RTX = pytest.mark.skipif(
     find_spec("tensorrt_rtx") is None,
@@ -83,6 +85,15 @@ def test_max_drop_is_measured_on_validation_images(run):
     known = json.loads(done.out)["artifacts"][-1]["calibration"]
     assert known["drop"] <= 5
     assert re.search(r"INT8 loses -?[\d.]+ points on validation images, 5 are allowed", done.err)
+
+
+def test_max_drop_keeps_layers_until_the_proof_passes(run, monkeypatch):
+    whole = LIMITS["int8"]
+    monkeypatch.setitem(LIMITS, "int8", replace(whole, rms_error=0.01))
+    refused(["export", "run", "--precision", "int8", "--quiet"], 6, "root mean square", "--max-drop")
+
+    kept = exported("--precision", "int8", "--max-drop", "5")["calibration"]["kept_fp32"]
+    assert kept
 
 
 @RTX

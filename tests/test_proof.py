@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from compressor.errors import ExportFailed
 from compressor.proof import NOISE, prove
+from exporters.errors import ExportFailed
 from exporters.pytorch import TorchRunner
 
 IMAGES = np.random.default_rng(0).random((NOISE + 20, 3, 8, 8), dtype=np.float32)

@@ -609,6 +609,13 @@ def test_as_few_layers_are_kept_as_meet_the_drop(tmp_path, needed):
     assert (tmp_path / "b.onnx").read_bytes() == (tmp_path / "c.onnx").read_bytes()
 
 
+def test_a_layer_with_most_weights_is_ranked_where_the_source_says_its_precision(tmp_path):
+    model = perceptron(WIDE)
+    model.metadata_props.add(key="compress.precision", value="fp32")
+    source = saved(model, tmp_path / "a.onnx")
+    assert "f7" in quantize.sensitive_first(source, random_images(), recipe="cpu")
+
+
 def test_layers_kept_in_any_case_are_not_ranked(tmp_path):
     source = saved(perceptron(WIDE), tmp_path / "a.onnx")
     drop = Drop(lambda kept: 0.0 if kept >= 3 else 9.0)
@@ -631,6 +638,32 @@ def test_a_drop_that_cannot_be_met_names_the_best(tmp_path, lost):
     )
     assert "allow a larger drop" in failed.value.hint
     assert [len(asked) for asked in drop.asked] == [0, 1, 2, 4, 7]
+    assert not (tmp_path / "b.onnx").exists()
+
+
+@pytest.mark.parametrize("needed", [0, 1, 5])
+def test_layers_are_kept_until_a_candidate_is_not_refused(tmp_path, needed):
+    def lost(kept):
+        if kept < needed:
+            raise ExportFailed("it answers otherwise")
+        return 0.1
+
+    source, drop = saved(outlying(range(6), WIDE), tmp_path / "a.onnx"), Drop(lost)
+    result = quantize.quantize_within(
+        source, tmp_path / "b.onnx", random_images(), recipe="cpu", drop=drop, max_drop=0.5
+    )
+    assert (len(result.kept), result.drop) == (needed, 0.1)
+
+
+def test_where_every_candidate_is_refused_the_last_refusal_is_told(tmp_path):
+    def lost(kept):
+        raise ExportFailed(f"it answers otherwise with {kept}", hint="keep more")
+
+    source, drop = saved(outlying(range(6), WIDE), tmp_path / "a.onnx"), Drop(lost)
+    with pytest.raises(ExportFailed) as failed:
+        quantize.quantize_within(source, tmp_path / "b.onnx", random_images(), recipe="cpu", drop=drop, max_drop=0.5)
+    assert failed.value.message == "it answers otherwise with 7; that is with up to 7 of 8 layers kept in fp32"
+    assert failed.value.hint == "calibrate on other images, or export with precision fp16"
     assert not (tmp_path / "b.onnx").exists()
 
 

@@ -44,7 +44,8 @@ def export(
     ] = None,
     output: Annotated[Output | None, typer.Option(help="What it answers.")] = None,
     max_drop: Annotated[
-        float | None, typer.Option(min=0, help="INT8: keep layers in fp32 until so few points of top-1 are lost.")
+        float | None,
+        typer.Option(min=0, help="INT8: keep layers in fp32 until it is proved and loses no more points."),
     ] = None,
     quantization: Annotated[
         Quantization | None, typer.Option(help="INT8: for ONNX Runtime and OpenVINO (cpu), or for TensorRT (trt).")

@@ -204,7 +204,7 @@ class Export(Config):
     )
     calibration: Calibration = Calibration()
     max_drop: NonNegativeFloat | None = Field(
-        default=None, description="of int8: keep layers in fp32 until at most so many points of top-1 are lost"
+        default=None, description="of int8: keep layers in fp32 until it is proved and loses no more points of top-1"
     )
     engine: Engine = Engine()
 

@@ -91,6 +91,7 @@ def quantize_within(
     Args:
         drop: measures a candidate file, on labelled images that were not used to calibrate: points of top-1 accuracy
             below the fp32 graph's. Called once with no layer kept, then about `2 log2` of the number of layers times.
+            It may raise ExportFailed for a candidate that is of no use at any accuracy: then more layers are kept.
         max_drop: points of accuracy that may be lost.
         keep: layers to leave in fp32 in any case.
 
@@ -100,7 +101,8 @@ def quantize_within(
 
     Raises:
         ArtifactRejected, RuntimeMissing: see `quantize`.
-        ExportFailed: no number of layers meets `max_drop` while most weights are int8; names the best drop seen.
+        ExportFailed: no number of layers meets `max_drop` while most weights are int8; names the best drop seen, or why
+            the last candidate was refused where all were.
     """
     with tempfile.TemporaryDirectory(prefix="compress.") as folder:
         calibrated = calibrate(source, images, recipe, method, keep, Path(folder))

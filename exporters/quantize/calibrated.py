@@ -89,7 +89,9 @@ class Calibrated:
         harms = {}
         for node in self.nodes:
             if node.name not in self.always:
-                runner = self._opened(serialised(self._quantised([node])))
+                model = self._quantised([node])
+                del model.metadata_props[:]  # its precision is the source's, which one large layer may change
+                runner = self._opened(serialised(model))
                 harms[node.name] = float(np.mean((runner(probes) - expected) ** 2)) / signal
         return dict(sorted(harms.items(), key=lambda harm: -harm[1]))
 

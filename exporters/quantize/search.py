@@ -1,4 +1,4 @@
-"""The fewest layers in fp32 that meet a limit on the accuracy lost."""
+"""The fewest layers in fp32 with which a file is of use: it is not refused, and meets a limit on the accuracy lost."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ class Search:
     calibrated: Calibrated
     drop: Callable[[Path], float]
     max_drop: float
-    best: float = np.inf  # points lost by the best candidate so far
+    best: float = np.inf  # points lost by the best candidate so far, of those that were not refused
+    refusal: ExportFailed | None = None  # the last
 
     def run(self) -> tuple[bytes, Quantized]:
         """Return the file and what is in it, with the fewest kept layers that meet the limit."""
@@ -53,7 +54,11 @@ class Search:
         content, result = self.calibrated.build(kept)
         candidate = self.calibrated.folder / f"kept{len(kept)}.onnx"  # a name of its own: `drop` may hold it open
         candidate.write_bytes(content)
-        drop = self.drop(candidate)
+        try:
+            drop = self.drop(candidate)
+        except ExportFailed as refusal:
+            self.refusal = refusal
+            return None
         self.best = min(self.best, drop)
         return (content, replace(result, drop=drop)) if drop <= self.max_drop else None
 
@@ -69,9 +74,15 @@ class Search:
         return int((2 * int8 > total).sum())
 
     def _missed(self, most: int, layers: int) -> ExportFailed:
-        reason = "" if most == layers - 1 else ", and keeping more would leave most weights in fp32"
+        kept = f"with up to {most} of {layers} layers kept in fp32"
+        if most < layers - 1:
+            kept += ", and keeping more would leave most weights in fp32"
+        if self.refusal is not None and not np.isfinite(self.best):
+            return ExportFailed(
+                f"{self.refusal.message}; that is {kept}",
+                hint="calibrate on other images, or export with precision fp16",
+            )
         return ExportFailed(
-            f"INT8 loses {self.best:.2f} points at best, more than {self.max_drop:g}, with up to {most} of {layers} "
-            f"layers kept in fp32{reason}",
+            f"INT8 loses {self.best:.2f} points at best, more than {self.max_drop:g}, {kept}",
             hint="allow a larger drop, calibrate on other images, or export with precision fp16",
         )
