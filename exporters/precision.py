@@ -103,15 +103,16 @@ class _Graph:
         """The element type of each tensor that the graph declares."""
         values = [*self.graph.value_info, *self.graph.input, *self.graph.output]
         declared: dict[str, int] = {value.name: value.type.tensor_type.elem_type for value in values}
-        return declared | {tensor.name: tensor.data_type for tensor in self.graph.initializer}
+        return declared | {name: tensor.data_type for name, tensor in self.constants.items()}
 
     @cached_property
-    def sizes(self) -> dict[str, int]:
+    def constants(self) -> dict[str, TensorProto]:
+        """What the graph stores beside its nodes, and in nodes of their own, as some exporters write all weights."""
         constants = {tensor.name: tensor for tensor in self.graph.initializer}
         for node in self.graph.node:
             if node.op_type == "Constant" and node.attribute[0].name == "value":
                 constants[node.output[0]] = node.attribute[0].t
-        return {name: int(np.prod(tensor.dims)) for name, tensor in constants.items()}
+        return constants
 
     def origin(self, name: str) -> str:
         """Follow a tensor back through operators that only move values about."""
@@ -125,7 +126,7 @@ class _Graph:
         node = self.producers.get(name)
         if node is not None and node.op_type in ("DequantizeLinear", "QuantizeLinear", "Cast"):
             return self.stored(node.input[0])
-        return self.sizes.get(name, 0)
+        return int(np.prod(self.constants[name].dims)) if name in self.constants else 0
 
     def quantised(self, name: str) -> str | None:
         """Return the type a tensor was quantised to just before it is used, None if it was not."""
