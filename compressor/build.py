@@ -6,7 +6,8 @@ All of it happens in a scratch folder beside the final place; only files that an
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,7 +24,7 @@ from compressor.proof import graph_images, prove
 from compressor.recipe import ENGINES, Calibration, Export
 from compressor.report import record
 from exporters import Built, Engine, Exporter, Runner, onnx, quantize
-from exporters.errors import RuntimeMissing
+from exporters.errors import ExporterError, RuntimeMissing
 from exporters.tensorrt import TENSORRT, TENSORRT_RTX, sidecar
 
 Images = NDArray[np.float32]
@@ -67,9 +68,10 @@ def build(
         with tempfile.TemporaryDirectory(prefix=".building-", dir=folder) as place:
             finished = Path(place) / "finished"
             finished.mkdir()
-            graph, calibration = _graph(source, target, exporter, Path(place), tell)
-            built = _built(source, target, exporter, graph, finished)
-            known, sentence = _proved(source.reference, source.images, exporter, built, graph, provider)
+            with _without(finished, Path(place)):
+                graph, calibration = _graph(source, target, exporter, Path(place), tell)
+                built = _built(source, target, exporter, graph, finished)
+                known, sentence = _proved(source.reference, source.images, exporter, built, graph, provider)
             for each in sorted(finished.iterdir(), key=lambda file: file == built.path):  # the file itself comes last
                 each.replace(folder / each.name)
     path = folder / built.path.name
@@ -97,15 +99,27 @@ def rebuild(path: Path, tell: Tell, *, provider: str, relative_to: Path | None =
     return _recorded(built.path, built, known, relative_to)
 
 
+@contextmanager
+def _without(*folders: Path) -> Iterator[None]:
+    """Leave scratch folders out of a refusal: when it is read, they are gone."""
+    try:
+        yield
+    except ExporterError as error:
+        message = error.message
+        for folder in folders:
+            message = message.replace(f"{folder}/", "")
+        raise type(error)(message, hint=error.hint) from error
+
+
 def _graph(
     source: Source, target: Export, exporter: Exporter, place: Path, tell: Tell
 ) -> tuple[Path, record.Calibration | None]:
     """Write the ONNX file that has the precision and the borders of the target."""
-    graph, calibration = place / "trunk.onnx", None
+    graph, calibration = place / f"{source.name}.onnx", None
     source.trunk(graph, target.operators)
     if target.precision == "int8":
         graph, calibration = _quantized(source, target, exporter, graph, tell)
-    shaped = place / "graph.onnx"
+    shaped = place / f"{source.name}.{target.precision}.onnx"
     onnx.convert(
         graph,
         shaped,

@@ -23,8 +23,9 @@ INPUT = "input"
 FLOATING = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 
 # What may stand between a softmax and the output without changing what is returned.
-_AFTER_SOFTMAX = {"Cast", "Identity", "Reshape", "Flatten", "Squeeze"}
+_AFTER_SOFTMAX = {"Cast", "Dropout", "Identity", "Reshape", "Flatten", "Squeeze"}
 _COLOURS = (1, 3)
+_POOLED = [1, 1]  # height and width of logits [batch, classes, 1, 1], as convolutions leave them
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,8 @@ def find(path: Path, model: ModelProto) -> Borders:
     given = inputs(model.graph)
     if len(given) != 1 or len(model.graph.output) != 1:
         raise ArtifactRejected(
-            f"{path} has {len(given)} inputs and {len(model.graph.output)} outputs, a classifier has one of each"
+            f"{path} has {len(given)} inputs and {len(model.graph.output)} outputs, a classifier has one of each",
+            hint="export the network in inference mode, from images to logits alone",
         )
     kind = given[0].type.tensor_type
     if kind.elem_type not in (*FLOATING, TensorProto.UINT8):
@@ -62,10 +64,12 @@ def find(path: Path, model: ModelProto) -> Borders:
     if len(sizes) != 3:
         raise ArtifactRejected(f"{path} takes input of rank {len(kind.shape.dim)}, not images [batch, C, H, W]")
     answer = model.graph.output[0].type.tensor_type
-    if answer.elem_type not in FLOATING or len(answer.shape.dim) not in (0, 2):
-        shape = [dim.dim_value or dim.dim_param for dim in answer.shape.dim]
+    shape = [dim.dim_value or dim.dim_param for dim in answer.shape.dim]
+    if answer.elem_type not in FLOATING or (len(shape) not in (0, 2) and shape[2:] != _POOLED):
         raise ArtifactRejected(
-            f"{path} returns {TensorProto.DataType.Name(answer.elem_type)} {_shown(shape)}, not logits [batch, classes]"
+            f"{path} returns {TensorProto.DataType.Name(answer.elem_type)} {_shown(shape)}, not logits "
+            "[batch, classes]",
+            hint="export the network up to its logits, without what chooses the class",
         )
     return Borders(
         input=given[0].name,
@@ -155,9 +159,9 @@ def rebuild(
     """Give a graph that takes floating-point pixels the ends that are wanted, in place.
 
     It then takes `input`, float32 `[batch, C, H, W]` or uint8 `[batch, H, W, C]`, and returns float32 `logits` or
-    `probabilities` `[batch, K]`. uint8 pixels are divided by 255; pixels become `(pixels - mean) / std` per channel.
-    For logits, a softmax at the end is taken off; for probabilities, there must be none. `borders` were found in the
-    graph, whose types may have been lowered since.
+    `probabilities` `[batch, K]`, also where it returned `[batch, K, 1, 1]`. uint8 pixels are divided by 255; pixels
+    become `(pixels - mean) / std` per channel. For logits, a softmax at the end is taken off; for probabilities, there
+    must be none. `borders` were found in the graph, whose types may have been lowered since.
     """
     graph = model.graph
     _release_weights(model)
@@ -166,7 +170,8 @@ def rebuild(
         last.ClearField("attribute")
     given, returned = graph.input[0], graph.output[0]
     front = _front(given.type.tensor_type.elem_type, pixels, mean, std)
-    back = _back(returned.type.tensor_type.elem_type, output)
+    classes = [dim.dim_value or dim.dim_param or "classes" for dim in returned.type.tensor_type.shape.dim][1:]
+    back = _back(returned.type.tensor_type.elem_type, output, pooled=classes[1:] == _POOLED)
 
     names = _Names(graph)
     inner = {
@@ -185,9 +190,8 @@ def rebuild(
     channels, height, width = borders.input_shape
     image = [height, width, channels] if pixels == "uint8" else [channels, height, width]
     kind = TensorProto.UINT8 if pixels == "uint8" else TensorProto.FLOAT
-    classes = [dim.dim_value or dim.dim_param or "classes" for dim in returned.type.tensor_type.shape.dim][1:]
     given.CopyFrom(helper.make_tensor_value_info(INPUT, kind, [batch, *image]))
-    returned.CopyFrom(helper.make_tensor_value_info(output, TensorProto.FLOAT, [batch, *(classes or ["classes"])]))
+    returned.CopyFrom(helper.make_tensor_value_info(output, TensorProto.FLOAT, [batch, *(classes[:1] or ["classes"])]))
 
 
 def _front(element: int, pixels: Pixels, mean: Sequence[float] | None, std: Sequence[float] | None) -> list[_Step]:
@@ -209,8 +213,8 @@ def _front(element: int, pixels: Pixels, mean: Sequence[float] | None, std: Sequ
     return steps
 
 
-def _back(element: int, output: Output) -> list[_Step]:
-    steps = []
+def _back(element: int, output: Output, *, pooled: bool) -> list[_Step]:
+    steps = [_Step("Flatten")] if pooled else []
     if element != TensorProto.FLOAT:
         steps.append(_Step("Cast", attributes={"to": TensorProto.FLOAT}))
     if output == "probabilities":
@@ -232,7 +236,8 @@ def _chain(graph: GraphProto, steps: list[_Step], start: str, end: str, names: _
         if step.constant is not None:
             operands.append(names.fresh(f"{target}_constant"))
             graph.initializer.append(numpy_helper.from_array(step.constant, operands[1]))
-        nodes.append(helper.make_node(step.operator, operands, [target], name=f"to_{target}", **step.attributes))
+        name = names.fresh(f"to_{target}")
+        nodes.append(helper.make_node(step.operator, operands, [target], name=name, **step.attributes))
         current = target
     return nodes
 
@@ -246,16 +251,17 @@ def _release_weights(model: ModelProto) -> None:
 
 
 class _Names:
-    """The names of a graph's tensors, and new ones."""
+    """The names of a graph's tensors, and new ones that neither these nor its nodes have."""
 
     def __init__(self, graph: GraphProto) -> None:
         self.taken = {value.name for part in _parts(graph) for value in (*part.input, *part.output, *part.initializer)}
         self.taken |= {name for part in _parts(graph) for node in part.node for name in (*node.input, *node.output)}
+        self.used = self.taken | {node.name for part in _parts(graph) for node in part.node}
 
     def fresh(self, wish: str) -> str:
         numbered = (f"{wish}_{number}" for number in count(1))
-        name = wish if wish not in self.taken else next(name for name in numbered if name not in self.taken)
-        self.taken.add(name)
+        name = wish if wish not in self.used else next(name for name in numbered if name not in self.used)
+        self.used.add(name)
         return name
 
 

@@ -240,6 +240,14 @@ def test_an_export_of_ours_needs_nothing_said(foreign):
     assert artifact["parity"]["relative_error"] < 0.03
 
 
+def test_a_refusal_names_no_file_of_a_scratch_folder(foreign):
+    ran(["export", "--from", "model.onnx", *known(foreign), "--precision", "fp16"])
+
+    refused(
+        ["export", "--from", "model.fp16.onnx", "--quiet"], 6, "^error: model.fp16.onnx computes in fp16", "fp32 file"
+    )
+
+
 def test_nothing_is_written_over_unless_asked(foreign):
     command = ["export", "--from", "model.onnx", *known(foreign)]
     ran(command)

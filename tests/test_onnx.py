@@ -298,12 +298,19 @@ def test_an_int8_file_is_given_other_ends_and_stays_int8(quantised, tmp_path):
     np.testing.assert_allclose(runner(images), logits - np.log(np.exp(logits).sum(1, keepdims=True)), atol=1e-6)
 
 
-@pytest.mark.parametrize("precision", ["fp16", "bf16", "fp32"])
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
 def test_an_int8_file_has_no_other_precision(quantised, tmp_path, precision):
     with pytest.raises(ExportFailed, match=f"computes in int8, and only fp32 is lowered to {precision}") as refused:
         onnx.convert(quantised, tmp_path / "x.onnx", precision=precision)
     assert refused.value.exit_code == 6
     assert refused.value.hint == "start from the fp32 file"
+
+
+def test_a_lower_precision_is_not_turned_into_fp32(quantised, halved, tmp_path):
+    for source, found, hint in ((quantised, "int8", ""), (halved, "fp16", ", or keep --precision fp16")):
+        with pytest.raises(ExportFailed, match=f"computes in {found}, and is not turned into fp32$") as refused:
+            onnx.convert(source, tmp_path / "x.onnx", precision="fp32")
+        assert refused.value.hint == "start from the fp32 file" + hint
 
 
 def test_a_file_that_has_the_precision_already_keeps_it(exported, halved, tmp_path):
@@ -372,6 +379,56 @@ def test_a_probability_of_nothing_has_a_finite_logarithm(graph, tmp_path):
     onnx.convert(graph("(float[n,3,2,2] x) => (float[n,3] y)", FLAT, {"w": weight}), path, output="probabilities")
     (logits,) = onnx.load(path)(np.ones((1, 3, 2, 2), np.float32))
     np.testing.assert_allclose(logits, [np.log(np.finfo(np.float32).tiny), 0, np.log(np.finfo(np.float32).tiny)])
+
+
+@pytest.mark.parametrize("ending", ["y = Dropout(p)", "q = Identity(p) y = Dropout(q)"])
+def test_a_softmax_is_found_behind_a_dropout(graph, tmp_path, ending):
+    path = graph("(float[n,3,2,2] x) => (float[n,12] y)", f"f = Flatten(x) p = Softmax(f) {ending}")
+    images = np.random.default_rng(0).random((2, 3, 2, 2), dtype=np.float32)
+    assert onnx.load(path).output == "probabilities"
+    onnx.convert(path, tmp_path / "x.onnx")
+    np.testing.assert_array_equal(onnx.load(tmp_path / "x.onnx")(images), images.reshape(2, 12))
+
+
+@pytest.mark.parametrize("options", [{}, {"output": "probabilities"}, {"precision": "fp16"}])
+def test_logits_that_a_convolution_leaves_are_flattened(graph, tmp_path, options):
+    weight = np.arange(12, dtype=np.float32).reshape(4, 3, 1, 1)
+    path = graph("(float[n,3,2,2] x) => (float[n,4,1,1] y)", "m = GlobalAveragePool(x) y = Conv(m, w)", {"w": weight})
+    images = np.random.default_rng(0).random((2, 3, 2, 2), dtype=np.float32)
+    expected = images.mean((2, 3)) @ weight[:, :, 0, 0].T
+    runner = onnx.load(path)
+    assert runner.classes == 4
+    np.testing.assert_allclose(runner(images), expected, rtol=1e-5)
+    np.testing.assert_allclose(runner.prepare(images)().numpy()[:, :, 0, 0], expected, rtol=1e-5)
+
+    onnx.convert(path, tmp_path / "x.onnx")
+    onnx.convert(tmp_path / "x.onnx", tmp_path / "z.onnx", **options)
+
+    logits = onnx.load(tmp_path / "z.onnx")(images)
+    np.testing.assert_allclose(logits - logits[:, :1], expected - expected[:, :1], atol=0.02)
+
+
+def test_the_nodes_at_the_ends_have_names_of_their_own(graph, tmp_path):
+    path = graph("(float[n,3,2,2] x) => (float16[n,12] y)", "[to_logits] f = Flatten(x) y = Cast<to = 10>(f)")
+    onnx.convert(path, tmp_path / "x.onnx")
+    names = [node.name for node in onnx_format.load(tmp_path / "x.onnx").graph.node if node.name]
+    assert sorted(names) == ["to_logits", "to_logits_1"]
+    assert onnx.load(tmp_path / "x.onnx").classes == 12
+
+
+def test_functions_of_a_graph_are_written_out(tmp_path):
+    model = parser.parse_model(
+        '<ir_version: 10, opset_import: ["" : 20, "own" : 1]> g (float[n,3,2,2] x) => (float[n,2] y)'
+        "{ f = Flatten(x) h = own.Head(f, w) y = Relu(h) }"
+        '<opset_import: ["" : 20], domain: "own"> Head (f, w) => (h) { h = MatMul(f, w) }'
+    )
+    model.graph.initializer.append(numpy_helper.from_array(np.ones((12, 2), np.float32), "w"))
+    onnx_format.save(model, tmp_path / "g.onnx")
+
+    onnx.convert(tmp_path / "g.onnx", tmp_path / "x.onnx", precision="fp16")
+
+    assert onnx.census(tmp_path / "x.onnx") == {"fp16": 24}
+    np.testing.assert_allclose(onnx.load(tmp_path / "x.onnx")(np.ones((1, 3, 2, 2), np.float32)), 12)
 
 
 def test_what_stands_at_an_end_already_is_not_put_there_twice(exported, tmp_path):

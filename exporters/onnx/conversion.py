@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from onnx import ModelProto, version_converter
+from onnx import ModelProto, inliner, version_converter
 
 from exporters import Output, Pixels
 from exporters.borders import Borders, find, rebuild
@@ -53,6 +53,8 @@ def convert(
         ExportFailed: it cannot be given the precision, or the result is not valid ONNX.
     """
     model = whole(source)
+    if model.functions:
+        model = inliner.inline_local_functions(model)
     borders = find(source, model)
     _expect_fitting(source, borders, pixels, output, mean, std)
     found = precision_of(weights_by_type(model))
@@ -100,6 +102,11 @@ def _expect_fitting(
 def _lowered(source: Path, model: ModelProto, found: str, precision: str) -> ModelProto:
     if precision not in PRECISIONS:
         raise ExportFailed(f"ONNX graphs are not converted to {precision!r}", hint=f"known: {', '.join(PRECISIONS)}")
+    if precision == "fp32":
+        raise ExportFailed(
+            f"{source} computes in {found}, and is not turned into fp32",
+            hint="start from the fp32 file" + (f", or keep --precision {found}" if found in PRECISIONS else ""),
+        )
     if found != "fp32":
         raise ExportFailed(
             f"{source} computes in {found}, and only fp32 is lowered to {precision}",

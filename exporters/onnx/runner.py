@@ -37,7 +37,7 @@ class OnnxRunner(FedRunner):
         # -1: none. A recorded graph holds for one batch size and one place in memory.
         once = self._replay(-1) if self.cuda_graph else None
         (answer,) = self.session.run(None, {self.session.get_inputs()[0].name: batch}, once)
-        found: NDArray[np.generic] = answer
+        found: NDArray[np.generic] = answer.squeeze((2, 3)) if answer.shape[2:] == (1, 1) else answer
         return found
 
     def prepare(self, images: NDArray[np.float32]) -> Callable[[], object]:
@@ -53,7 +53,8 @@ class OnnxRunner(FedRunner):
         memory = "cpu" if self.provider == "cpu" else "cuda"
         binding = self.session.io_binding()
         binding.bind_ortvalue_input(given.name, ort.OrtValue.ortvalue_from_numpy(self._fed(images), memory, 0))
-        answer = ort.OrtValue.ortvalue_from_shape_and_type((len(images), self.classes), output_type, memory, 0)
+        shape = [len(images), self.classes, *returned.shape[2:]]
+        answer = ort.OrtValue.ortvalue_from_shape_and_type(shape, output_type, memory, 0)
         binding.bind_ortvalue_output(returned.name, answer)
         options = None
         if self.cuda_graph:
@@ -114,6 +115,8 @@ def load(path: Path, *, provider: str = "cpu", threads: int | None = None, cuda_
     feed = _FEEDS[borders.element]
     session = open_session(path, model, provider, threads, cuda_graph)
     classes = session.get_outputs()[0].shape[1:]
+    if classes[1:] == [1, 1]:
+        classes = classes[:1]
     if len(classes) != 1 or not isinstance(classes[0], int):
         channels, height, width = borders.input_shape
         image = (height, width, channels) if borders.pixels == "uint8" else borders.input_shape

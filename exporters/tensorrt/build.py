@@ -111,7 +111,7 @@ def _check(flavour: Flavour, source: Path, engine: Engine, found: borders.Border
     if found.batch is not None and {low, usual, high} != {found.batch}:
         raise ExportFailed(
             f"{source} takes batches of {found.batch} images only, not {profile}",
-            hint=f"use the profile {found.batch}:{found.batch}:{found.batch}, or export it with a free batch size",
+            hint=f"--batch {found.batch}:{found.batch}:{found.batch}, or export it with a free batch size",
         )
     if not 0 <= engine.optimization_level <= _HIGHEST_LEVEL:
         raise ExportFailed(f"the optimisation level is 0 to {_HIGHEST_LEVEL}, not {engine.optimization_level}")
