@@ -171,6 +171,7 @@ def lower(model: ModelProto, precision: str) -> None:
     to = _LOWER[precision].element
     if precision == "bf16":
         _write_out_hard_swish(graph)
+    _multiply_before_transposing(model)
     kept = {
         node.input[index]
         for node in graph.node
@@ -220,6 +221,31 @@ def _write_out_hard_swish(graph: GraphProto) -> None:
             nodes.append(node)
     graph.ClearField("node")
     graph.node.extend(nodes)
+
+
+def _multiply_before_transposing(model: ModelProto) -> None:
+    """Exchange a transpose that keeps the last axis and the product with a matrix behind it: the sums are the same.
+
+    Where attention puts the batch second and its data are fp16, ONNX Runtime 1.31 fuses the two and dies of it.
+    """
+    graph = model.graph
+    matrices = {name for name, tensor in _Graph(model).constants.items() if len(tensor.dims) == 2}
+    producers = {output: node for node in graph.node for output in node.output}
+    nodes: list[NodeProto] = []
+    for node in graph.node:
+        before = producers.get(node.input[0]) if node.op_type == "MatMul" else None
+        transposes = before is not None and before.op_type == "Transpose" and node.input[1] in matrices
+        perm = [axis for attribute in before.attribute for axis in attribute.ints] if before and transposes else []
+        if before is None or perm[-1:] != [len(perm) - 1]:
+            nodes.append(node)
+            continue
+        product = f"{node.output[0]}_product"
+        last = helper.make_node("Transpose", [product], node.output, name=product, perm=perm)
+        nodes += [helper.make_node("MatMul", [before.input[0], node.input[1]], [product], name=node.name), last]
+        producers[node.output[0]] = last
+    used = {name for node in nodes for name in node.input} | {value.name for value in graph.output}
+    graph.ClearField("node")
+    graph.node.extend(node for node in nodes if node.op_type != "Transpose" or node.output[0] in used)
 
 
 def _spell_out(node: NodeProto) -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from onnx import TensorProto, helper, numpy_helper, parser
 from onnx.reference import ReferenceEvaluator
+from onnxruntime import InferenceSession
 
 from exporters.errors import ExportFailed
 from exporters.precision import lower, precision_of, weights_by_type
@@ -165,6 +166,42 @@ def test_a_hard_swish_becomes_its_definition_in_bf16_only():
     assert [node.op_type for node in sixteen.graph.node] == ["HardSigmoid", "Mul", "MatMul"]
     images = np.array([[-4, -1.5, 1.5, 4]], np.float32)
     np.testing.assert_allclose(run(sixteen, images), run(swish, images), atol=0.01)
+
+
+ATTENTION = parser.parse_model(
+    '<ir_version: 10, opset_import: ["" : 20]> g (float[n,4,3] x) => (float[4,n,2] y)'
+    "{ t = Transpose<perm = [1, 0, 2]>(x) q = MatMul(t, w) k = MatMul(t, v) y = Add(q, k) }"
+)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_a_product_behind_a_transpose_of_the_batch_comes_first(precision):
+    """ONNX Runtime 1.31 ends the process where an fp16 graph keeps the order, which attention of PyTorch has."""
+    source, lowered = copy.deepcopy(ATTENTION), copy.deepcopy(ATTENTION)
+    for made in (source, lowered):
+        made.graph.initializer.extend(
+            numpy_helper.from_array(np.arange(6, dtype=np.float32).reshape(3, 2) * scale, name)
+            for name, scale in (("w", 1), ("v", 0.5))
+        )
+    lower(lowered, precision)
+    onnx.checker.check_model(lowered)
+    assert [node.op_type for node in lowered.graph.node] == ["MatMul", "Transpose", "MatMul", "Transpose", "Add"]
+    images = np.arange(24, dtype=np.float32).reshape(2, 4, 3) / 8
+    np.testing.assert_allclose(run(lowered, images), run(source, images), rtol=0.02)
+    if precision == "fp16":
+        session = InferenceSession(lowered.SerializeToString(), providers=["CPUExecutionProvider"])
+        np.testing.assert_allclose(
+            session.run(None, {"x": images.astype(np.float16)})[0], run(source, images), rtol=0.01
+        )
+
+
+@pytest.mark.parametrize(
+    "body", ["t = Transpose(x) y = MatMul(t, w)", "t = Transpose<perm = [1, 0]>(x) y = MatMul(t, w)"]
+)
+def test_a_transpose_of_what_is_summed_stays_in_front_of_a_product(body):
+    other = model(body, {"w": WEIGHT[:2]})
+    lower(other, "fp16")
+    assert [node.op_type for node in other.graph.node] == ["Transpose", "MatMul"]
 
 
 def test_a_quantised_graph_is_not_lowered():
