@@ -233,9 +233,8 @@ def _multiply_before_transposing(model: ModelProto) -> None:
     producers = {output: node for node in graph.node for output in node.output}
     nodes: list[NodeProto] = []
     for node in graph.node:
-        before = producers.get(node.input[0]) if node.op_type == "MatMul" else None
-        transposes = before is not None and before.op_type == "Transpose" and node.input[1] in matrices
-        perm = [axis for attribute in before.attribute for axis in attribute.ints] if before and transposes else []
+        before = producers.get(node.input[0]) if node.op_type == "MatMul" and node.input[1] in matrices else None
+        perm = _permutation(before)
         if before is None or perm[-1:] != [len(perm) - 1]:
             nodes.append(node)
             continue
@@ -246,6 +245,12 @@ def _multiply_before_transposing(model: ModelProto) -> None:
     used = {name for node in nodes for name in node.input} | {value.name for value in graph.output}
     graph.ClearField("node")
     graph.node.extend(node for node in nodes if node.op_type != "Transpose" or node.output[0] in used)
+
+
+def _permutation(node: NodeProto | None) -> list[int]:
+    """Return the axes in the order that a Transpose states, nothing for other nodes."""
+    stated = node.attribute if node is not None and node.op_type == "Transpose" else ()
+    return [axis for attribute in stated for axis in attribute.ints]
 
 
 def _spell_out(node: NodeProto) -> None:

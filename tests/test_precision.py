@@ -38,7 +38,8 @@ QUANTISED = {"w": WEIGHT.astype(np.int8), "s": SCALE, "z": ZERO, "u": UNSIGNED_Z
         ("y = MatMul(x, w)", {"w": WEIGHT.astype(np.float16)}, "float16", {"fp16": 12}),
         ("t = Transpose(v) y = MatMul(x, t)", {"v": WEIGHT.T.copy()}, "float", {"fp32": 12}),
         # As a node of its own, which is how some exporters write every weight.
-        ("w = Constant<value = float[4,3] {0,1,2,3,4,5,6,7,8,9,10,11}>() y = MatMul(x, w)", {}, "float", {"fp32": 12}),
+        ("w = Constant<value = float[4,3] {0,1,2,3,4,5,6,7,8,9,10,11}>() r = Relu(x) y = MatMul(r, w)", {}, "float",
+         {"fp32": 12}),
         ("y = Gemm(x, w, b)", {"w": WEIGHT, "b": np.zeros(3, np.float32)}, "float", {"fp32": 12}),
         # Stored in fp16, computed in fp32.
         ("c = Cast<to=1>(w) y = MatMul(x, c)", {"w": WEIGHT.astype(np.float16)}, "float", {"fp32": 12}),
