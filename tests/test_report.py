@@ -197,6 +197,14 @@ def test_a_single_file_has_its_own_table():
     assert "97.50" in shown(single(result().artifacts[0]))
 
 
+def test_a_name_with_brackets_is_shown_as_it_is():
+    artifact = result().artifacts[0].model_copy(update={"path": "we[ir]d/a[red].onnx"})
+    verdict = Gate(gate="min_top1", artifact=artifact.path, limit=1, value=2, verdict="held", passed=True, detail="2 %")
+
+    assert "we[ir]d/a[red].onnx" in shown(single(artifact))
+    assert "we[ir]d/a[red].onnx" in shown(gates([verdict]))
+
+
 def test_each_gate_shows_its_verdict_and_why():
     broken = result().gates[0].model_copy(update={"passed": False, "verdict": "broken"})
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from rich import box
+from rich.markup import escape
 from rich.table import Table
 
 from compressor.report.record import Gate, Metrics, Network, Result, batches
@@ -31,14 +32,14 @@ def gates(verdicts: Sequence[Gate]) -> Table:
     for verdict in verdicts:
         why = verdict.detail.removeprefix(f"{verdict.verdict}: ")
         colour = {True: "green", False: "red", None: "yellow"}[verdict.passed]
-        table.add_row(verdict.gate, verdict.artifact, f"[{colour}]{verdict.verdict}[/]", why)
+        table.add_row(verdict.gate, escape(verdict.artifact), f"[{colour}]{verdict.verdict}[/]", escape(why))
     return table
 
 
 def _table(rows: Sequence[Row], title: str) -> Table:
     timed = batches(metrics for _, metrics, _ in rows)
     costs = [cost for cost in COSTS if any(_cost(metrics, cost) is not None for _, metrics, _ in rows)]
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    table = Table(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD)
     for heading in ["", "network"]:
         table.add_column(heading, no_wrap=True)
     headings = ["params", "MB", "top-1 %", "agree", "boundary", "ECE", "PGD %", *(f"b{batch} ms" for batch in timed)]
