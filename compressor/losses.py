@@ -32,7 +32,7 @@ class Losses:
                 raise Diverged(
                     f"loss term {name!r} became {'NaN' if math.isnan(value) else 'infinite'} "
                     f"at step {step + 1} (epoch {epoch + 1})",
-                    hint="lower --lr, or try --clip-norm or a warm-up",
+                    hint="lower --lr, or try --set train.clip_norm=1 or a warm-up",
                 )
         for (name, _, _), value in zip(self._unread, values, strict=True):
             self.sums[name] = self.sums.get(name, 0.0) + value

@@ -3,6 +3,7 @@
 import glob
 import json
 import os
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -176,6 +177,15 @@ def find(where: Path | None, *, root: Path = Path("runs")) -> Run:
             hint="give a folder such as runs/NAME-1",
         )
     return Run(where)
+
+
+def argument(run: Run, *, root: Path = Path("runs")) -> str:
+    """Return what to type after a command for this run: nothing for the latest, else its folder as a shell takes it."""
+    try:
+        latest = find(None, root=root).folder.resolve()
+    except UsageError:
+        latest = None
+    return "" if run.folder.resolve() == latest else f" {shlex.quote(str(run.folder))}"
 
 
 def siblings(name: str, *, root: Path = Path("runs")) -> list[Run]:

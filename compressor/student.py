@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
@@ -10,7 +11,7 @@ import torch
 
 from compressor import checkpoint, manifest, models
 from compressor.artifacts import facts, torch_runner
-from compressor.errors import Interrupted
+from compressor.errors import InputRejected, Interrupted
 from compressor.evaluate import predict, score
 from compressor.exam import Exam, grade
 from compressor.files import sha256
@@ -61,7 +62,7 @@ def train_student(prepared: Prepared, state: TrainingState, folder: Run, tell: T
     with tracking(prepared.recipe, folder, tell) as trackers:
         _epochs(prepared, state, folder, tell, trackers)
         written = _write(prepared, state, folder)
-        result = _first_record(prepared, written, folder)
+        result = _earlier_record(prepared, folder) or _first_record(prepared, written, folder)
         result.write(folder.folder)
         manifest.write(folder, result)
         trackers.result(result)
@@ -123,7 +124,7 @@ def _epochs(prepared: Prepared, state: TrainingState, folder: Run, tell: Tell, t
             checkpoint.save_state(folder.last, state.state_dict())
             raise Interrupted(
                 f"interrupted in epoch {state.epoch + 1} of {recipe.train.epochs}; the state is saved",
-                hint=f"compress distill --resume {folder.folder}",
+                hint=f"compress distill --resume {shlex.quote(str(folder.folder))}",
             ) from None
 
 
@@ -174,6 +175,16 @@ def _write(prepared: Prepared, state: TrainingState, folder: Run) -> checkpoint.
         recipe_name=recipe.name,
     )
     return checkpoint.load_network(folder.student, arch=recipe.student.arch)
+
+
+def _earlier_record(prepared: Prepared, folder: Run) -> record.Result | None:
+    """Return the record that is there, with all that was measured since, where it is of this student and these data."""
+    try:
+        earlier = record.read(folder.folder)
+    except InputRejected:
+        return None
+    same = earlier.student.sha256 == sha256(folder.student)
+    return earlier if same and earlier.data.fingerprint == prepared.data.fingerprint else None
 
 
 def _first_record(prepared: Prepared, student: checkpoint.Network, folder: Run) -> record.Result:

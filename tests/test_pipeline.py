@@ -16,6 +16,7 @@ from PIL import Image
 from shell import DISTILL, QUICK, ran, refused, typed
 from sklearn.datasets import load_digits
 
+from compressor.runs import find
 from exporters import onnx
 
 # The stages
@@ -188,6 +189,30 @@ def test_a_signal_saves_and_the_resumed_run_ends_with_the_same_weights(tmp_path,
     assert epochs == list(range(1, 9))
 
 
+def test_resuming_a_finished_run_keeps_what_was_exported_and_measured(here):
+    shutil.copytree("runs/student-1", "runs/kept")
+    before = json.loads(Path("runs/kept/result.json").read_text())
+    assert before["artifacts"]
+
+    done = ran(["distill", "--resume", "runs/kept", "--json"])
+
+    assert json.loads(done.out) == json.loads(Path("runs/kept/result.json").read_text()) == before
+    ran(["verify", "runs/kept"])
+    Path("runs/kept/result.json").write_text("{")
+    assert json.loads(ran(["distill", "--resume", "runs/kept", "--json"]).out)["artifacts"] == []
+
+
+def test_the_next_command_names_a_run_that_is_not_the_latest(here, monkeypatch):
+    shutil.copytree("runs/student-1", "runs/an older run")
+    older = ["validate", "runs/an older run"]
+    (latest,) = {find(None).folder}
+
+    assert ran(older).err.splitlines()[-1] == "next: compress bench 'runs/an older run'"
+    assert ran(["validate", str(latest)]).err.splitlines()[-1] == "next: compress bench"
+    monkeypatch.chdir("runs")
+    assert ran(["validate", "an older run"]).err.splitlines()[-1] == "next: compress bench 'an older run'"
+
+
 def test_resume_takes_no_other_setting(here):
     refused(["distill", "--resume", "runs/student-1", "--epochs", "9"], 2, "takes no other setting")
 
@@ -197,7 +222,7 @@ def test_a_diverging_loss_ends_with_5_and_names_its_term(here):
         [*DISTILL, "--lr", "1e30", "--epochs", "3", "--set", "train.schedule.kind=constant", "--quiet"],
         5,
         r"loss term '(ce|kd|bss)' became (NaN|infinite) at step \d+ \(epoch \d\)",
-        "lower --lr",
+        "lower --lr, or try --set train.clip_norm=1",
     )
 
 

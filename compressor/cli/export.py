@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -79,6 +80,7 @@ def export(
     its images are normalised and measures what was lost.
     """
     from compressor import pipeline, recipe
+    from compressor.runs import argument, find
 
     tell = tell_of(quiet)
     given: dict[str, Any] = {
@@ -118,12 +120,12 @@ def export(
             given=normalisation_of(mean, std, normalize),
         )
         show(artifact, as_json=as_json)
-        tell(f"next: compress bench {artifact.path}")
+        tell(f"next: compress bench {shlex.quote(artifact.path)}")
         return
     _alone("a run", for_graphs)
     result = pipeline.export(target, tell, overrides=asked, device=device)
     show(result, as_json=as_json)
-    tell("next: compress validate")
+    tell(f"next: compress validate{argument(find(target))}")
 
 
 def _profile(text: str) -> list[int]:

@@ -50,7 +50,7 @@ def validate(
     Of every file of a run on the same images, or of one artifact.
     """
     from compressor import pipeline
-    from compressor.runs import find
+    from compressor.runs import argument, find
 
     tell = tell_of(quiet)
     promised = changes({"gate": gate})
@@ -68,15 +68,15 @@ def validate(
         )
         show(metrics, as_json=as_json)
         return
-    folder = find(target).folder
+    chosen = find(target)
     alone = {"--data": data, "--teacher": teacher, "--teacher-arch": teacher_arch, "--image-size": image_size}
     _refuse(
         {**alone, "--provider": provider, "--mean": mean, "--std": std, "--normalize": normalize},
         hint="compress validate FILE ...",
     )
-    result = pipeline.validate(folder, tell, device=device, overrides=promised)
+    result = pipeline.validate(chosen.folder, tell, device=device, overrides=promised)
     show(result, as_json=as_json)
-    tell("next: compress bench")
+    tell(f"next: compress bench{argument(chosen)}")
     hold(result, complete=False, asked=gate_names(promised))
 
 
@@ -112,7 +112,7 @@ def bench(
         raise UsageError(f"--out takes the name of a .json file, not {out}", hint="--out bench.json")
     from compressor import pipeline
     from compressor.bench import baseline as baselines
-    from compressor.runs import find
+    from compressor.runs import argument, find
 
     tell = tell_of(quiet)
     settings = {
@@ -131,11 +131,11 @@ def bench(
         metrics = pipeline.bench_file(target, tell, device=device, provider=provider, wanted=wanted, overrides=typed)
         show(metrics, as_json=as_json)
         return
-    folder = find(target).folder
+    chosen = find(target)
     _refuse({"--provider": provider}, hint="compress bench FILE --provider ...")
-    result = pipeline.bench(folder, tell, device=device, wanted=wanted, overrides=typed)
+    result = pipeline.bench(chosen.folder, tell, device=device, wanted=wanted, overrides=typed)
     show(result, as_json=as_json)
-    tell("next: compress report")
+    tell(f"next: compress report{argument(chosen)}")
     hold(result, complete=False, asked=gate_names(typed))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -76,7 +77,7 @@ def train(
         chosen = _chosen(recipe, typed, "--arch")
         result, folder = pipeline.train(chosen, tell, out=out, overwrite=overwrite)
     show(result, as_json=as_json)
-    tell(f"next: compress distill --teacher {folder.folder} --student resnet8")
+    tell(f"next: compress distill --teacher {shlex.quote(str(folder.folder))} --student resnet8")
 
 
 def distill(
@@ -105,17 +106,18 @@ def distill(
 ) -> None:
     """Train a student from a teacher."""
     from compressor import pipeline
+    from compressor.runs import argument
 
     typed, tell = changes(locals()), tell_of(quiet)
     if resume is not None:
-        result, _ = _resumed(resume, typed, tell)
+        result, folder = _resumed(resume, typed, tell)
     else:
         chosen = _chosen(recipe, typed, "--student")
         if chosen.teacher is None:
             raise UsageError("distill needs a teacher", hint="--teacher FILE, or compress train for a network alone")
-        result, _ = pipeline.train(chosen, tell, out=out, overwrite=overwrite)
+        result, folder = pipeline.train(chosen, tell, out=out, overwrite=overwrite)
     show(result, as_json=as_json)
-    tell("next: compress export --format onnx")
+    tell(f"next: compress export{argument(folder)} --format onnx")
 
 
 def run(

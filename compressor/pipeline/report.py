@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -103,13 +104,18 @@ def _story(folder: Run, name: str, opened: Opened | None, *, look: bool) -> Stor
     return replace(story, missing=tuple(missing), looked=looked)
 
 
+def _typed(folder: Run) -> str:
+    """Return the folder as a shell takes it."""
+    return shlex.quote(str(folder.folder))
+
+
 def _result(folder: Run, missing: list[Missing]) -> record.Result | None:
     try:
         return record.read(folder.folder)
     except InputRejected as error:
         there = (folder.folder / record.NAME).exists()
         what = error.message if there else "all that is measured after training, which is not finished"
-        missing.append(Missing(what, f"compress distill --resume {folder.folder}"))
+        missing.append(Missing(what, f"compress distill --resume {_typed(folder)}"))
         return None
 
 
@@ -118,7 +124,7 @@ def _benchmark(folder: Run, missing: list[Missing]) -> Benchmark | None:
         return baseline.read(folder.bench)
     except InputRejected as error:
         what = error.message if folder.bench.exists() else "latencies"
-        missing.append(Missing(what, f"compress bench {folder.folder}"))
+        missing.append(Missing(what, f"compress bench {_typed(folder)}"))
         return None
 
 
@@ -128,7 +134,7 @@ def _answers(folder: Run, missing: list[Missing]) -> Answers | None:
     except InputRejected as error:
         there = folder.predictions.exists()
         what = error.message if there else "agreement at the boundary, robustness, confusions and disagreements"
-        missing.append(Missing(what, f"compress validate {folder.folder}"))
+        missing.append(Missing(what, f"compress validate {_typed(folder)}"))
         return None
 
 
@@ -155,12 +161,12 @@ def _environment(folder: Run) -> dict[str, Any]:
 
 def _unmeasured(story: Story, folder: Run) -> list[Missing]:
     """Say which artifacts are gone, were not measured, or have changed since they were."""
-    result, where = story.result, folder.folder
+    result, where = story.result, _typed(folder)
     if result is None:
         return []
     if not result.artifacts:
         return [Missing("exported files", f"compress export {where} --format onnx")]
-    gone = [each for each in result.artifacts if not (where / each.path).exists()]
+    gone = [each for each in result.artifacts if not (folder.folder / each.path).exists()]
     found = [Missing(f"{each.path}, which is not on disk any more", f"compress export {where}") for each in gone]
     here = [each for each in result.artifacts if each.provider is not None]
     untimed = [each.path for each in here if each.latency_ms is None]
