@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import os
 import sys
 from pathlib import Path
 
@@ -660,6 +661,24 @@ def test_a_file_that_takes_and_returns_fp16_is_run_with_fp32_images(graph):
     np.testing.assert_array_equal(runner.prepare(images)().numpy(), 0.5)
 
 
+def test_an_fp16_product_behind_a_transpose_of_the_batch_is_loaded(graph):
+    """ONNX Runtime 1.31 ends the process where it may fuse the two."""
+    turn = "Transpose<perm = [1, 0, 2]>"
+    body = f"f = Reshape(x, s) t = {turn}(f) p = MatMul(t, w) b = {turn}(p) y = Flatten(b)"
+    weights = {"s": np.array([0, 3, 4]), "w": np.eye(4, dtype=np.float16)}
+    runner = onnx.load(graph("(float16[n,3,2,2] x) => (float16[n,k] y)", body, weights))
+    assert runner.precision == "fp16"
+    np.testing.assert_array_equal(runner(np.full((2, 3, 2, 2), 0.5, np.float32)), np.full((2, 12), 0.5))
+
+
+def test_a_name_that_is_not_utf8_is_refused(graph):
+    path = graph("(float[n,3,2,2] x) => (float[n,2] y)", FLAT, {"w": np.zeros((12, 2), np.float32)})
+    odd = path.rename(path.with_name(os.fsdecode(b"\xff.onnx")))
+    with pytest.raises(ArtifactRejected, match=r"\\udcff\.onnx' is not UTF-8") as refused:
+        onnx.load(odd)
+    assert refused.value.hint == "rename the file"
+
+
 def test_the_number_of_classes_is_found_by_asking_where_the_graph_does_not_say(graph):
     path = graph("(float[n,3,2,2] x) => (float[n,k] y)", FLAT, {"w": np.zeros((12, 5), np.float32)})
     assert onnx.load(path).classes == 5
@@ -867,7 +886,7 @@ class Recorder:
         self.add_session_config_entry = self.entries.__setitem__
         return self
 
-    def InferenceSession(self, _model, _options, providers, enable_fallback):
+    def InferenceSession(self, _model, _options, providers, disabled_optimizers, enable_fallback):
         self.providers, self.enable_fallback = providers, enable_fallback
         return self
 

@@ -193,6 +193,18 @@ def test_memory_and_energy_have_columns_where_they_were_measured():
     assert student.split()[-2:] == ["-", "-"]
 
 
+def test_files_of_one_precision_are_told_apart_by_what_they_take_and_return():
+    (onnx,) = result().artifacts
+    usual = {"precision": "fp16", "input": "float32", "output": "logits"}
+    labels = [
+        onnx.model_copy(update=usual | changes).label
+        for changes in ({}, {"input": "uint8"}, {"input": "uint8", "output": "probabilities"})
+    ]
+
+    assert labels == ["onnx fp16", "onnx fp16 uint8", "onnx fp16 uint8 probabilities"]
+    assert labels[0] in shown(single(onnx.model_copy(update=usual)))
+
+
 def test_a_single_file_has_its_own_table():
     assert "97.50" in shown(single(result().artifacts[0]))
 

@@ -51,7 +51,7 @@ class Opened:
         files["student"] = torch_runner(self.student, device=device, threads=threads, cuda_graph=cuda_graph)
         for artifact in self.result.artifacts:
             if artifact.provider is None:
-                tell(f"left out: {artifact.path} could not be run where it was built: {artifact.note}")
+                tell(f"left out: {artifact.path}, {artifact.note}")
                 continue
             path = self.folder.folder / artifact.path
             if path.is_file() and sha256(path) != artifact.sha256:

@@ -74,7 +74,7 @@ def _row(file: Metrics, timed: Sequence[str]) -> list[str]:
     arch = f", {file.arch}" if isinstance(file, Network) and file.arch else ""
     shown = [(file.top1, ".2f"), (file.agreement, ".4f"), (file.boundary_agreement, ".4f"), (file.ece, ".4f")]
     return [
-        f"{file.format} {file.precision}{arch}",
+        f"{file.label}{arch}",
         f"{file.size_bytes / 1e6:.2f}",
         *(_NONE if value is None else format(value, form) for value, form in shown),
         *(_milliseconds(file.timing(batch)) for batch in timed),

@@ -86,6 +86,11 @@ class Metrics(Record):
     pgd_top1: float | None = None
     latency_ms: dict[str, Timing] | None = None
 
+    @property
+    def label(self) -> str:
+        """What to call the file beside others."""
+        return f"{self.format} {self.precision}"
+
     def timing(self, batch: str) -> Timing | None:
         """Return what a batch size costs, where it was timed."""
         return (self.latency_ms or {}).get(batch)
@@ -122,6 +127,12 @@ class Artifact(Metrics):
     calibration: Calibration | None = None
     parity: Parity | None = None
     note: str | None = None
+
+    @property
+    def label(self) -> str:
+        """See `Metrics.label`; what it takes and returns is told where that is not the usual."""
+        unusual = [each for each in (self.input, self.output) if each not in ("float32", "logits")]
+        return " ".join([super().label, *unusual])
 
 
 Verdict = Literal["held", "broken", "undecided", "unmeasured"]

@@ -78,7 +78,7 @@ class Story:
             return ()
         files = [] if result.teacher is None else [File(TEACHER, TEACHER, result.teacher, result.teacher, None)]
         files.append(File(STUDENT, STUDENT, result.student, result.student, result.teacher))
-        plain = [f"{each.format} {each.precision}" for each in result.artifacts]
+        plain = [each.label for each in result.artifacts]
         for label, each in zip(plain, result.artifacts, strict=True):
             own = label if plain.count(label) == 1 else f"{label} ({Path(each.path).name})"
             files.append(File(each.path, own, each, result.student, result.teacher))

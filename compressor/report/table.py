@@ -17,13 +17,13 @@ def summary(result: Result) -> Table:
     """Return one table of teacher, student and artifacts; a dash stands for what was not measured."""
     rows: list[Row] = [("teacher", result.teacher, result.teacher)] if result.teacher else []
     rows.append(("student", result.student, result.student))
-    rows += [(_label(artifact), artifact, result.student) for artifact in result.artifacts]
+    rows += [(artifact.label, artifact, result.student) for artifact in result.artifacts]
     return _table(rows, f"{result.name}: {result.data.source}, {result.data.test:,} test images")
 
 
 def single(metrics: Metrics) -> Table:
     """Return the table of one file."""
-    return _table([(_label(metrics), metrics, None)], metrics.path)
+    return _table([(metrics.label, metrics, None)], metrics.path)
 
 
 def gates(verdicts: Sequence[Gate]) -> Table:
@@ -77,10 +77,6 @@ def _cost(metrics: Metrics, key: str) -> float | None:
     timed = batches([metrics])
     cost: float | None = getattr(metrics.timing(timed[-1]), key) if timed else None
     return cost
-
-
-def _label(metrics: Metrics) -> str:
-    return f"{metrics.format} {metrics.precision}"
 
 
 def _number(value: float | None, form: str) -> str:

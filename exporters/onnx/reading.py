@@ -20,7 +20,10 @@ def read(path: Path) -> ModelProto:
     """
     hint = "give the .onnx file that an export wrote"
     try:
+        str(path).encode()  # ONNX Runtime takes names in UTF-8 only
         model = onnx.load(path, load_external_data=False)
+    except UnicodeEncodeError as error:
+        raise ArtifactRejected(f"the name {str(path)!r} is not UTF-8", hint="rename the file") from error
     except DecodeError as error:
         raise ArtifactRejected(f"{path} is not an ONNX file, or is cut short", hint=hint) from error
     except OSError as error:

@@ -113,7 +113,7 @@ def load(path: Path, *, provider: str = "cpu", threads: int | None = None, cuda_
             f"{path} takes bf16 input, which NumPy does not have", hint="convert it: inputs become fp32"
         )
     feed = _FEEDS[borders.element]
-    session = open_session(path, model, provider, threads, cuda_graph)
+    session = open_session(path, model, provider, threads, cuda_graph=cuda_graph, fp16="fp16" in counts)
     classes = session.get_outputs()[0].shape[1:]
     if classes[1:] == [1, 1]:
         classes = classes[:1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Sequence
 from contextlib import redirect_stdout, suppress
 from importlib import import_module
 from pathlib import Path
@@ -32,8 +33,14 @@ PROVIDERS: dict[str, tuple[str, dict[str, str]]] = {
 _WARNING, _FATAL = 2, 4  # log severities of ONNX Runtime; what is an error is also raised, and said once is enough
 
 
-def open_session(path: Path, model: ModelProto, provider: str, threads: int | None, cuda_graph: bool) -> Any:
-    """Return an `InferenceSession` over a file, whose graph is `model`.
+# A fusion of a product with the transpose in front of it, of which ONNX Runtime 1.31 dies where its data are fp16.
+_FATAL_IN_FP16 = "MatmulTransposeFusion"
+
+
+def open_session(
+    path: Path, model: ModelProto, provider: str, threads: int | None, *, cuda_graph: bool, fp16: bool
+) -> Any:
+    """Return an `InferenceSession` over a file, whose graph is `model`; `fp16` tells that it has weights of that type.
 
     Raises:
         ArtifactRejected: ONNX Runtime refuses the graph, or the provider cannot run some of its nodes.
@@ -43,7 +50,7 @@ def open_session(path: Path, model: ModelProto, provider: str, threads: int | No
     if provider != "cpu":
         _require(ort, provider)
     try:
-        return start(ort, str(path), provider, threads, cuda_graph)
+        return start(ort, str(path), provider, threads, cuda_graph, without=[_FATAL_IN_FP16] if fp16 else [])
     except _refusals() as error:
         if provider != "cpu" and "default CPU EP" in str(error):
             raise ArtifactRejected(
@@ -106,8 +113,18 @@ def _refusals() -> tuple[type[Exception], ...]:
     return (*(getattr(state, name) for name in names), state.RuntimeException, RuntimeError)
 
 
-def start(ort: Any, model: str | bytes, provider: str, threads: int | None = None, cuda_graph: bool = False) -> Any:
-    """Return a session that runs wholly on the provider; ONNX Runtime's own errors pass."""
+def start(
+    ort: Any,
+    model: str | bytes,
+    provider: str,
+    threads: int | None = None,
+    cuda_graph: bool = False,
+    without: Sequence[str] = (),
+) -> Any:
+    """Return a session that runs wholly on the provider, `without` some optimisations of the graph.
+
+    ONNX Runtime's own errors pass.
+    """
     options = ort.SessionOptions()
     options.log_severity_level = _FATAL
     options.inter_op_num_threads = 1
@@ -119,7 +136,9 @@ def start(ort: Any, model: str | bytes, provider: str, threads: int | None = Non
         providers.append(PROVIDERS["cuda"])  # for what TensorRT leaves over
     if provider != "cpu":
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-    session = ort.InferenceSession(model, options, providers=providers, enable_fallback=False)
+    session = ort.InferenceSession(
+        model, options, providers=providers, disabled_optimizers=without, enable_fallback=False
+    )
     if session.get_providers()[0] != name:
         raise RuntimeMissing(f"ONNX Runtime chose {session.get_providers()[0]} though {name} was asked for")
     return session
