@@ -49,7 +49,7 @@ class GateFailed(CompressError):
 
 
 class Interrupted(CompressError):
-    """Stopped by a signal after the state was saved; the run can be resumed."""
+    """Stopped by a signal after the state of a training was saved, or where there was none."""
 
     exit_code = 130
 

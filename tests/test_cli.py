@@ -1,9 +1,12 @@
 """The command line: what users type, what they read, and how it ends."""
 
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,7 +15,7 @@ import torch
 from rich.table import Table
 from shell import DISTILL, QUICK, ran, refused, typed
 
-from compressor import models
+from compressor import doctor, models
 from compressor.cli import output
 
 # What is printed
@@ -40,6 +43,19 @@ from compressor.cli import output
 )
 def test_every_command_has_help(command):
     assert "Usage: compress" in ran([*command.split(), "--help"]).out
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_command_in_a_sentence(monkeypatch, number):
+    def slow(*_args, **_named):
+        os.kill(os.getpid(), number)
+        time.sleep(30)
+
+    monkeypatch.setattr(doctor, "examine", slow)
+    before = signal.getsignal(signal.SIGTERM)
+
+    refused(["doctor", "--quiet"], 130, "^error: interrupted; what was finished before is kept$")
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_help_and_listings_import_nothing_heavy():

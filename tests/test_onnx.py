@@ -432,6 +432,18 @@ def test_functions_of_a_graph_are_written_out(tmp_path):
     np.testing.assert_allclose(onnx.load(tmp_path / "x.onnx")(np.ones((1, 3, 2, 2), np.float32)), 12)
 
 
+def test_ctrl_c_while_a_network_is_traced_is_no_fault_of_the_network(network, tmp_path, monkeypatch):
+    def interrupted(*_args, **_named):
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt as error:
+            raise torch.onnx.OnnxExporterError("Failed to export the model") from error
+
+    monkeypatch.setattr(torch.onnx, "export", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        onnx.export(network, tmp_path / "x.onnx", input_shape=SHAPE)
+
+
 def test_what_stands_at_an_end_already_is_not_put_there_twice(exported, tmp_path):
     path = tmp_path / "x.onnx"
     onnx.convert(exported, path, pixels="uint8", output="probabilities")

@@ -1,15 +1,16 @@
-"""A command whose options are refused like all else: one sentence that names the option, and a hint."""
+"""A command whose mistakes and interruptions are told like all else: in one sentence, with a hint."""
 
 from __future__ import annotations
 
 import re
+import signal
 from difflib import get_close_matches
 from typing import Any
 
 import typer
 from typer.core import TyperCommand
 
-from compressor.errors import UsageError, did_you_mean
+from compressor.errors import Interrupted, UsageError, did_you_mean
 
 # Click's UsageError, which Typer does not export: newer versions have a copy of Click of their own.
 _Refused: type[Exception] = typer.BadParameter.__mro__[1]
@@ -29,6 +30,20 @@ class Command(TyperCommand):
             return super().parse_args(ctx, args)
         except _Refused as error:
             raise _said(error, ctx) from None
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; SIGTERM ends it as Ctrl-C does, so that scratch files go.
+
+        Raises:
+            Interrupted: it was stopped, and had nothing to save.
+        """
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise Interrupted("interrupted; what was finished before is kept") from None
+        finally:
+            signal.signal(signal.SIGTERM, before)
 
 
 def _said(error: Any, ctx: Any) -> UsageError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from onnx import ModelProto, ValueInfoProto
@@ -65,7 +66,10 @@ def trace(network: nn.Module, input_shape: tuple[int, int, int], opset: int) -> 
             f"the ONNX export needs the package {error.name}", hint="pip install onnx onnxscript"
         ) from error
     except torch.onnx.OnnxExporterError as error:
-        raise _refusal(error) from error
+        causes = list(_causes(error))
+        if isinstance(causes[-1], KeyboardInterrupt):  # Ctrl-C, which the exporter takes for a fault of the network
+            raise KeyboardInterrupt from error
+        raise _refusal(causes) from error
     assert program is not None
     model = program.model_proto
     clean(model)
@@ -73,11 +77,15 @@ def trace(network: nn.Module, input_shape: tuple[int, int, int], opset: int) -> 
     return model
 
 
-def _refusal(error: BaseException) -> ExportFailed:
-    chain = [error]
-    while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None:
-        chain.append(cause)
-    text = "\n".join(map(str, chain))
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error, then what it came from."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _refusal(causes: Sequence[BaseException]) -> ExportFailed:
+    text = "\n".join(map(str, causes))
     operator = re.search(r"OpOverload\(op='([^']+)'", text)
     node = re.search(r"translating node %(\w+)", text)
     if operator:
@@ -86,7 +94,7 @@ def _refusal(error: BaseException) -> ExportFailed:
             f"the operator {operator[1]!r}{where} has no ONNX form", hint="replace it in the network's forward"
         )
     return ExportFailed(
-        f"the network cannot be traced for ONNX: {first_line(chain[-1])}",
+        f"the network cannot be traced for ONNX: {first_line(causes[-1])}",
         hint="its forward must not branch on pixel values or fix the batch size",
     )
 
