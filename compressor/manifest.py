@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Literal
 
@@ -86,7 +87,8 @@ def read(folder: Path) -> Manifest:
         return Manifest.model_validate_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputRejected(
-            f"{folder} has no {NAME}", hint="finish the run first: compress distill --resume " + str(folder)
+            f"{folder} has no {NAME}",
+            hint=f"finish the run first: compress distill --resume {shlex.quote(str(folder))}",
         ) from None
     except (ValidationError, UnicodeDecodeError):
         raise InputRejected(f"{path} is not a manifest of schema 1", hint="it was edited or cut short") from None

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from compressor import checkpoint
-from compressor.data import Dataset
+from compressor.data import Dataset, Split
 from compressor.errors import InputRejected
-from compressor.evaluate import predict, score
+from compressor.evaluate import Predictions, predict, score
 from compressor.prepare import Inputs
 from compressor.report import record
 from compressor.robustness import boundary_between, boundary_set
@@ -92,17 +95,27 @@ def prove(candidate: Runner, reference: Runner, images: NDArray[np.float32]) -> 
     )
 
 
-def accuracy_drop(runner: Runner, reference: Runner, data: Dataset) -> float:
-    """Return how many points of top-1 a runner loses against a reference on the validation split.
+def accuracy_drop(reference: Runner, data: Callable[[], Dataset]) -> Callable[[Runner], float]:
+    """Return what measures how many points of top-1 a runner loses on the validation split.
 
-    Raises:
-        InputRejected: nothing is held out for validation, and the test split is not for decisions.
+    It raises InputRejected where nothing is held out for validation, since the test split is not for decisions. The
+    data are opened, and the reference is asked, at the first call only.
     """
-    split = data.validation
-    if len(split) == 0:
-        raise InputRejected(
-            "max_drop is measured on held-out validation images, and there are none", hint="--set data.validation=0.1"
-        )
-    drop = score(predict(runner, split), teacher=predict(reference, split)).drop
-    assert drop is not None
+
+    @cache
+    def expected() -> tuple[Split, Predictions]:
+        split = data().validation
+        if len(split) == 0:
+            raise InputRejected(
+                "max_drop is measured on held-out validation images, and there are none",
+                hint="--set data.validation=0.1",
+            )
+        return split, predict(reference, split)
+
+    def drop(runner: Runner) -> float:
+        split, before = expected()
+        found = score(predict(runner, split), teacher=before).drop
+        assert found is not None
+        return found
+
     return drop

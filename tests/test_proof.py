@@ -7,7 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from compressor.proof import NOISE, prove
+from compressor.data import open_data
+from compressor.errors import InputRejected
+from compressor.evaluate import predict, score
+from compressor.proof import NOISE, accuracy_drop, prove
+from compressor.recipe import Data
 from exporters.errors import ExportFailed
 from exporters.pytorch import TorchRunner
 
@@ -57,3 +61,30 @@ def test_the_record_holds_all_errors(network):
     assert found.rms_error == pytest.approx(1e-3 / math.sqrt(2) / logits.std(), rel=0.01)
     assert found.pixel_error is not None
     assert found.pixel_error > 0
+
+
+def test_the_reference_of_a_drop_is_asked_once():
+    data = open_data(Data(name="digits"), device=torch.device("cpu"))
+    shape = data.input_shape
+    network = nn.Sequential(nn.Flatten(), nn.Linear(math.prod(shape), 10))
+    asked = []
+    network.register_forward_hook(lambda _module, images, _answer: asked.append(len(images[0])))
+    reference = TorchRunner(network, input_shape=shape, classes=10)
+    other = TorchRunner(nn.Sequential(nn.Flatten(), nn.Linear(math.prod(shape), 10)), input_shape=shape, classes=10)
+
+    drop = accuracy_drop(reference, lambda: data)
+    assert asked == []
+    first = drop(other)
+    assert sum(asked) == len(data.validation)
+    assert drop(other) == first
+    assert sum(asked) == len(data.validation)
+    before, after = (score(predict(each, data.validation)).top1 for each in (reference, other))
+    assert first == pytest.approx(before - after)
+    assert accuracy_drop(reference, lambda: data)(reference) == 0
+
+
+def test_a_drop_is_not_measured_on_the_test_images():
+    data = open_data(Data(name="digits", validation=0), device=torch.device("cpu"))
+    drop = accuracy_drop(None, lambda: data)
+    with pytest.raises(InputRejected, match="held-out validation images, and there are none"):
+        drop(None)

@@ -103,7 +103,7 @@ def _source(opened: Opened) -> Source:
                 device=prepared.device,
             )
         ),
-        drop=lambda runner: accuracy_drop(runner, reference, prepared.data),
+        drop=accuracy_drop(reference, lambda: prepared.data),
         metadata=_metadata(opened),
     )
 

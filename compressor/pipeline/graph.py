@@ -147,7 +147,7 @@ def export_graph(
         reference=reference,
         images=graph_images(reference, None if inputs is None else inputs.data, seed=0),
         calibration=calibration,
-        drop=lambda runner: accuracy_drop(runner, reference, settled.known_inputs().data),
+        drop=accuracy_drop(reference, lambda: settled.known_inputs().data),
         metadata=_metadata(settled, path),
     )
     artifact = build(source, target, folder, tell, provider=provider_of(target.format, chosen))

@@ -4,6 +4,7 @@ Accuracies and drops are percent and points, agreements, ECE and errors fraction
 not measured is null, never zero.
 """
 
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
@@ -211,7 +212,8 @@ def read(folder: Path) -> Result:
     """
     if not (folder / NAME).is_file():
         raise InputRejected(
-            f"{folder} has no {NAME}", hint="finish the run first: compress distill --resume " + str(folder)
+            f"{folder} has no {NAME}",
+            hint=f"finish the run first: compress distill --resume {shlex.quote(str(folder))}",
         )
     return read_file(folder / NAME)
 
