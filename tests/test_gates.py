@@ -218,6 +218,8 @@ def test_what_passes_with_undecided_fail_passes_with_all_others(limit, gate):
         ("min_top1", 50, {"top1": None}, "on 1000 images"),
         ("max_accuracy_drop", 1, {"accuracy_drop": None, "accuracy_drop_ci": None, "agreement": None}, "no teacher"),
         ("min_agreement", 0.5, {"agreement": None}, "no teacher to compare with"),
+        ("min_agreement", 0.5, {"agreement": None, "samples": None}, "the file is not validated yet"),
+        ("min_top1", 50, {"top1": None, "top1_ci": None, "samples": None}, "the file is not validated yet"),
         ("min_boundary_agreement", 0.5, {"boundary_agreement": None}, "on images at the teacher's boundary"),
         ("max_parity_error", 1, {"parity": None}, "largest difference from the student's logits"),
         ("p99_ms", {"batch": 2, "max": 1}, {}, "no latency of batch 2"),

@@ -202,6 +202,10 @@ def test_files_of_one_precision_are_told_apart_by_what_they_take_and_return():
     ]
 
     assert labels == ["onnx fp16", "onnx fp16 uint8", "onnx fp16 uint8 probabilities"]
+    how = {"method": "minmax", "samples": 8, "boundary": 0, "kept_fp32": (), "drop": None}
+    calibrations = [record.Calibration(recipe=name, **how) for name in ("cpu", "trt")]
+    quantised = [onnx.model_copy(update={"precision": "int8", "calibration": each}) for each in calibrations]
+    assert [each.label for each in quantised] == ["onnx int8", "onnx int8 trt"]
     assert labels[0] in shown(single(onnx.model_copy(update=usual)))
 
 

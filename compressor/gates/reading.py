@@ -30,7 +30,7 @@ def read(gate: str, batch: int | None, metrics: Metrics, result: Result) -> Read
     """Read what a gate on one file is about from the record of its run; `batch` is that of the latency gates."""
     if metrics.provider is None and gate != "max_size_mb":
         return Reading(value=None, basis="the file could not be run where it was built")
-    images = f"on {metrics.samples} images"
+    images = _images(metrics)
     match gate:
         case "p50_ms" | "p99_ms":
             return _latency(gate, batch or 1, metrics)
@@ -80,7 +80,12 @@ def _share(value: float | None, samples: int | None, basis: str, *, whole: float
 
 
 def _against(metrics: Metrics) -> str:
-    return "no teacher to compare with" if metrics.agreement is None else f"on {metrics.samples} images"
+    compared = metrics.agreement is not None or metrics.samples is None
+    return _images(metrics) if compared else "no teacher to compare with"
+
+
+def _images(metrics: Metrics) -> str:
+    return "the file is not validated yet" if metrics.samples is None else f"on {metrics.samples} images"
 
 
 def _latency(gate: str, batch: int, metrics: Metrics) -> Reading:

@@ -131,8 +131,10 @@ class Artifact(Metrics):
 
     @property
     def label(self) -> str:
-        """See `Metrics.label`; what it takes and returns is told where that is not the usual."""
+        """See `Metrics.label`; what it takes, returns and was quantised by is told where it is not the usual."""
         unusual = [each for each in (self.input, self.output) if each not in ("float32", "logits")]
+        if self.format == "onnx" and self.calibration is not None and self.calibration.recipe != "cpu":
+            unusual.append(self.calibration.recipe)
         return " ".join([super().label, *unusual])
 
 
