@@ -89,7 +89,7 @@ def test_one_artifact_alone_is_validated_and_timed(here):
     alone = json.loads(ran(["validate", path, "--data", "digits", "--teacher", "runs/teacher-1", "--json"]).out)
     timed = json.loads(ran(["bench", path, "--batch-sizes", "2", "--duration", "0.05", "--json"]).out)
 
-    assert alone["top1"] == json.loads(Path("runs/student-1/result.json").read_text())["artifacts"][0]["top1"]
+    assert alone["top1"] == json.loads(Path("runs/student-1/result.json").read_text())["student"]["top1"]
     assert alone["agreement"] is not None
     assert set(timed["latency_ms"]) == {"2"}
 
