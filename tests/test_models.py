@@ -125,9 +125,6 @@ def test_macs_of_a_convolution_and_a_linear_layer_are_their_closed_forms():
     assert macs(linear, (3, 4, 4)) == 48 * 7
 
 
-@pytest.mark.skipif(
-    torch.__version__.startswith("2.11."), reason="the flop counter of torch 2.11 leaves attention's products out"
-)
 def test_macs_count_attention_with_and_without_memory():
     # Per token: four projections of 16x16, two products with 5 tokens, two layers of 16x32.
     class Tokens(nn.Module):
