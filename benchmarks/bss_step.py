@@ -26,7 +26,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from compressor.attack import BoundaryAttack, sample_targets, select_bases
-from compressor.methods import Batch, Method, Moment, Setting
+from compressor.batch import Batch
+from compressor.methods import Method, Moment, Setting
 from compressor.methods.bss import BSS
 from compressor.methods.ce import CE
 from compressor.methods.kd import KD

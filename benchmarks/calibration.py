@@ -21,12 +21,12 @@ from pathlib import Path
 import torch
 
 from compressor import checkpoint
-from compressor.calibration import calibration_images
+from compressor.artifacts.calibration import calibration_images
 from compressor.data import Dataset, open_data
-from compressor.evaluate import Predictions, infer, predict, score
-from compressor.hardware import versions
+from compressor.machine.hardware import versions
+from compressor.measure.hard_images import BoundarySet, boundary_agreement, boundary_set
+from compressor.measure.scores import Predictions, infer, predict, score
 from compressor.recipe import Data
-from compressor.robustness import BoundarySet, boundary_agreement, boundary_set
 from exporters import Runner, onnx, quantize
 
 SHARES, SAMPLES, RECIPES = (0.0, 0.25, 0.5, 1.0), (128, 512), ("cpu", "trt")

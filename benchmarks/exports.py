@@ -23,12 +23,12 @@ from numpy.typing import NDArray
 from torch import nn
 
 from compressor import checkpoint
+from compressor.artifacts.calibration import calibration_images
 from compressor.bench import Latency, bench_many
-from compressor.calibration import calibration_images
 from compressor.data import open_data
 from compressor.errors import CompressError
-from compressor.evaluate import predict, score
-from compressor.hardware import hardware, versions
+from compressor.machine.hardware import hardware, versions
+from compressor.measure.scores import predict, score
 from compressor.models import Normalized, build
 from compressor.recipe import Bench, Data
 from exporters import Engine, Runner, exporter, onnx, openvino, quantize

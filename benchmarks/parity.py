@@ -18,11 +18,11 @@ import torch
 from numpy.typing import NDArray
 
 from compressor import checkpoint
-from compressor.artifacts import torch_runner
-from compressor.calibration import calibration_images
+from compressor.artifacts.calibration import calibration_images
+from compressor.artifacts.opening import torch_runner
+from compressor.artifacts.proof import NOISE, proof_images
 from compressor.data import NORMALISATIONS, Dataset, open_data
-from compressor.prepare import Inputs
-from compressor.proof import NOISE, proof_images
+from compressor.inputs import Inputs
 from compressor.recipe import Data
 from exporters import Engine, Runner, onnx, openvino, parity, quantize
 

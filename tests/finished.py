@@ -2,9 +2,8 @@
 
 from pathlib import Path
 
-from compressor import manifest
-from compressor.report import record
-from compressor.runs import Run
+from compressor.runs import manifest, record
+from compressor.runs.folder import Run
 
 TEACHER, STUDENT, GRAPH, INT8, PLAN = (letter * 64 for letter in "abcde")
 RECIPE = """\

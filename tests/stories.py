@@ -5,11 +5,12 @@ from pathlib import Path
 import numpy as np
 from test_report import result
 
-from compressor.answers import Answer, Answers
 from compressor.bench import Benchmark, Latency
-from compressor.gallery import BoundaryExample, Disagreement, Slice
-from compressor.report import Gate, record
+from compressor.measure.gallery import BoundaryExample, Disagreement, Slice
+from compressor.measure.predictions import Answer, Answers
 from compressor.report.story import Looked, Story
+from compressor.runs import record
+from compressor.runs.record import Gate
 
 HOSTILE = ("<script>alert(1)</script>", "$x_1$", '"><img src=x onerror=alert(1)>', "a & b", "{{ 7 * 7 }}")
 

@@ -13,7 +13,7 @@ from shell import ran, refused
 from compressor.bench import Latency, MemoryUnknown, baseline
 from compressor.bench.energy import Meter
 from compressor.errors import InputRejected, UsageError
-from compressor.gpu import NvmlMissing
+from compressor.machine.gpu import NvmlMissing
 from compressor.progress import Tell
 from compressor.recipe import build
 

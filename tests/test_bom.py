@@ -6,8 +6,8 @@ from importlib.util import find_spec
 import finished
 import pytest
 
-from compressor.bom import write_bom
 from compressor.errors import InputRejected
+from compressor.report.bom import write_bom
 
 
 @pytest.fixture

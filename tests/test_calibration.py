@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from compressor import checkpoint
-from compressor.calibration import SHARE, calibration_images
+from compressor.artifacts.calibration import SHARE, calibration_images
 from compressor.data import open_data
 from compressor.errors import InputRejected
 from compressor.recipe import Data

@@ -6,8 +6,8 @@ import finished
 import pytest
 import yaml
 
-from compressor.card import write_card
 from compressor.errors import InputRejected
+from compressor.report.card import write_card
 
 BLANK = "**To be filled in by the publisher.**"
 

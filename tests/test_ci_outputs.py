@@ -25,7 +25,7 @@ from compressor.report.ci import write_ci
 from compressor.report.github import benchmark, workflow_commands
 from compressor.report.junit import junit
 from compressor.report.markdown import markdown
-from compressor.report.record import Gate
+from compressor.runs.record import Gate
 
 ROOT = Path(__file__).resolve().parent.parent
 ACTION = yaml.safe_load((ROOT / "action.yml").read_text(encoding="utf-8"))

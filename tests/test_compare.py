@@ -17,18 +17,18 @@ import pytest
 import torch
 from shell import QUICK, ran, refused, typed
 
-from compressor import student
-from compressor.ablation import Cell
 from compressor.errors import CompressError, Diverged
+from compressor.machine.workers import Ended
+from compressor.measure.paired import Cell
 from compressor.pipeline import bench as bench_run
-from compressor.pipeline import compare
+from compressor.pipeline import compare, student
 from compressor.pipeline.compare import planning, running, sharing
 from compressor.progress import Tell
 from compressor.recipe import load
-from compressor.report import comparison, record
+from compressor.report import comparison
 from compressor.report.comparison import plot
-from compressor.runs import Run, working
-from compressor.workers import Ended
+from compressor.runs import record
+from compressor.runs.folder import Run, working
 
 RECIPE = """
 recipe: 1
@@ -400,7 +400,7 @@ def compared(after):
 
 def with_top1(compared, **by_method):
     """The same comparison with these accuracies, one a seed."""
-    from compressor.ablation import analyse
+    from compressor.measure.paired import analyse
 
     some = next(iter(compared.outcomes.values()))
     outcomes = {

@@ -15,10 +15,11 @@ from shell import ran, refused, typed
 import exporters.onnx
 import exporters.openvino
 import exporters.tensorrt
-from compressor import doctor, gpu, hardware
+from compressor import doctor
 from compressor.doctor import Finding, clashes, machine, probe, probes, probing, surroundings
 from compressor.doctor.needs import demand
 from compressor.errors import EnvironmentMissing
+from compressor.machine import gpu, hardware
 from compressor.recipe import build
 from exporters.errors import ArtifactRejected, RuntimeMissing
 

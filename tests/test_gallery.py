@@ -4,12 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from compressor.answers import Answer
 from compressor.attack import BoundaryAttack
 from compressor.data.augment import Augmentation
 from compressor.data.split import Held, Split
 from compressor.errors import InputRejected
-from compressor.gallery import (
+from compressor.measure.gallery import (
     affordable,
     boundary_examples,
     decision_slice,
@@ -17,6 +16,7 @@ from compressor.gallery import (
     pool,
     shown_disagreements,
 )
+from compressor.measure.predictions import Answer
 
 SIZE = 4
 SCALE = torch.tensor([0.5])

@@ -21,7 +21,7 @@ from compressor.gates import (
     unmeasurable,
 )
 from compressor.recipe import Gates, Recipe
-from compressor.report.record import Artifact, Network, Parity, Timing
+from compressor.runs.record import Artifact, Network, Parity, Timing
 
 FILE = {"format": "onnx", "precision": "fp32", "provider": "cpu", "sha256": "0" * 64, "size_bytes": 1_500_000}
 

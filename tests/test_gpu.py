@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from compressor.gpu import NvmlMissing, cuda_uuid, driver, find_gpu
+from compressor.machine.gpu import NvmlMissing, cuda_uuid, driver, find_gpu
 
 
 class Nvml:

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from compressor import hardware as module
-from compressor.hardware import busy_seconds, clashes, clock_mhz, cores, hardware, own_cpu_seconds, versions
+from compressor.machine import hardware as module
+from compressor.machine.hardware import busy_seconds, clashes, clock_mhz, cores, hardware, own_cpu_seconds, versions
 
 STAT = """\
 cpu  1000 0 0 0 0 0 0 0 0 0

@@ -14,8 +14,8 @@ from compressor import models
 from compressor.checkpoint import save_student
 from compressor.errors import InputRejected
 from compressor.files import sha256
-from compressor.inspection import inspect
-from compressor.report import record
+from compressor.pipeline.inspect import inspect
+from compressor.runs import record
 
 SHAPE = (3, 32, 32)
 

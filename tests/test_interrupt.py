@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from compressor.interrupt import interruptible
+from compressor.machine.interrupt import interruptible
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

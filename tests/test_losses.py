@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from compressor.errors import Diverged
-from compressor.losses import Losses
+from compressor.training.losses import Losses
 
 
 def test_means_are_over_the_updates_that_had_the_term():

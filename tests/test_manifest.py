@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from shell import ran, refused, typed
 
-from compressor import manifest
+from compressor.runs import manifest
 
 
 @pytest.fixture

@@ -8,10 +8,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from compressor.batch import Batch
 from compressor.errors import Interrupted
-from compressor.methods.protocol import Batch, Objective, Setting, Taps, Update
+from compressor.methods.protocol import Objective, Setting, Taps, Update
 from compressor.recipe import Schedule, Training
-from compressor.train import TrainingState, fit
+from compressor.training.loop import TrainingState, fit
 
 CPU = torch.device("cpu")
 STEPS, SIZE = 4, 8  # batches in an epoch, images in a batch

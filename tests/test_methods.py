@@ -9,7 +9,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from compressor.attack import CROSSED, BoundaryAttack, sample_targets, select_bases
-from compressor.methods import METHODS, AnyMethod, Batch, Config, Moment, Setting
+from compressor.batch import Batch
+from compressor.methods import METHODS, AnyMethod, Config, Moment, Setting
 from compressor.methods.bss import BSS, Attack
 from compressor.methods.ce import CE
 from compressor.methods.kd import KD, ask, soft_loss

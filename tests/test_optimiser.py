@@ -5,8 +5,8 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from compressor.optimiser import learning_rate, optimiser
 from compressor.recipe import Schedule, Training
+from compressor.training.optimiser import learning_rate, optimiser
 
 
 def rate(step, steps_per_epoch=10, epochs=80, lr=0.1, **schedule):

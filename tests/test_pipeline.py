@@ -16,7 +16,7 @@ from PIL import Image
 from shell import DISTILL, QUICK, ran, refused, typed
 from sklearn.datasets import load_digits
 
-from compressor.runs import find
+from compressor.runs.folder import find
 from exporters import onnx
 
 # The stages

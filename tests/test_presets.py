@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from compressor import presets as module
+from compressor.cli import presets as module
+from compressor.cli.presets import copy, find, presets
 from compressor.errors import EnvironmentMissing, UsageError
-from compressor.presets import copy, find, presets
 
 REPOSITORY = Path(__file__).parent.parent
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import nn
 
+from compressor.artifacts.proof import NOISE, accuracy_drop, prove
 from compressor.data import open_data
 from compressor.errors import InputRejected
-from compressor.evaluate import predict, score
-from compressor.proof import NOISE, accuracy_drop, prove
+from compressor.measure.scores import predict, score
 from compressor.recipe import Data
 from exporters.errors import ExportFailed
 from exporters.pytorch import TorchRunner

@@ -8,9 +8,11 @@ import pytest
 from rich.console import Console
 
 from compressor.errors import InputRejected
-from compressor.hardware import hardware, versions
-from compressor.report import Artifact, Gate, Network, Parity, Result, Timing, gates, record, single, summary
+from compressor.machine.hardware import hardware, versions
+from compressor.report import gates, single, summary
 from compressor.report.tally import Tally, tally
+from compressor.runs import record
+from compressor.runs.record import Artifact, Gate, Network, Parity, Result, Timing
 
 METRICS = [
     *("path", "format", "precision", "provider", "sha256", "size_bytes", "samples", "top1", "top1_ci", "top5", "ece"),

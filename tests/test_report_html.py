@@ -13,10 +13,11 @@ from shell import ran, refused, typed
 from stories import HOSTILE, gate, measured, story
 
 from compressor import pipeline
-from compressor.answers import Answer, Answers
+from compressor.measure.predictions import Answer, Answers
 from compressor.progress import Tell
-from compressor.report import figures, html, record, sections
+from compressor.report import figures, html, sections
 from compressor.report.story import Looked, Missing, Story
+from compressor.runs import record
 
 FIGURES = {"curve0", "curve1", "curve2", "front1", "front8", "spread1", "spread8", "plane0", "plane1"}
 
@@ -162,7 +163,7 @@ def finished(work, tmp_path_factory):
 @pytest.fixture
 def run(finished, tmp_path, monkeypatch):
     """The finished run, to be spoiled; looked at coarsely, to be quick."""
-    monkeypatch.setattr("compressor.gallery.affordable", lambda *_: (64, 17))
+    monkeypatch.setattr("compressor.measure.gallery.affordable", lambda *_: (64, 17))
     shutil.copytree(finished / "runs", tmp_path / "runs", symlinks=True)
     monkeypatch.chdir(tmp_path)
     return Path("runs/student-1")
@@ -328,9 +329,9 @@ def test_a_run_that_was_only_trained_is_reported(run):
 
 
 def test_the_stage_writes_into_the_folder_of_the_run(run):
-    from compressor.pipeline.opened import open_run
+    from compressor.pipeline.finished_run import open_run
     from compressor.pipeline.report import report_stage
-    from compressor.runs import Run
+    from compressor.runs.folder import Run
 
     place = report_stage(open_run(Run(run), Tell(quiet=True)), Tell(quiet=True))
 
@@ -339,7 +340,7 @@ def test_the_stage_writes_into_the_folder_of_the_run(run):
 
 
 def test_a_new_run_in_the_same_folder_forgets_the_old_report(run):
-    from compressor.runs import create
+    from compressor.runs.folder import create
 
     reported(run)
     create("x", out=run, overwrite=True)

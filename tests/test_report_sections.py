@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stories import answer, gate, measured, story, with_gates
 
-from compressor.answers import Answers
+from compressor.measure.predictions import Answers
 from compressor.report import sections
 from compressor.report.sections.disagreements import DisagreementCount
 from compressor.report.sections.speed import pareto

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from compressor.errors import UsageError
-from compressor.runs import Run, create, find
+from compressor.runs.folder import Run, create, find
 
 
 def _finish(run: Run) -> Run:

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from shell import ran, refused, typed
 
-from compressor.runs import Run, working
-from compressor.stages import STAGES, Stages
+from compressor.runs.folder import Run, working
+from compressor.runs.stages import STAGES, Stages
 
 SMALL = ["run", "smoke", "--set", "student.arch=lenet5-half", "--no-report"]
 

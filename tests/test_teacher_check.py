@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from compressor import models
+from compressor.batch import Batch
 from compressor.checkpoint import Network, check_teacher
-from compressor.checkpoint.check import _clearly_better
 from compressor.checkpoint.classes import apply_order, best_order
-from compressor.checkpoint.fitted import fitted, in_other_form
+from compressor.checkpoint.resize import fitted, in_other_form
+from compressor.checkpoint.teacher_check import _clearly_better
 from compressor.data import NORMALISATIONS
 from compressor.errors import InputRejected
-from compressor.methods import Batch
 from compressor.models import Normalized
 
 NAMES = ("dark", "dim", "light", "bright")

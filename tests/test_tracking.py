@@ -23,7 +23,7 @@ from compressor import tracking as module
 from compressor.errors import EnvironmentMissing, Interrupted, UsageError
 from compressor.progress import Tell
 from compressor.recipe import MLflow, build
-from compressor.runs import Run
+from compressor.runs.folder import Run
 from compressor.tracking import Trackers, require, tracking, values
 
 TRAIN = ["train", "--arch", "lenet5-half", "--data", "digits", "--epochs", "2", "--name", "oak", *QUICK, "--quiet"]

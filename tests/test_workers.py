@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from compressor import workers
-from compressor.workers import Task, side_by_side
+from compressor.machine import workers
+from compressor.machine.workers import Task, side_by_side
 
 
 def test_a_training_stops_when_the_process_that_started_it_is_gone():

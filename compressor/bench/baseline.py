@@ -13,7 +13,7 @@ from compressor.bench.memory import Memory
 from compressor.bench.statistics import apart
 from compressor.errors import InputRejected
 from compressor.files import write_text
-from compressor.hardware import hardware, versions
+from compressor.machine.hardware import hardware, versions
 
 MEDIAN = "50"
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from compressor.gpu import Gpu
+from compressor.machine.gpu import Gpu
 
 POWERCAP = Path("/sys/class/powercap")
 

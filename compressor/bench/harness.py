@@ -16,8 +16,8 @@ import numpy as np
 from compressor.bench.energy import Meter, meter_of
 from compressor.bench.statistics import median_interval, percentile
 from compressor.errors import InputRejected
-from compressor.gpu import Gpu
-from compressor.hardware import busy_seconds, clock_mhz, cores, own_cpu_seconds
+from compressor.machine.gpu import Gpu
+from compressor.machine.hardware import busy_seconds, clock_mhz, cores, own_cpu_seconds
 from exporters.errors import ExporterError
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ import numpy as np
 
 from compressor.bench.memory import STATUS, Memory, Request
 from compressor.errors import CompressError
-from compressor.gpu import Gpu, NvmlMissing, find_gpu
+from compressor.machine.gpu import Gpu, NvmlMissing, find_gpu
 from exporters import exporter
 from exporters.errors import ExporterError
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 # What a service that serves such a file imports anyway.
 _RUNTIMES = {
-    "pytorch": ("torch", "compressor.artifacts"),
+    "pytorch": ("torch", "compressor.artifacts.opening"),
     "onnx": ("onnxruntime",),
     "openvino": ("openvino",),
     "trt": ("torch", "tensorrt"),
@@ -86,7 +86,7 @@ def _open(request: Request) -> Runner:
         )
     import torch
 
-    from compressor.artifacts import torch_runner
+    from compressor.artifacts.opening import torch_runner
     from compressor.checkpoint import load_network
 
     network = load_network(path, arch=request.arch)

@@ -7,15 +7,15 @@ from torch import nn
 
 from compressor import models
 from compressor.checkpoint.blackbox import open_blackbox
-from compressor.checkpoint.fitting import Fit, candidate, head_classes, strict
 from compressor.checkpoint.formats import Format, sniff
+from compressor.checkpoint.match import Fit, candidate, head_classes, strict
 from compressor.checkpoint.network import Network, Shape
 from compressor.checkpoint.reading import Tensors, read_tensors
 from compressor.checkpoint.students import Card, read_card
 from compressor.errors import InputRejected, UsageError
 from compressor.files import sha256
 from compressor.recipe import Teacher
-from compressor.runs import Run
+from compressor.runs.folder import Run
 
 
 def load_teacher(config: Teacher, *, input_shape: Shape | None = None) -> Network:

@@ -100,8 +100,8 @@ def compare(
 
 def compare_cell(folder: Path) -> None:
     """Train and examine one cell of a comparison; `compress compare` starts these itself."""
+    from compressor.machine.workers import stop_with_parent
     from compressor.pipeline import compare as pipeline
-    from compressor.workers import stop_with_parent
 
     stop_with_parent()
     pipeline.compare_cell(folder)

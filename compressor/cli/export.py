@@ -80,7 +80,7 @@ def export(
     its images are normalised and measures what was lost.
     """
     from compressor import pipeline, recipe
-    from compressor.runs import argument, find
+    from compressor.runs.folder import argument, find
 
     tell = tell_of(quiet)
     given: dict[str, Any] = {

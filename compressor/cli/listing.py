@@ -16,7 +16,7 @@ def inspect(
     path: Annotated[Path, typer.Argument(help="A checkpoint, an ONNX file or a run folder.")], as_json: Json = False
 ) -> None:
     """Print what is known of a file, executing nothing."""
-    from compressor.inspection import inspect as look
+    from compressor.pipeline.inspect import inspect as look
 
     facts = look(path)
     if as_json:
@@ -64,7 +64,7 @@ def methods(as_json: Json = False) -> None:
 
 def recipes_ls(as_json: Json = False) -> None:
     """List the recipes that come with the tool."""
-    from compressor.presets import presets
+    from compressor.cli.presets import presets
 
     found = presets()
     if as_json:
@@ -77,7 +77,7 @@ def recipes_ls(as_json: Json = False) -> None:
 
 def recipes_show(name: Annotated[str, typer.Argument(help="A name from `recipes ls`, or a file.")]) -> None:
     """Print a recipe as it is written."""
-    from compressor.presets import find
+    from compressor.cli.presets import find
 
     typer.echo(find(name).read_text(encoding="utf-8"), nl=False)
 
@@ -87,7 +87,7 @@ def recipes_cp(
     destination: Annotated[Path, typer.Argument(help="A file that does not exist yet, or a folder.")],
 ) -> None:
     """Copy a recipe, to change it."""
-    from compressor.presets import copy
+    from compressor.cli.presets import copy
 
     written = copy(name, destination)
     typer.echo(str(written))

@@ -50,7 +50,7 @@ def validate(
     Of every file of a run on the same images, or of one artifact.
     """
     from compressor import pipeline
-    from compressor.runs import argument, find
+    from compressor.runs.folder import argument, find
 
     tell = tell_of(quiet)
     promised = changes({"gate": gate})
@@ -112,7 +112,7 @@ def bench(
         raise UsageError(f"--out takes the name of a .json file, not {out}", hint="--out bench.json")
     from compressor import pipeline
     from compressor.bench import baseline as baselines
-    from compressor.runs import argument, find
+    from compressor.runs.folder import argument, find
 
     tell = tell_of(quiet)
     settings = {

@@ -194,7 +194,7 @@ def _numbers(flag: str, text: str | None) -> tuple[float, ...] | None:
 
 def recipe_of(name: str | None, overrides: Sequence[Override]) -> Recipe:
     """Return the recipe from a file, a shipped name or nothing, changed by what was typed."""
-    from compressor.presets import find
+    from compressor.cli.presets import find
     from compressor.recipe import build, load
 
     if name is None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
     from compressor.progress import Tell
-    from compressor.report import Metrics, Result
+    from compressor.runs.record import Metrics, Result
 
 
 _UNBOUNDED = 10_000  # columns, more than any table has

@@ -41,8 +41,8 @@ from compressor.errors import UsageError
 if TYPE_CHECKING:
     from compressor.progress import Tell
     from compressor.recipe import Override, Recipe
-    from compressor.report.record import Result
-    from compressor.runs import Run
+    from compressor.runs.folder import Run
+    from compressor.runs.record import Result
 
 
 def train(
@@ -106,7 +106,7 @@ def distill(
 ) -> None:
     """Train a student from a teacher."""
     from compressor import pipeline
-    from compressor.runs import argument
+    from compressor.runs.folder import argument
 
     typed, tell = changes(locals()), tell_of(quiet)
     if resume is not None:

@@ -16,8 +16,8 @@ def verify(target: Target = None, as_json: Json = False, quiet: Quiet = False) -
 
     Hashes tell whether an artifact is the one that was proved; ends with 4 when one is not.
     """
-    from compressor import manifest
-    from compressor.runs import find
+    from compressor.runs import manifest
+    from compressor.runs.folder import find
 
     run = find(target)
     known, problems = manifest.read(run.folder), manifest.verify(run.folder)

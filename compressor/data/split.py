@@ -8,8 +8,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from compressor.batch import Batch
 from compressor.data.augment import Augmentation, to_pixels
-from compressor.methods import Batch
 
 
 class Source(Protocol):

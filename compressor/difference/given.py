@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from compressor.data import Split
 from compressor.difference.sides import Answers, Side
 from compressor.errors import InputRejected
-from compressor.evaluate import Floats, Labels, Predictions, Scores, infer, score
+from compressor.measure.scores import Floats, Labels, Predictions, Scores, infer, score
 
 
 @dataclass(frozen=True, kw_only=True)

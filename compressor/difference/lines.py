@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from compressor.evaluate import Floats, Labels, infer
+from compressor.measure.scores import Floats, Labels, infer
 from exporters import Runner
 
 GRID = 8  # points of a line that are looked at first: a decision that is left and taken back between two is not seen

@@ -19,7 +19,7 @@ from compressor.difference.given import Given, images_of
 from compressor.difference.lines import Shares, along, first_change
 from compressor.difference.sides import Answers, Flags, Side, ask
 from compressor.difference.steering import likely_targets, neighbours, pull_apart, walk
-from compressor.evaluate import Floats, Labels
+from compressor.measure.scores import Floats, Labels
 
 BEYOND = 8  # how much longer than the attack's own way a line in its direction is
 CHUNK = 64  # images that are searched from at once

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from compressor.evaluate import Floats, Labels, infer
+from compressor.measure.scores import Floats, Labels, infer
 from exporters import Runner
 from exporters.parity import LIMITS
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from compressor.attack import BoundaryAttack, as_found
 from compressor.checkpoint.network import device_of
 from compressor.difference.sides import Answers, Side, ask
-from compressor.evaluate import Floats, Labels
+from compressor.measure.scores import Floats, Labels
 
 # More steps than for training: a walk that does not arrive finds nothing.
 WALK = BoundaryAttack(steps=20)

@@ -14,7 +14,7 @@ from compressor.doctor.finding import Finding
 from compressor.doctor.probing import TIMEOUT_S, probe
 from compressor.errors import CompressError, InputRejected, UsageError, did_you_mean
 from compressor.recipe import Recipe, require_runnable
-from compressor.runs import Run, is_run
+from compressor.runs.folder import Run, is_run
 from compressor.tracking import require
 
 _FOLDER, _EMBEDDED = "folder:", "digits"

@@ -59,7 +59,7 @@ def _other(status: str, found: str, remedy: str | None, facts: Mapping[str, Any]
 
 
 def _driver() -> Answer:
-    from compressor.gpu import driver
+    from compressor.machine.gpu import driver
 
     version = driver()
     if version is not None:
@@ -98,7 +98,7 @@ def _torch_cuda() -> Answer:
 
 
 def _unseen(who: str) -> Answer:
-    from compressor.gpu import driver
+    from compressor.machine.gpu import driver
 
     version = driver()
     if version is None:
@@ -133,7 +133,7 @@ def _onnxruntime(provider: str) -> Answer:
 
 
 def _without_provider(provider: str, error: RuntimeMissing) -> Answer:
-    from compressor.gpu import driver
+    from compressor.machine.gpu import driver
 
     if provider != "cuda" or "built without" in error.message:
         return _other("absent", error.message, error.hint)

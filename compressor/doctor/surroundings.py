@@ -12,8 +12,8 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from compressor import hardware
 from compressor.doctor.finding import Finding
+from compressor.machine import hardware
 
 LEAST_FREE_BYTES = 1_000_000_000
 EVERYTHING = "everything"

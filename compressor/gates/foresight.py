@@ -8,11 +8,11 @@ from compressor.errors import InputRejected
 from compressor.gates.regression import read_baseline
 from compressor.gates.units import REGRESSIONS, SPEEDUP_BATCH, UNITS
 from compressor.recipe import ENGINES
-from compressor.report.record import batches
+from compressor.runs.record import batches
 
 if TYPE_CHECKING:
     from compressor.recipe import Export, Gates, Recipe
-    from compressor.report.record import Metrics, Result
+    from compressor.runs.record import Metrics, Result
 
 _TEACHER = (
     *("max_accuracy_drop", "min_agreement", "min_boundary_agreement", "max_class_drop", "min_speedup"),

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from compressor.bench import NOISY
-from compressor.evaluate import wilson
 from compressor.gates.units import SPEEDUP_BATCH
-from compressor.report.record import Artifact, Metrics, Result, Timing
+from compressor.measure.scores import wilson
+from compressor.runs.record import Artifact, Metrics, Result, Timing
 
 Interval = tuple[float, float]
 

@@ -6,10 +6,10 @@ from math import hypot, inf
 from pathlib import Path
 
 from compressor.errors import InputRejected
-from compressor.evaluate import wilson
 from compressor.gates.reading import Interval, Reading, noise, ratio_interval
-from compressor.report import record
-from compressor.report.record import Metrics, Result, Timing
+from compressor.measure.scores import wilson
+from compressor.runs import record
+from compressor.runs.record import Metrics, Result, Timing
 
 _MACHINE = ("cpu", "cores", "gpus")
 _WAY = ("threads", "transfers", "cuda_graph")

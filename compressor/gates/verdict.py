@@ -10,7 +10,7 @@ from compressor.errors import GateFailed, InputRejected
 from compressor.gates.reading import Interval, Reading, read
 from compressor.gates.regression import read_baseline, read_regression
 from compressor.gates.units import REGRESSIONS, UNITS
-from compressor.report.record import Gate, Metrics, Result, Verdict
+from compressor.runs.record import Gate, Metrics, Result, Verdict
 
 if TYPE_CHECKING:
     from compressor.recipe import Gates

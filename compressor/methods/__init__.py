@@ -8,7 +8,7 @@ from pydantic import Field
 from compressor.methods.bss import BSS
 from compressor.methods.ce import CE
 from compressor.methods.kd import KD
-from compressor.methods.protocol import Batch, Config, Method, Moment, Needs, Objective, Setting, Taps, Update
+from compressor.methods.protocol import Config, Method, Moment, Needs, Objective, Setting, Taps, Update
 
 METHODS: dict[str, type[CE] | type[KD] | type[BSS]] = {"ce": CE, "kd": KD, "bss": BSS}
 AnyMethod = Annotated[CE | KD | BSS, Field(discriminator="kind")]
@@ -29,7 +29,6 @@ def describe() -> list[dict[str, Any]]:
 __all__ = [
     "METHODS",
     "AnyMethod",
-    "Batch",
     "Config",
     "Method",
     "Moment",

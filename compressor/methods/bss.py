@@ -10,8 +10,9 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from compressor.attack import CROSSED, BoundaryAttack, BoundarySamples, sample_targets, select_bases
+from compressor.batch import Batch
 from compressor.methods.kd import ask, soft_loss
-from compressor.methods.protocol import Batch, Config, Moment, Needs, Objective, Setting, Update
+from compressor.methods.protocol import Config, Moment, Needs, Objective, Setting, Update
 from compressor.methods.weights import Weight
 
 

@@ -6,7 +6,8 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 from torch.nn import functional as F
 
-from compressor.methods.protocol import Batch, Config, Moment, Needs, Objective, Setting, Update
+from compressor.batch import Batch
+from compressor.methods.protocol import Config, Moment, Needs, Objective, Setting, Update
 
 
 class CE(Config):

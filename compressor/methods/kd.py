@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from compressor.attack import as_found
-from compressor.methods.protocol import Batch, Config, Moment, Needs, Objective, Setting, Update
+from compressor.batch import Batch
+from compressor.methods.protocol import Config, Moment, Needs, Objective, Setting, Update
 from compressor.methods.weights import Weight
 
 

@@ -14,27 +14,13 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
+from compressor.batch import Batch
+
 
 class Config(BaseModel):
     """A part of a recipe: frozen, and a key it does not know is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Images as every network of this project takes them.
-
-    `images` are `[B, C, H, W]` float32 in `[0, 1]`, not normalised; `labels` `[B]` int64; `indices` `[B]` int64 count
-    the samples of the training split from 0, so that a method can remember something about each sample.
-    `unlabelled` `[U, C, H, W]` is a second stream, where the data has one. A method that declares `needs.data` False
-    is given batches of zero images.
-    """
-
-    images: Tensor
-    labels: Tensor
-    indices: Tensor
-    unlabelled: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from compressor.pipeline.bench import Wanted, bench, bench_file
 from compressor.pipeline.export import export, rebuild
-from compressor.pipeline.graph import Normalisation, export_graph
+from compressor.pipeline.foreign import Normalisation, export_graph
 from compressor.pipeline.report import report
 from compressor.pipeline.run import run
 from compressor.pipeline.smoke import smoke

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import torch
 
-from compressor.artifacts import facts, open_artifact
+from compressor.artifacts.opening import facts, open_artifact
 from compressor.bench import (
     ROUNDS,
     Budget,
@@ -27,14 +27,14 @@ from compressor.bench import (
 )
 from compressor.bench.energy import meter_of
 from compressor.errors import InputRejected, UsageError
-from compressor.gpu import Gpu, NvmlMissing, cuda_uuid, find_gpu
-from compressor.hardware import hardware
-from compressor.pipeline.opened import Opened, open_run
-from compressor.prepare import choose_device
+from compressor.machine.devices import choose_device
+from compressor.machine.gpu import Gpu, NvmlMissing, cuda_uuid, find_gpu
+from compressor.machine.hardware import hardware
+from compressor.pipeline.finished_run import Opened, open_run
 from compressor.progress import Tell
 from compressor.recipe import Bench, Override, build
-from compressor.report import record
-from compressor.runs import find, working
+from compressor.runs import record
+from compressor.runs.folder import find, working
 from exporters import Runner
 
 AnyMetrics = TypeVar("AnyMetrics", bound=record.Metrics)

@@ -13,14 +13,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from compressor.artifacts import facts
+from compressor.artifacts.opening import facts
 from compressor.data import Dataset
 from compressor.difference import SURE, TIE, Answers, Found, Given, Search, Side, compare_given, search
 from compressor.difference.given import images_of
 from compressor.errors import GateFailed
-from compressor.evaluate import Labels, Predictions, score
 from compressor.files import replacing, write_text
-from compressor.hardware import hardware, versions
+from compressor.machine.hardware import hardware, versions
+from compressor.measure.scores import Labels, Predictions, score
 from compressor.pipeline.pair import Guide, Opening, Pair, open_pair
 from compressor.progress import Tell
 from compressor.recipe import Data

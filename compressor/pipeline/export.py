@@ -8,17 +8,17 @@ from functools import cache
 from pathlib import Path
 
 from compressor import checkpoint
-from compressor.artifacts import exporter_of, provider_of, torch_runner
-from compressor.build import Source, build
-from compressor.build import rebuild as build_again
-from compressor.calibration import calibration_images
+from compressor.artifacts.building import Source, build
+from compressor.artifacts.building import rebuild as build_again
+from compressor.artifacts.calibration import calibration_images
+from compressor.artifacts.opening import exporter_of, provider_of, torch_runner
+from compressor.artifacts.proof import accuracy_drop, proof_images
 from compressor.errors import UsageError
-from compressor.pipeline.opened import Opened, open_run
+from compressor.pipeline.finished_run import Opened, open_run
 from compressor.progress import Tell
-from compressor.proof import accuracy_drop, proof_images
 from compressor.recipe import ENGINES, Export, Override, load
-from compressor.report import record
-from compressor.runs import find, working
+from compressor.runs import record
+from compressor.runs.folder import find, working
 from exporters import onnx
 
 

@@ -10,14 +10,15 @@ import torch
 from torch import nn
 
 from compressor import checkpoint
-from compressor.artifacts import SUFFIXES, open_artifact, torch_runner
+from compressor.artifacts.opening import SUFFIXES, open_artifact, torch_runner
 from compressor.data import Dataset
 from compressor.errors import InputRejected, UsageError
-from compressor.pipeline.graph import UNSTATED, Normalisation, Settled, fitting
-from compressor.prepare import choose_device, open_inputs
+from compressor.inputs import open_inputs
+from compressor.machine.devices import choose_device
+from compressor.pipeline.foreign import UNSTATED, Normalisation, Settled, fitting
 from compressor.progress import Tell
 from compressor.recipe import Data, load
-from compressor.runs import Run, find, is_run
+from compressor.runs.folder import Run, find, is_run
 from exporters import Runner
 from exporters.pytorch import TorchRunner
 

@@ -11,22 +11,23 @@ from typing import Any
 
 import torch
 
-from compressor import gallery, manifest
-from compressor.answers import Answers
 from compressor.attack import BoundaryAttack
 from compressor.bench import Benchmark, baseline
 from compressor.checkpoint import Network
 from compressor.data import Split, open_data
 from compressor.errors import CompressError, InputRejected, UsageError
 from compressor.files import write_text
+from compressor.inputs import Prepared, prepare
+from compressor.machine.devices import choose_device
+from compressor.measure import gallery
+from compressor.measure.predictions import Answers
 from compressor.methods.bss import BSS
-from compressor.pipeline.opened import Opened, open_student
-from compressor.prepare import Prepared, choose_device, prepare
+from compressor.pipeline.finished_run import Opened, open_student
 from compressor.progress import Tell
 from compressor.recipe import Recipe, load
-from compressor.report import record
 from compressor.report.story import STUDENT, TEACHER, Looked, Missing, Story
-from compressor.runs import Run, find
+from compressor.runs import manifest, record
+from compressor.runs.folder import Run, find
 
 COMPARISON = Path("report.html")
 EXAMPLES = 8

@@ -10,26 +10,25 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from compressor import manifest
-from compressor.artifacts import exporter_of
-from compressor.bom import write_bom
-from compressor.card import write_card
+from compressor.artifacts.opening import exporter_of
 from compressor.errors import UsageError
 from compressor.files import sha256, write_text
-from compressor.hardware import hardware
+from compressor.machine.hardware import hardware
 from compressor.pipeline.bench import bench_stage
 from compressor.pipeline.export import export_stage
-from compressor.pipeline.opened import Opened, open_run, open_student
+from compressor.pipeline.finished_run import Opened, open_run, open_student
 from compressor.pipeline.report import report_stage
+from compressor.pipeline.student import train_student
 from compressor.pipeline.train import begin, check, resume_stage
 from compressor.pipeline.validate import validate_stage
 from compressor.progress import Tell
 from compressor.recipe import Recipe, dump
-from compressor.report import record
+from compressor.report.bom import write_bom
+from compressor.report.card import write_card
 from compressor.report.ci import write_ci
-from compressor.runs import Run, is_run, siblings, working
-from compressor.stages import Stage, Stages
-from compressor.student import train_student
+from compressor.runs import manifest, record
+from compressor.runs.folder import Run, is_run, siblings, working
+from compressor.runs.stages import Stage, Stages
 from compressor.tracking import tracking
 
 # Sections that the weights do not depend on.

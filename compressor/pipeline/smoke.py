@@ -5,13 +5,13 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+from compressor.inputs import prepare
 from compressor.methods.ce import CE
 from compressor.pipeline.run import run
 from compressor.pipeline.train import check, train
-from compressor.prepare import prepare
 from compressor.progress import Tell
 from compressor.recipe import Data, Recipe, Schedule, Student, Teacher, Training
-from compressor.report import record
+from compressor.runs import record
 
 _NETWORK = "lenet5-half"
 _DATA = Data(name="digits", batch_size=647)  # 1,294 training images: two batches

@@ -9,14 +9,14 @@ from compressor import checkpoint, tracking
 from compressor.errors import UsageError
 from compressor.files import write_text
 from compressor.gates import require_same_data, unmeasurable
-from compressor.hardware import clashes, hardware, versions
-from compressor.prepare import Prepared, prepare
+from compressor.inputs import Prepared, prepare
+from compressor.machine.hardware import clashes, hardware, versions
+from compressor.pipeline.student import new_state, train_student
 from compressor.progress import Tell
 from compressor.recipe import Recipe, dump, load, require_runnable
-from compressor.report import record
-from compressor.runs import Run, create, find, working
-from compressor.student import new_state, train_student
-from compressor.train import TrainingState
+from compressor.runs import record
+from compressor.runs.folder import Run, create, find, working
+from compressor.training.loop import TrainingState
 
 
 def check(recipe: Recipe) -> None:

@@ -6,18 +6,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from compressor.answers import Answer, Answers
-from compressor.artifacts import facts, open_artifact, torch_runner
+from compressor.artifacts.opening import facts, open_artifact, torch_runner
 from compressor.errors import InputRejected
-from compressor.evaluate import predict
-from compressor.exam import grade, set_exam
-from compressor.pipeline.graph import UNSTATED, Normalisation, settle
-from compressor.pipeline.opened import Opened, open_run
-from compressor.prepare import choose_device, open_inputs
+from compressor.inputs import open_inputs
+from compressor.machine.devices import choose_device
+from compressor.measure.grading import grade, set_exam
+from compressor.measure.predictions import Answer, Answers
+from compressor.measure.scores import predict
+from compressor.pipeline.finished_run import Opened, open_run
+from compressor.pipeline.foreign import UNSTATED, Normalisation, settle
 from compressor.progress import Tell
 from compressor.recipe import Data, Override, Teacher, Validate
-from compressor.report import record
-from compressor.runs import find, working
+from compressor.runs import record
+from compressor.runs.folder import find, working
 
 AnyMetrics = TypeVar("AnyMetrics", bound=record.Metrics)
 

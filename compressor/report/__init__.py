@@ -6,7 +6,7 @@ page, made of `sections` and `figures`; `markdown`, `junit` and `github` to a CI
 `templates`.
 """
 
-from compressor.report.record import Artifact, Gate, Metrics, Network, Parity, Result, Timing
 from compressor.report.table import gates, single, summary
+from compressor.runs.record import Artifact, Gate, Metrics, Network, Parity, Result, Timing
 
 __all__ = ["Artifact", "Gate", "Metrics", "Network", "Parity", "Result", "Timing", "gates", "single", "summary"]

@@ -8,7 +8,7 @@ from compressor.files import write_text
 from compressor.report.github import benchmark
 from compressor.report.junit import junit
 from compressor.report.markdown import markdown
-from compressor.report.record import Result
+from compressor.runs.record import Result
 
 
 def write_ci(result: Result, folder: Path) -> None:

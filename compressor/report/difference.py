@@ -11,7 +11,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from compressor.report.record import Record
+from compressor.runs.record import Record
 
 Kind = Literal["tie", "close", "confident"]
 WAYS = {"gradients": "by gradients", "lines": "along lines to other images, for want of gradients"}

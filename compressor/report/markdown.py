@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from compressor.report.record import Gate, Metrics, Network, Result, Timing, batches
 from compressor.report.rendering import escape_markdown
 from compressor.report.tally import tally
+from compressor.runs.record import Gate, Metrics, Network, Result, Timing, batches
 
 _NONE = "–"
 _WORST_CLASSES = 3

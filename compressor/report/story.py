@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from compressor.answers import Answer, Answers
 from compressor.bench import Benchmark
-from compressor.gallery import BoundaryExample, Disagreement, Slice
-from compressor.report.record import Metrics, Network, Result
+from compressor.measure.gallery import BoundaryExample, Disagreement, Slice
+from compressor.measure.predictions import Answer, Answers
+from compressor.runs.record import Metrics, Network, Result
 
 TEACHER, STUDENT = "teacher", "student"
 

@@ -6,7 +6,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from compressor.report.record import Gate, Metrics, Network, Result, batches
+from compressor.runs.record import Gate, Metrics, Network, Result, batches
 
 # Costs of the largest batch beyond its latency, shown where they were measured.
 COSTS = {"memory_mb": ("memory MB", ",.1f"), "gpu_memory_mb": ("GPU MB", ",.1f"), "energy_j": ("J a batch", ".3g")}

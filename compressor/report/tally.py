@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from compressor.report.record import Gate
+from compressor.runs.record import Gate
 
 
 @dataclass(frozen=True)

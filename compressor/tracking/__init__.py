@@ -13,8 +13,8 @@ from typing import Any, Protocol
 from compressor.errors import Interrupted
 from compressor.progress import Tell
 from compressor.recipe import MLflow, Recipe
-from compressor.report import record
-from compressor.runs import Run
+from compressor.runs import record
+from compressor.runs.folder import Run
 
 __all__ = ["Tracker", "Trackers", "require", "tracking"]
 

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 from compressor.errors import EnvironmentMissing, UsageError
 from compressor.files import write_text
 from compressor.recipe import MLflow, Recipe
-from compressor.report import record
-from compressor.runs import Run
+from compressor.runs import record
+from compressor.runs.folder import Run
 from compressor.tracking import reason_of, without_secrets
 from compressor.tracking.values import of_epoch, of_result, parameters
 

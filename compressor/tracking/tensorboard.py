@@ -9,8 +9,8 @@ from typing import Any
 
 from compressor.errors import EnvironmentMissing
 from compressor.recipe import Recipe, TensorBoard
-from compressor.report import record
-from compressor.runs import Run
+from compressor.runs import record
+from compressor.runs.folder import Run
 from compressor.tracking.values import of_epoch, of_result, parameters
 
 

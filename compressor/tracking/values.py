@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from compressor.recipe import Recipe
-from compressor.report import record
+from compressor.runs import record
 
 _MEASURES = (
     *("top1", "top5", "ece", "nll", "agreement", "boundary_agreement", "accuracy_drop", "worst_class_drop"),

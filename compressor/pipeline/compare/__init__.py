@@ -12,9 +12,9 @@ from compressor.pipeline.train import resume
 from compressor.pipeline.validate import validate
 from compressor.progress import Tell
 from compressor.recipe import dump
-from compressor.report import record
 from compressor.report.comparison import Comparison, write
-from compressor.runs import Run, create, find, working
+from compressor.runs import record
+from compressor.runs.folder import Run, create, find, working
 
 __all__ = ["Plan", "compare", "compare_cell", "plan", "require_all"]
 

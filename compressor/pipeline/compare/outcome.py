@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from compressor.ablation import Cell, Outcome, analyse
 from compressor.errors import CompressError, InputRejected
 from compressor.files import sha256
+from compressor.measure.paired import Cell, Outcome, analyse
 from compressor.pipeline.compare.planning import Plan
-from compressor.report import record
 from compressor.report.comparison import Comparison, Failure
-from compressor.runs import Run
+from compressor.runs import record
+from compressor.runs.folder import Run
 
 
 def collect(planned: Plan, failures: Mapping[str, Failure], *, bench: bool) -> Comparison:

@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from compressor import models
-from compressor.ablation import Cell, grid
 from compressor.errors import InputRejected, UsageError, did_you_mean
+from compressor.inputs import Prepared, prepare
+from compressor.measure.paired import Cell, grid
 from compressor.methods import METHODS
 from compressor.pipeline.compare.sharing import shares
 from compressor.pipeline.train import check
-from compressor.prepare import Prepared, prepare
 from compressor.progress import Tell
 from compressor.recipe import Gates, Recipe, build, load
-from compressor.report import record
-from compressor.runs import Run
+from compressor.runs import record
+from compressor.runs.folder import Run
 
 
 @dataclass(frozen=True)

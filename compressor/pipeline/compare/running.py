@@ -10,17 +10,17 @@ from typing import Any
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from compressor.ablation import Cell
 from compressor.errors import Interrupted
 from compressor.files import write_text
-from compressor.hardware import clashes, cores, hardware, versions
+from compressor.machine.hardware import clashes, cores, hardware, versions
+from compressor.machine.workers import Ended, Task, side_by_side
+from compressor.measure.paired import Cell
 from compressor.pipeline.compare.planning import Plan
 from compressor.progress import Tell
 from compressor.recipe import dump
-from compressor.report import record
 from compressor.report.comparison import Failure
-from compressor.runs import create
-from compressor.workers import Ended, Task, side_by_side
+from compressor.runs import record
+from compressor.runs.folder import create
 
 
 def train_cells(planned: Plan, tell: Tell) -> dict[str, Failure]:

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import torch
 
-from compressor.ablation import Cell
-from compressor.hardware import cores
-from compressor.prepare import Prepared
+from compressor.inputs import Prepared
+from compressor.machine.hardware import cores
+from compressor.measure.paired import Cell
+from compressor.pipeline.student import new_state
 from compressor.recipe import Recipe
-from compressor.student import new_state
 
 _THREADS = 4  # of a training on a CPU: small networks gain little from more
 _CPU_BYTES = 2 * 2**30  # what one training on a CPU is reckoned with, networks and libraries

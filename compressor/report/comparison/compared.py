@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from compressor.ablation import Cell, Outcome, Row
-from compressor.report import record
+from compressor.measure.paired import Cell, Outcome, Row
+from compressor.runs import record
 
 NAME = "compare"  # of its files, before the dot
 

@@ -6,7 +6,7 @@ import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from compressor.ablation import Cell, spread
+from compressor.measure.paired import Cell, spread
 from compressor.report.drawing import drawing
 
 if TYPE_CHECKING:

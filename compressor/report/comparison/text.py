@@ -10,7 +10,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from compressor.ablation import BASELINES, CONFIDENCE, Difference, Row, Spread
+from compressor.measure.paired import BASELINES, CONFIDENCE, Difference, Row, Spread
 from compressor.report.comparison.compared import NAME, Comparison
 from compressor.report.rendering import escape_markdown
 

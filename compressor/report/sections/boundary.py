@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from compressor.gallery import BoundaryExample, Slice
+from compressor.measure.gallery import BoundaryExample, Slice
 from compressor.report import figures
 from compressor.report.pictures import Picture, difference, picture
 from compressor.report.sections.pieces import Bar, Chart, Key

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from compressor.answers import Answer
+from compressor.measure.predictions import Answer
 from compressor.report.story import STUDENT, TEACHER, Story
 
 HEAT_MAP = 20  # classes; with more, a list of pairs is easier to read

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from compressor.report.record import Artifact, Timing, batches
 from compressor.report.sections.numbers import NONE, count, signed
 from compressor.report.story import File
+from compressor.runs.record import Artifact, Timing, batches
 
 
 @dataclass(frozen=True)

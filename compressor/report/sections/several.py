@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from compressor.report.record import Result
 from compressor.report.story import TEACHER, File, Story
+from compressor.runs.record import Result
 
 
 def compared(stories: Sequence[Story]) -> tuple[File, ...]:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from compressor.report import figures
-from compressor.report.record import batches
 from compressor.report.sections.pieces import Chart
 from compressor.report.story import File, Story
+from compressor.runs.record import batches
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from compressor.report.record import Gate, Network, Result
 from compressor.report.sections.numbers import count, signed
 from compressor.report.sections.speed import fastest
 from compressor.report.story import File, Story
 from compressor.report.tally import tally
+from compressor.runs.record import Gate, Network, Result
 
 State = Literal["held", "broken", "open", "plain"]
 

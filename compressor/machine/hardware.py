@@ -6,7 +6,7 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-from compressor.gpu import driver
+from compressor.machine.gpu import driver
 
 PACKAGES = (
     "compressor",

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from compressor import checkpoint
 from compressor.data import Dataset
 from compressor.errors import InputRejected
-from compressor.evaluate import first
-from compressor.robustness import boundary_set
+from compressor.measure.hard_images import boundary_set
+from compressor.measure.scores import first
 
 SHARE = 0.25  # of boundary supporting samples, where a network is at hand and nothing else is asked for
 

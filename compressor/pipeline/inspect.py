@@ -15,8 +15,8 @@ from compressor.checkpoint.reading import open_tensors
 from compressor.checkpoint.students import KEY, read_card
 from compressor.errors import InputRejected
 from compressor.files import sha256
-from compressor.report import record
-from compressor.runs import is_run
+from compressor.runs import record
+from compressor.runs.folder import is_run
 
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 _SHOWN = 20

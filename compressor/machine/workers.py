@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from compressor.interrupt import interruptible
+from compressor.machine.interrupt import interruptible
 
 _POLL_S = 0.05
 _SAID = re.compile(r"^\d{4}-\d\d-\d\dT")  # a sentence that the command itself keeps in its log begins with the time

@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from compressor import checkpoint, manifest
-from compressor.artifacts import open_artifact, torch_runner
+from compressor import checkpoint
+from compressor.artifacts.opening import open_artifact, torch_runner
 from compressor.errors import InputRejected
 from compressor.files import sha256
 from compressor.gates import judge, promised
-from compressor.prepare import Prepared, prepare
+from compressor.inputs import Prepared, prepare
 from compressor.progress import Tell
 from compressor.recipe import Override, load
-from compressor.report import record
-from compressor.runs import Run
+from compressor.runs import manifest, record
+from compressor.runs.folder import Run
 from exporters import Runner
 
 

@@ -10,10 +10,8 @@ import torch
 from compressor import checkpoint
 from compressor.data import Dataset
 from compressor.errors import InputRejected
-from compressor.evaluate import Predictions, infer, predict, score
-from compressor.prepare import Inputs
-from compressor.recipe import Validate
-from compressor.robustness import (
+from compressor.inputs import Inputs
+from compressor.measure.hard_images import (
     AdversarialSet,
     BoundarySet,
     adversarial_set,
@@ -21,6 +19,8 @@ from compressor.robustness import (
     boundary_set,
     robust_accuracy,
 )
+from compressor.measure.scores import Predictions, infer, predict, score
+from compressor.recipe import Validate
 from exporters import Runner
 
 

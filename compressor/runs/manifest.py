@@ -11,8 +11,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from compressor.errors import InputRejected
 from compressor.files import sha256, write_text
 from compressor.recipe import ENGINES
-from compressor.report import record
-from compressor.runs import Run
+from compressor.runs import record
+from compressor.runs.folder import Run
 from exporters.tensorrt import sidecar
 
 NAME = "manifest.json"

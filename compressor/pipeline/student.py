@@ -9,21 +9,22 @@ from datetime import UTC, datetime
 
 import torch
 
-from compressor import checkpoint, manifest, models
-from compressor.artifacts import facts, torch_runner
+from compressor import checkpoint, models
+from compressor.artifacts.opening import facts, torch_runner
+from compressor.batch import Batch
 from compressor.errors import InputRejected, Interrupted
-from compressor.evaluate import predict, score
-from compressor.exam import Exam, grade
 from compressor.files import sha256
-from compressor.hardware import hardware, versions
-from compressor.interrupt import interruptible
-from compressor.methods import Batch, Setting
-from compressor.prepare import Prepared
+from compressor.inputs import Prepared
+from compressor.machine.hardware import hardware, versions
+from compressor.machine.interrupt import interruptible
+from compressor.measure.grading import Exam, grade
+from compressor.measure.scores import predict, score
+from compressor.methods import Setting
 from compressor.progress import Tell
-from compressor.report import record
-from compressor.runs import Run
+from compressor.runs import manifest, record
+from compressor.runs.folder import Run
 from compressor.tracking import Trackers, tracking
-from compressor.train import TrainingState, fit
+from compressor.training.loop import TrainingState, fit
 from exporters import Runner
 from exporters.pytorch import TorchRunner
 

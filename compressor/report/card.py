@@ -11,12 +11,11 @@ from typing import Any
 
 import yaml
 
-from compressor import manifest
-from compressor.bom import data_name
 from compressor.files import write_text
-from compressor.report import record
+from compressor.report.bom import data_name
 from compressor.report.rendering import Verbatim, render
-from compressor.runs import Run
+from compressor.runs import manifest, record
+from compressor.runs.folder import Run
 
 NAME = "model-card.md"
 _LOST_MOST = 10

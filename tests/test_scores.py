@@ -8,9 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from compressor.batch import Batch
 from compressor.errors import InputRejected
-from compressor.evaluate import Predictions, agreement, infer, predict, score
-from compressor.methods import Batch
+from compressor.measure.scores import Predictions, agreement, infer, predict, score
 
 
 @dataclass

@@ -8,7 +8,8 @@ import torch
 
 from compressor import checkpoint, models
 from compressor.data import Dataset, open_data
-from compressor.errors import EnvironmentMissing, UsageError
+from compressor.errors import UsageError
+from compressor.machine.devices import choose_device
 from compressor.progress import Tell
 from compressor.recipe import Data, Recipe, Teacher
 
@@ -83,25 +84,3 @@ def open_inputs(data: Data, teacher: Teacher | None, tell: Tell, *, device: torc
             tell(f"teacher: {checked.sentence}")
             network = checked.network
     return Inputs(device, opened, network)
-
-
-def choose_device(name: str) -> torch.device:
-    """Return the device asked for; `auto` is CUDA where there is one.
-
-    Raises:
-        EnvironmentMissing: it is not here. There is no silent fallback.
-        UsageError: there is no such kind of device.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UsageError(f"no such device: {name!r}", hint="cpu, cuda, cuda:1 or auto") from None
-    if device.type not in {"cpu", "cuda"}:
-        raise UsageError(f"device {name!r} is not supported", hint="cpu, cuda, cuda:1 or auto")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise EnvironmentMissing(
-            f"device {name} is not here: torch sees {torch.cuda.device_count()} CUDA devices", hint="--device cpu"
-        )
-    return device

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compressor.errors import InputRejected
-from compressor.evaluate import Predictions, confidence
 from compressor.files import replacing
+from compressor.measure.scores import Predictions, confidence
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

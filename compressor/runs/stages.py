@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal, get_args
 
 from compressor.files import write_text
-from compressor.runs import Run
+from compressor.runs.folder import Run
 
 Stage = Literal["train", "export", "validate", "bench", "report"]
 STAGES: tuple[Stage, ...] = get_args(Stage)

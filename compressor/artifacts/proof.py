@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from compressor import checkpoint
 from compressor.data import Dataset, Split
 from compressor.errors import InputRejected
-from compressor.evaluate import Predictions, predict, score
-from compressor.prepare import Inputs
-from compressor.report import record
-from compressor.robustness import boundary_between, boundary_set
+from compressor.inputs import Inputs
+from compressor.measure.hard_images import boundary_between, boundary_set
+from compressor.measure.scores import Predictions, predict, score
+from compressor.runs import record
 from exporters import Runner, parity
 from exporters.errors import ExportFailed
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from compressor.attack import NOT_CROSSED, BoundaryAttack, as_found, sample_targets
 from compressor.errors import InputRejected
-from compressor.evaluate import Floats, Labels, Split, agreement, first, infer
+from compressor.measure.scores import Floats, Labels, Split, agreement, first, infer
 from exporters import Runner
 
 

@@ -11,11 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from compressor.answers import Answer
 from compressor.attack import CROSSED, BoundaryAttack, BoundarySamples, as_found, sample_targets, select_bases
 from compressor.data.split import Split
 from compressor.errors import InputRejected
-from compressor.evaluate import Floats, first
+from compressor.measure.predictions import Answer
+from compressor.measure.scores import Floats, first
 
 BATCH = 64
 

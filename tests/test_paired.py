@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compressor.ablation import METRICS, Cell, Outcome, analyse, grid, spread
 from compressor.errors import UsageError
+from compressor.measure.paired import METRICS, Cell, Outcome, analyse, grid, spread
 
 T = {1: 12.7062047, 2: 4.3026527, 4: 2.7764451}  # Student's t, 97.5 %, by degrees of freedom, from a printed table
 

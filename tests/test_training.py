@@ -9,11 +9,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from compressor.batch import Batch
 from compressor.errors import Diverged, Interrupted, UsageError
-from compressor.interrupt import interruptible
-from compressor.methods.protocol import Batch, Objective, Setting, Update
+from compressor.machine.interrupt import interruptible
+from compressor.methods.protocol import Objective, Setting, Update
 from compressor.recipe import Schedule, Training
-from compressor.train import TrainingState, fit
+from compressor.training.loop import TrainingState, fit
 
 CPU = torch.device("cpu")
 STEPS = 4  # batches in an epoch

@@ -16,11 +16,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from compressor.batch import Batch
 from compressor.errors import UsageError
-from compressor.losses import Losses
-from compressor.methods.protocol import Batch, Moment, Objective, Update
-from compressor.optimiser import learning_rate, optimiser, parameters, trained_parameters
+from compressor.methods.protocol import Moment, Objective, Update
 from compressor.recipe import Training
+from compressor.training.losses import Losses
+from compressor.training.optimiser import learning_rate, optimiser, parameters, trained_parameters
 
 # (epoch, start), both from 0 -> the batches of that epoch from number `start` on.
 Batches = Callable[[int, int], Iterable[Batch]]

@@ -18,10 +18,9 @@ from cyclonedx.model.tool import ToolRepository
 from cyclonedx.output.json import JsonV1Dot6
 from packageurl import PackageURL
 
-from compressor import manifest
 from compressor.files import write_text
-from compressor.report import record
-from compressor.runs import Run
+from compressor.runs import manifest, record
+from compressor.runs.folder import Run
 
 NAME = "bom.cdx.json"
 _MEASURES = ("top1", "ece", "agreement", "boundary_agreement", "accuracy_drop", "pgd_top1")

@@ -12,17 +12,18 @@ import torch
 from numpy.typing import NDArray
 
 from compressor import checkpoint
-from compressor.artifacts import Normalised, exporter_of, provider_of
-from compressor.build import Source, build
-from compressor.calibration import calibration_images
+from compressor.artifacts.building import Source, build
+from compressor.artifacts.calibration import calibration_images
+from compressor.artifacts.opening import Normalised, exporter_of, provider_of
+from compressor.artifacts.proof import accuracy_drop, graph_images
 from compressor.errors import InputRejected, UsageError
-from compressor.evaluate import predict
-from compressor.exam import Exam, grade
-from compressor.prepare import Inputs, choose_device, open_inputs
+from compressor.inputs import Inputs, open_inputs
+from compressor.machine.devices import choose_device
+from compressor.measure.grading import Exam, grade
+from compressor.measure.scores import predict
 from compressor.progress import Tell
-from compressor.proof import accuracy_drop, graph_images
 from compressor.recipe import Calibration, Data, Export, Teacher
-from compressor.report import record
+from compressor.runs import record
 from exporters import Runner, onnx
 
 

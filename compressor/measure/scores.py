@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from compressor.batch import Batch
 from compressor.errors import InputRejected
-from compressor.methods import Batch
 from exporters import Runner
 
 Z95 = 1.959963984540054  # two-sided 95 % quantile of the normal distribution

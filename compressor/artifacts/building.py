@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from compressor.artifacts import exporter_of, file_facts, format_of, located
+from compressor.artifacts.opening import exporter_of, file_facts, format_of, located
+from compressor.artifacts.proof import graph_images, prove
 from compressor.errors import InputRejected
 from compressor.files import explained
 from compressor.progress import Tell
-from compressor.proof import graph_images, prove
 from compressor.recipe import ENGINES, Calibration, Export
-from compressor.report import record
+from compressor.runs import record
 from exporters import Built, Engine, Exporter, Runner, onnx, quantize
 from exporters.errors import ExporterError, RuntimeMissing
 from exporters.tensorrt import TENSORRT, TENSORRT_RTX, sidecar

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from compressor.answers import Answer, Answers
 from compressor.errors import InputRejected
-from compressor.evaluate import Predictions
+from compressor.measure.predictions import Answer, Answers
+from compressor.measure.scores import Predictions
 
 LOGITS = np.array([[0.0, 0.0, -50.0], [0.0, 0.0, np.log(2.0)], [9.0, 1.0, 1.0]], np.float32)
 LABELS = np.array([1, 2, 0])

@@ -12,12 +12,12 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
+from compressor.batch import Batch
 from compressor.checkpoint.classes import apply_order, best_order, named_order
-from compressor.checkpoint.fitted import fitted, in_other_form
 from compressor.checkpoint.network import Network, Shape
+from compressor.checkpoint.resize import fitted, in_other_form
 from compressor.data import NORMALISATIONS
 from compressor.errors import InputRejected
-from compressor.methods import Batch
 
 MARGIN = 3.0
 SIGMAS = 3.0

@@ -1,0 +1,1 @@
+"""Any file that classifies: opening, building, calibrating and proving it."""

@@ -1,0 +1,1 @@
+"""What a run folder holds: its files, the record, the stages done, the manifest."""
