@@ -34,7 +34,7 @@ CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
-class Exam:
+class EvaluationSet:
     """What every file is asked. `answers` are the fp32 file's on the test images; the boundary is the network's own."""
 
     data: Dataset
@@ -62,11 +62,11 @@ def main() -> None:
         trunk = Path(place) / "fp32.onnx"
         onnx.export(network.module, trunk, input_shape=network.input_shape)
         reference = onnx.load(trunk)
-        exam = opened_exam(data, network, reference, options)
-        print(heading(options, exam))
+        evaluation = evaluation_of(data, network, reference, options)
+        print(heading(options, evaluation))
         print("| recipe | images | boundary share | top-1, % | agreement | boundary agreement |")
         print("|---|---|---|---|---|---|")
-        row("fp32", "", "", [scored(reference, exam)])
+        row("fp32", "", "", [scored(reference, evaluation)])
         for recipe, samples, share in product(options.recipes, options.samples, options.boundary):
             found = []
             for seed in range(options.seeds):
@@ -78,11 +78,13 @@ def main() -> None:
                     print(f"only {walked} of {samples} images crossed the boundary", file=sys.stderr)
                 path = Path(place) / "int8.onnx"
                 quantize.quantize(trunk, path, images, recipe=recipe, method=options.method)
-                found.append(scored(onnx.load(path), exam))
+                found.append(scored(onnx.load(path), evaluation))
             row(recipe, str(samples), f"{share:g}", found)
 
 
-def opened_exam(data: Dataset, network: checkpoint.Network, reference: Runner, options: argparse.Namespace) -> Exam:
+def evaluation_of(
+    data: Dataset, network: checkpoint.Network, reference: Runner, options: argparse.Namespace
+) -> EvaluationSet:
     boundary = boundary_set(
         network.module,
         data.test,
@@ -91,22 +93,23 @@ def opened_exam(data: Dataset, network: checkpoint.Network, reference: Runner, o
         seed=0,
         device=CPU,
     )
-    return Exam(data, options.limit, predict(reference, data.test, limit=options.limit), boundary)
+    return EvaluationSet(data, options.limit, predict(reference, data.test, limit=options.limit), boundary)
 
 
-def scored(runner: Runner, exam: Exam) -> Scored:
-    scores = score(predict(runner, exam.data.test, limit=exam.limit), teacher=exam.answers)
-    near = boundary_agreement(infer(runner, exam.boundary.images), exam.boundary.teacher_logits)
+def scored(runner: Runner, evaluation: EvaluationSet) -> Scored:
+    scores = score(predict(runner, evaluation.data.test, limit=evaluation.limit), teacher=evaluation.answers)
+    near = boundary_agreement(infer(runner, evaluation.boundary.images), evaluation.boundary.teacher_logits)
     assert scores.agreement is not None
     assert near is not None, "no test image crossed the boundary"
     return Scored(scores.top1, scores.agreement, near)
 
 
-def heading(options: argparse.Namespace, exam: Exam) -> str:
-    images = min(options.limit or len(exam.data.test), len(exam.data.test))
+def heading(options: argparse.Namespace, evaluation: EvaluationSet) -> str:
+    images = min(options.limit or len(evaluation.data.test), len(evaluation.data.test))
     return (
-        f"{options.teacher.name} on {exam.data.name}: {images:,} test images, {len(exam.boundary.images):,} of them "
-        f"walked to the boundary; {options.seeds} seeds, {options.method} ranges; "
+        f"{options.teacher.name} on {evaluation.data.name}: {images:,} test images, "
+        f"{len(evaluation.boundary.images):,} of them walked to the boundary; "
+        f"{options.seeds} seeds, {options.method} ranges; "
         f"ONNX Runtime {next(version for name, version in versions().items() if name.startswith('onnxruntime'))}.\n"
     )
 

@@ -52,7 +52,7 @@ class Subject:
     images: NDArray[np.float32]
 
 
-Opened = Callable[[], Runner]
+FinishedRun = Callable[[], Runner]
 
 
 def main() -> None:
@@ -102,12 +102,12 @@ def exported(subject: Subject, folder: Path) -> dict[str, Path]:
     return files
 
 
-def on_cpu(subject: Subject, files: Mapping[str, Path], options: argparse.Namespace) -> dict[str, Opened]:
+def on_cpu(subject: Subject, files: Mapping[str, Path], options: argparse.Namespace) -> dict[str, FinishedRun]:
     threads = options.threads
     eager = partial(
         TorchRunner, subject.network, input_shape=subject.input_shape, classes=subject.classes, threads=threads
     )
-    runners: dict[str, Opened] = {
+    runners: dict[str, FinishedRun] = {
         "PyTorch fp32": eager,
         "PyTorch bf16": partial(eager, precision="bf16"),
         "PyTorch fp32, compiled": partial(eager, compile=True),
@@ -126,11 +126,11 @@ def from_ir(source: Path, precision: str, threads: int) -> Runner:
     return openvino.load(built.path, threads=threads)
 
 
-def on_gpu(subject: Subject, files: Mapping[str, Path], folder: Path) -> dict[str, Opened]:
+def on_gpu(subject: Subject, files: Mapping[str, Path], folder: Path) -> dict[str, FinishedRun]:
     eager = partial(
         TorchRunner, subject.network, input_shape=subject.input_shape, classes=subject.classes, device="cuda"
     )
-    runners: dict[str, Opened] = {
+    runners: dict[str, FinishedRun] = {
         "PyTorch fp16": partial(eager, precision="fp16", cuda_graph=True),
         "PyTorch fp32": partial(eager, cuda_graph=True),
     }
@@ -148,7 +148,7 @@ def from_plan(source: Path, folder: Path, precision: str) -> Runner:
     return trt.load(built.path, provider="cuda", cuda_graph=True)
 
 
-def measured(runners: Mapping[str, Opened], config: Bench) -> dict[str, tuple[Latency, ...]]:
+def measured(runners: Mapping[str, FinishedRun], config: Bench) -> dict[str, tuple[Latency, ...]]:
     """Time those runners that work here, in turn; say of the others why they do not."""
     opened = {}
     for name, open_runner in runners.items():
@@ -209,7 +209,7 @@ def accuracy(options: argparse.Namespace) -> None:
     )
     with tempfile.TemporaryDirectory() as folder:
         files = exported(subject, Path(folder))
-        runners: dict[str, Opened] = {
+        runners: dict[str, FinishedRun] = {
             "ONNX Runtime fp32": partial(onnx.load, files["fp32"]),
             "ONNX Runtime int8": partial(onnx.load, files["int8"]),
             "OpenVINO fp32": partial(from_ir, files["fp32"], "fp32", options.threads),

@@ -18,7 +18,7 @@ from compressor import checkpoint
 from compressor.data import Split
 from compressor.data.augment import Augmentation
 from compressor.data.split import Held
-from compressor.difference import TIE, Answers, Side, compare_given, search
+from compressor.difference import TIE, PairLogits, Side, compare_given, search
 from compressor.difference.given import images_of
 from compressor.difference.lines import GRID, HALVINGS, along, first_change
 from compressor.difference.sides import ask
@@ -191,7 +191,7 @@ def test_margins_are_in_spreads_of_the_logits_and_ties_are_what_rounding_explain
     a = np.array([[2.0, 0.0], [0.0, TIE], [1.0, 0.0], [3.0, 0.0]], np.float32)
     b = np.array([[0.0, 1.0], [TIE, 0.0], [1.0, 0.0], [0.0, 3.0]], np.float32)
 
-    answers = Answers(a, b, (2.0, 4.0))
+    answers = PairLogits(a, b, (2.0, 4.0))
 
     assert answers.differ.tolist() == [True, True, False, True]
     assert np.stack(answers.margins, 1).tolist() == [[1, 0.25], pytest.approx([TIE / 2, TIE / 4]), [0, 0], [1.5, 0.75]]
@@ -216,7 +216,7 @@ def test_flips_come_with_the_surest_first_and_pairs_with_the_most_frequent():
 
 
 def test_the_target_is_what_both_together_hold_likely():
-    answers = Answers(np.array([[5, 3, 0]], np.float32), np.array([[5, 0, 4]], np.float32), (1.0, 1.0))
+    answers = PairLogits(np.array([[5, 3, 0]], np.float32), np.array([[5, 0, 4]], np.float32), (1.0, 1.0))
 
     assert likely_targets(answers, np.array([0])).tolist() == [2]
 

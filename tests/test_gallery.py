@@ -16,7 +16,7 @@ from compressor.measure.gallery import (
     pool,
     shown_disagreements,
 )
-from compressor.measure.predictions import Answer
+from compressor.measure.predictions import FilePredictions
 
 SIZE = 4
 SCALE = torch.tensor([0.5])
@@ -188,7 +188,7 @@ def test_two_classes_have_no_plane(linear, task):
 
 
 def answer(classes, probabilities, labels=(0, 0, 0, 0)):
-    return Answer(
+    return FilePredictions(
         sha256="a",
         labels=np.array(labels, np.int32),
         classes=np.array(classes, np.int32),

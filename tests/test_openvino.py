@@ -20,7 +20,7 @@ from exporters.errors import ArtifactRejected, ExportFailed, RuntimeMissing
 from exporters.files import write_whole
 from exporters.openvino.runtime import core, package
 
-# Looked for, not imported: that would be seen by its makers.
+# Gallery for, not imported: that would be seen by its makers.
 pytestmark = pytest.mark.skipif(find_spec("openvino") is None, reason="OpenVINO is not installed")
 
 SHAPE = (3, 8, 8)

@@ -548,13 +548,13 @@ def test_what_a_probability_cannot_tell_is_not_asked_of_it(student, trunk, sets,
         sure.head.weight *= 1000
         sure.head.bias *= 1000
 
-    class Answers(TorchRunner):
+    class StoredPredictions(TorchRunner):
         """Logits as their probabilities in fp32 tell them."""
 
         def __call__(self, images):
             return as_logits(torch.from_numpy(super().__call__(images)).softmax(1).numpy())
 
-    candidate = Answers(sure, input_shape=(3, 8, 8), classes=4)
+    candidate = StoredPredictions(sure, input_shape=(3, 8, 8), classes=4)
     candidate.output = runner.output
     assert (candidate(sets["random"]) == LEAST).any()
     for pair in ((candidate, run(sure)), (run(sure), candidate)):

@@ -4,17 +4,17 @@ import numpy as np
 import pytest
 
 from compressor.errors import InputRejected
-from compressor.measure.predictions import Answer, Answers
+from compressor.measure.predictions import FilePredictions, StoredPredictions
 from compressor.measure.scores import Predictions
 
 LOGITS = np.array([[0.0, 0.0, -50.0], [0.0, 0.0, np.log(2.0)], [9.0, 1.0, 1.0]], np.float32)
 LABELS = np.array([1, 2, 0])
 
 
-def answers() -> Answers:
-    student = Answer.of(Predictions(LOGITS, LABELS), "a" * 64)
-    teacher = Answer.of(Predictions(-LOGITS, LABELS), "b" * 64)
-    return Answers(fingerprint="f", files={"teacher": teacher, "stüdent": student})
+def answers() -> StoredPredictions:
+    student = FilePredictions.of(Predictions(LOGITS, LABELS), "a" * 64)
+    teacher = FilePredictions.of(Predictions(-LOGITS, LABELS), "b" * 64)
+    return StoredPredictions(fingerprint="f", files={"teacher": teacher, "stüdent": student})
 
 
 def test_an_answer_is_the_top_class_the_lower_of_equal_ones_and_its_probability():
@@ -28,7 +28,7 @@ def test_an_answer_is_the_top_class_the_lower_of_equal_ones_and_its_probability(
 def test_answers_are_read_as_they_were_written(tmp_path):
     answers().write(tmp_path / "predictions.npz")
 
-    found = Answers.read(tmp_path / "predictions.npz")
+    found = StoredPredictions.read(tmp_path / "predictions.npz")
 
     assert found.fingerprint == "f"
     assert found.labels.tolist() == [1, 2, 0]
@@ -53,7 +53,7 @@ def test_the_file_is_whole_or_absent(tmp_path, monkeypatch):
 
 def test_no_file_says_what_makes_one(tmp_path):
     with pytest.raises(InputRejected, match="no such file") as caught:
-        Answers.read(tmp_path / "predictions.npz")
+        StoredPredictions.read(tmp_path / "predictions.npz")
     assert caught.value.hint == f"compress validate {tmp_path}"
 
 
@@ -72,7 +72,7 @@ def columns(**changes):
 def test_a_whole_set_of_columns_is_read(tmp_path):
     np.savez(tmp_path / "p.npz", **columns())
 
-    assert Answers.read(tmp_path / "p.npz").files["teacher"].classes.tolist() == [0, 0, 0]
+    assert StoredPredictions.read(tmp_path / "p.npz").files["teacher"].classes.tolist() == [0, 0, 0]
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_a_file_whose_parts_do_not_fit_is_damaged(tmp_path, changes):
     np.savez(tmp_path / "p.npz", **columns(**changes))
 
     with pytest.raises(InputRejected, match="damaged"):
-        Answers.read(tmp_path / "p.npz")
+        StoredPredictions.read(tmp_path / "p.npz")
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 and then nothing", b"\x93NUMPY", b"text"])
@@ -98,7 +98,7 @@ def test_a_file_that_is_something_else_is_damaged(tmp_path, content):
     (tmp_path / "p.npz").write_bytes(content)
 
     with pytest.raises(InputRejected, match="damaged") as caught:
-        Answers.read(tmp_path / "p.npz")
+        StoredPredictions.read(tmp_path / "p.npz")
     assert "compress validate" in caught.value.hint
 
 
@@ -108,4 +108,4 @@ def test_a_file_cut_short_is_damaged(tmp_path):
     (tmp_path / "p.npz").write_bytes(whole[: len(whole) // 2])
 
     with pytest.raises(InputRejected, match="damaged"):
-        Answers.read(tmp_path / "p.npz")
+        StoredPredictions.read(tmp_path / "p.npz")

@@ -24,7 +24,7 @@ def network():
     return nn.Sequential(nn.Flatten(), nn.Linear(192, 4))
 
 
-class Answers(TorchRunner):
+class StoredPredictions(TorchRunner):
     """A network that claims to be of a precision, and says something else of the images of noise."""
 
     def __init__(self, network, precision, *, error=0.0, on_noise=0.0) -> None:
@@ -40,22 +40,22 @@ class Answers(TorchRunner):
 
 
 def test_int8_is_not_asked_about_noise(network):
-    reference = Answers(network, "fp32")
-    assert prove(Answers(network, "int8", on_noise=9), reference, IMAGES).samples == 20
+    reference = StoredPredictions(network, "fp32")
+    assert prove(StoredPredictions(network, "int8", on_noise=9), reference, IMAGES).samples == 20
     with pytest.raises(ExportFailed, match="does not answer as its source does at batch 1"):
-        prove(Answers(network, "int8", error=9), reference, IMAGES)
+        prove(StoredPredictions(network, "int8", error=9), reference, IMAGES)
 
 
 @pytest.mark.parametrize(("precision", "of"), [("fp16", "fp32"), ("int8", "int8")])
 def test_other_files_are_asked_about_noise(network, precision, of):
-    assert prove(Answers(network, precision), Answers(network, of), IMAGES).samples == len(IMAGES)
+    assert prove(StoredPredictions(network, precision), StoredPredictions(network, of), IMAGES).samples == len(IMAGES)
     with pytest.raises(ExportFailed, match="does not answer as its source does at batch 1"):
-        prove(Answers(network, precision, on_noise=9), Answers(network, of), IMAGES)
+        prove(StoredPredictions(network, precision, on_noise=9), StoredPredictions(network, of), IMAGES)
 
 
 def test_the_record_holds_all_errors(network):
-    logits = Answers(network, "fp32")(IMAGES[NOISE:])
-    found = prove(Answers(network, "int8", error=1e-3), Answers(network, "fp32"), IMAGES)
+    logits = StoredPredictions(network, "fp32")(IMAGES[NOISE:])
+    found = prove(StoredPredictions(network, "int8", error=1e-3), StoredPredictions(network, "fp32"), IMAGES)
     assert found.max_error == pytest.approx(1e-3, rel=0.01)
     assert found.relative_error == pytest.approx(1e-3 / logits.std(), rel=0.01)
     assert found.rms_error == pytest.approx(1e-3 / math.sqrt(2) / logits.std(), rel=0.01)

@@ -67,7 +67,7 @@ def test_a_prepared_inference_gives_the_logits_of_a_call(tiny, images):
 
 
 class Threads(nn.Module):
-    """Answers with the number of threads it was run with."""
+    """StoredPredictions with the number of threads it was run with."""
 
     def forward(self, images):
         return torch.full((len(images), 4), torch.get_num_threads())

@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from chromium import CHROMIUM, browser
+from report_contents import HOSTILE, contents, gate, measured
 from shell import ran, refused, typed
-from stories import HOSTILE, gate, measured, story
 
 from compressor import pipeline
-from compressor.measure.predictions import Answer, Answers
+from compressor.measure.predictions import FilePredictions, StoredPredictions
 from compressor.progress import Tell
 from compressor.report import figures, html, sections
-from compressor.report.story import Looked, Missing, Story
+from compressor.report.contents import Contents, Gallery, Missing
 from compressor.runs import record
 
 FIGURES = {"curve0", "curve1", "curve2", "front1", "front8", "spread1", "spread8", "plane0", "plane1"}
@@ -47,7 +47,7 @@ class Reader(HTMLParser):
 
 
 def test_every_part_is_on_the_page():
-    page = Reader(html.page(story()))
+    page = Reader(html.page(contents()))
 
     parts = {attributes.get("id") for attributes in page.of("section")}
     assert {"files", "training", "speed", "classes", "boundary", "disagreements", "origin"} <= parts
@@ -57,7 +57,7 @@ def test_every_part_is_on_the_page():
 
 
 def test_the_page_loads_nothing_runs_nothing_and_can_be_read_aloud():
-    page = Reader(html.page(story()))
+    page = Reader(html.page(contents()))
 
     addresses = [
         value or "" for _, each in page.elements for key, value in each.items() if key in ("src", "href", "xlink:href")
@@ -70,7 +70,7 @@ def test_the_page_loads_nothing_runs_nothing_and_can_be_read_aloud():
     assert all(each.get("aria-label") and each.get("role") == "img" for each in page.of("svg"))
     ids = [each["id"] for _, each in page.elements if "id" in each]
     assert len(ids) == len(set(ids))
-    used = re.findall(r'(?:url\(|href=")#([\w-]+)', html.page(story()))
+    used = re.findall(r'(?:url\(|href=")#([\w-]+)', html.page(contents()))
     assert set(used) <= set(ids)
 
 
@@ -81,8 +81,8 @@ def test_nothing_from_outside_becomes_markup():
     run = run.model_copy(
         update={"artifacts": (noted,), "versions": {HOSTILE[0]: HOSTILE[2]}, "hardware": {"cpu": HOSTILE[0]}}
     )
-    given = story(names, name=HOSTILE[0], folder=Path(HOSTILE[0]), recipe=HOSTILE[2], result=run)
-    given = Story(**{**vars(given), "missing": (Missing(HOSTILE[0], HOSTILE[2]),)})
+    given = contents(names, name=HOSTILE[0], folder=Path(HOSTILE[0]), recipe=HOSTILE[2], result=run)
+    given = Contents(**{**vars(given), "missing": (Missing(HOSTILE[0], HOSTILE[2]),)})
 
     for text in (html.page(given), html.comparison([given, given])):
         page = Reader(text)
@@ -96,25 +96,25 @@ def test_nothing_from_outside_becomes_markup():
 
 
 def test_the_same_run_gives_the_same_text():
-    once, again = (html.page(story()) for _ in range(2))
+    once, again = (html.page(contents()) for _ in range(2))
 
     assert once == again
 
 
 @pytest.mark.parametrize("part", ["result", "benchmark", "answers"])
 def test_a_page_is_written_without_any_one_part(part):
-    seen = {"looked": Looked()} if part == "result" else {}  # nobody looks at a run that is not trained
-    page = Reader(html.page(story(**{part: None, "missing": (Missing("something", "compress try"),)}, **seen)))
+    seen = {"looked": Gallery()} if part == "result" else {}  # nobody looks at a run that is not trained
+    page = Reader(html.page(contents(**{part: None, "missing": (Missing("something", "compress try"),)}, **seen)))
 
     assert "something: compress try" in page.text
 
 
 def test_a_page_is_written_without_epochs_images_or_anything():
-    bare = Story("try", Path("runs/try"), "", {}, [])
+    bare = Contents("try", Path("runs/try"), "", {}, [])
 
     assert "Not finished" in Reader(html.page(bare)).text
     assert (
-        Reader(html.page(story(epochs=[], looked=Looked(reason="the teacher is gone")))).text.count(
+        Reader(html.page(contents(epochs=[], gallery=Gallery(reason="the teacher is gone")))).text.count(
             "the teacher is gone"
         )
         == 1
@@ -124,7 +124,7 @@ def test_a_page_is_written_without_epochs_images_or_anything():
 def test_a_large_set_of_classes_still_makes_a_small_page():
     names = tuple(f"class number {number}" for number in range(1000))
 
-    assert len(html.page(story(names))) < 3e6
+    assert len(html.page(contents(names))) < 3e6
 
 
 # Several runs
@@ -133,7 +133,7 @@ def test_a_large_set_of_classes_still_makes_a_small_page():
 def test_a_comparison_has_a_column_a_student_and_says_what_does_not_compare():
     other = measured(("a", "b"))
     data = other.data.model_copy(update={"fingerprint": "other"})
-    runs = [story(), story(name="again", result=other.model_copy(update={"data": data}))]
+    runs = [contents(), contents(name="again", result=other.model_copy(update={"data": data}))]
 
     page = Reader(html.comparison(runs))
 
@@ -142,7 +142,7 @@ def test_a_comparison_has_a_column_a_student_and_says_what_does_not_compare():
     heads = re.findall(r'<th scope="col">(\w+)<small>', html.comparison(runs))
     assert heads == ["try", "again"]
     assert len(page.of("svg")) == 5
-    assert "different test images" not in Reader(html.comparison([story(), story(name="again")])).text
+    assert "different test images" not in Reader(html.comparison([contents(), contents(name="again")])).text
 
 
 # The command
@@ -176,7 +176,7 @@ def reported(run) -> tuple[str, str]:
 
 
 def test_validate_keeps_what_every_file_said(finished):
-    found = Answers.read(finished / "runs/student-1/predictions.npz")
+    found = StoredPredictions.read(finished / "runs/student-1/predictions.npz")
     kept = record.read(finished / "runs/student-1")
 
     assert list(found.files) == ["teacher", "student", "export/student.fp32.onnx"]
@@ -289,14 +289,14 @@ def test_a_teacher_that_has_moved_costs_the_boundary_and_not_the_disagreements(r
     assert len(page.of("img")) == min(count.images, 12)
 
 
-def pipeline_story(run) -> Story:
-    return Story("s", run, "", {}, [], record.read(run), None, Answers.read(run / "predictions.npz"))
+def pipeline_story(run) -> Contents:
+    return Contents("s", run, "", {}, [], record.read(run), None, StoredPredictions.read(run / "predictions.npz"))
 
 
 def test_data_that_have_changed_cost_the_disagreements_pictures(run):
-    found = Answers.read(run / "predictions.npz")
+    found = StoredPredictions.read(run / "predictions.npz")
     fewer = {
-        name: Answer(
+        name: FilePredictions(
             sha256=each.sha256,
             labels=each.labels[:-1],
             classes=each.classes[:-1],
@@ -304,7 +304,7 @@ def test_data_that_have_changed_cost_the_disagreements_pictures(run):
         )
         for name, each in found.files.items()
     }
-    Answers(fingerprint="f", files=fewer).write(run / "predictions.npz")
+    StoredPredictions(fingerprint="f", files=fewer).write(run / "predictions.npz")
 
     text, _ = reported(run)
 
@@ -351,7 +351,7 @@ def test_a_new_run_in_the_same_folder_forgets_the_old_report(run):
 
 def test_drawing_says_nothing_and_warns_of_nothing(run, capfd):
     names = ("寿司", "पिज़्ज़ा", "🍕", "x" * 300, "")
-    html.page(story(names))
+    html.page(contents(names))
     pipeline.report([run], Tell(quiet=True))
 
     assert capfd.readouterr() == ("", "")
@@ -388,10 +388,10 @@ def pages(finished, tmp_path_factory):
     ran(["report", str(finished / "runs/student-1"), "--out", str(paths["real"])])
     ran(["report", *2 * [str(finished / "runs/student-1")], "--out", str(paths["several"])])
     long = (*HOSTILE, "a-very-long-class-name-without-any-space-in-it-" * 3)
-    hostile = story(long, name=HOSTILE[2] * 5, recipe="x" * 500, folder=Path("y" * 400))
+    hostile = contents(long, name=HOSTILE[2] * 5, recipe="x" * 500, folder=Path("y" * 400))
     paths["hostile"].write_text(html.page(hostile), encoding="utf-8")
-    paths["many"].write_text(html.page(story(tuple(f"class {number}" for number in range(200)))), encoding="utf-8")
-    half = Story("half", Path("runs/half"), "recipe: 1", {}, [], missing=(Missing("all", "compress " + "z" * 300),))
+    paths["many"].write_text(html.page(contents(tuple(f"class {number}" for number in range(200)))), encoding="utf-8")
+    half = Contents("half", Path("runs/half"), "recipe: 1", {}, [], missing=(Missing("all", "compress " + "z" * 300),))
     paths["half"].write_text(html.page(half), encoding="utf-8")
     return paths
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from stories import answer, gate, measured, story, with_gates
+from report_contents import answer, contents, gate, measured, with_gates
 
-from compressor.measure.predictions import Answers
+from compressor.measure.predictions import StoredPredictions
 from compressor.report import sections
 from compressor.report.sections.disagreements import DisagreementCount
 from compressor.report.sections.speed import pareto
@@ -34,7 +34,7 @@ def test_the_verdict_comes_from_the_gates(gates, state, title):
 
 
 def test_the_sentence_says_what_was_kept_and_what_was_lost():
-    assert kept_and_lost(story()) == (
+    assert kept_and_lost(contents()) == (
         "The student is right on 97.00 % of 359 test images, 1.00 points below its teacher (95 % interval 0.25 to 1.75 "
         "points lost). It has 3.6× fewer parameters and is 8.0× faster at batch 1 as onnx fp32."
     )
@@ -56,14 +56,14 @@ def test_the_sentence_says_what_cannot_be_proved(drop, interval, words):
     run = measured(("a", "b"))
     student = run.student.model_copy(update={"accuracy_drop": drop, "accuracy_drop_ci": interval})
 
-    assert words in kept_and_lost(story(result=run.model_copy(update={"student": student})))
+    assert words in kept_and_lost(contents(result=run.model_copy(update={"student": student})))
 
 
 def test_a_run_without_a_teacher_is_judged_alone():
     run = measured(("a", "b"), teacher=None, artifacts=(), gates=())
     student = run.student.model_copy(update={"accuracy_drop": None})
 
-    alone = story(result=run.model_copy(update={"student": student}))
+    alone = contents(result=run.model_copy(update={"student": student}))
 
     assert kept_and_lost(alone) == (
         "The network is right on 97.00 % of 359 test images (95 % interval 96.00 to 99.00 %)."
@@ -83,16 +83,16 @@ def test_the_sentence_tells_what_was_gained_where_both_gains_are_known():
     run = measured(("a", "b"))
     unsized = run.student.model_copy(update={"parameters": None})
 
-    assert "It has" not in kept_and_lost(story(result=run.model_copy(update={"student": unsized})))
+    assert "It has" not in kept_and_lost(contents(result=run.model_copy(update={"student": unsized})))
     untimed = run.teacher.model_copy(update={"latency_ms": None})
-    assert "It has" not in kept_and_lost(story(result=run.model_copy(update={"teacher": untimed})))
+    assert "It has" not in kept_and_lost(contents(result=run.model_copy(update={"teacher": untimed})))
 
 
 def test_the_tiles_hold_each_number_against_the_teachers():
     run = measured(("a", "b"))
     small = run.student.model_copy(update={"size_bytes": 100_000})
 
-    found = sections.tiles(story(result=run.model_copy(update={"student": small})))
+    found = sections.tiles(contents(result=run.model_copy(update={"student": small})))
 
     assert [(tile.label, tile.value, tile.note) for tile in found] == [
         ("Top-1 accuracy", "97.00 %", "teacher 98.00 %"),
@@ -103,8 +103,8 @@ def test_the_tiles_hold_each_number_against_the_teachers():
         ("Speed-up", "8.0×", "onnx fp32, batch 1, against the teacher"),
     ]
     alone = run.model_copy(update={"teacher": None, "artifacts": ()})
-    assert [tile.note for tile in sections.tiles(story(result=alone))][-1] == ""
-    assert sections.tiles(story(result=None)) == ()
+    assert [tile.note for tile in sections.tiles(contents(result=alone))][-1] == ""
+    assert sections.tiles(contents(result=None)) == ()
 
 
 # The table
@@ -119,7 +119,7 @@ def rows(groups):
 
 
 def test_the_table_has_a_column_a_file_and_a_dash_for_what_is_not_known():
-    found = rows(sections.measures(story().files))
+    found = rows(sections.measures(contents().files))
 
     assert found["Accuracy on the test images", "Top-1, with 95 % interval"] == ["98.00", "97.00", "97.00"]
     assert found["Against the teacher", "Agreement"] == ["–", "0.950", "0.950"]
@@ -133,7 +133,7 @@ def test_no_speed_up_is_claimed_between_devices():
     run = measured(("a", "b"))
     moved = run.artifacts[0].model_copy(update={"provider": "cuda"})
 
-    files = story(result=run.model_copy(update={"artifacts": (moved,)})).files
+    files = contents(result=run.model_copy(update={"artifacts": (moved,)})).files
 
     assert [file.speed_up("1") for file in files] == [None, 2.0, None]
     assert [file.speed_up("32") for file in files] == [None, None, None]
@@ -143,7 +143,7 @@ def test_files_of_the_same_kind_are_told_apart():
     run = measured(("a", "b"))
     twice = (run.artifacts[0], run.artifacts[0].model_copy(update={"path": "export/student.uint8.fp32.onnx"}))
 
-    labels = [file.label for file in story(result=run.model_copy(update={"artifacts": twice})).files]
+    labels = [file.label for file in contents(result=run.model_copy(update={"artifacts": twice})).files]
 
     assert labels == ["teacher", "student", "onnx fp32 (student.fp32.onnx)", "onnx fp32 (student.uint8.fp32.onnx)"]
 
@@ -173,9 +173,11 @@ def test_each_point_behind_the_front_has_one_on_it_that_is_as_good_in_both(point
 
 def test_confusions_count_what_changed():
     labels, before, after = [0, 0, 1, 1, 2], [0, 0, 1, 0, 2], [0, 1, 1, 1, 0]
-    answers = Answers(fingerprint="f", files={"teacher": answer(before, labels), "student": answer(after, labels)})
+    answers = StoredPredictions(
+        fingerprint="f", files={"teacher": answer(before, labels), "student": answer(after, labels)}
+    )
 
-    found = sections.confusion(story(("a", "b", "c"), answers=answers))
+    found = sections.confusion(contents(("a", "b", "c"), answers=answers))
 
     changes = [[cell.change for cell in row] for row in found.heat]
     assert changes == [[-1, 1, 0], [-1, 1, 0], [1, 0, -1]]
@@ -193,17 +195,19 @@ def test_with_many_classes_the_pairs_that_changed_most_are_listed():
     labels = np.arange(210) % 21
     after = np.where(labels == 20, 3, labels)
     after[1] = 2
-    answers = Answers(fingerprint="f", files={"teacher": answer(labels, labels), "student": answer(after, labels)})
+    answers = StoredPredictions(
+        fingerprint="f", files={"teacher": answer(labels, labels), "student": answer(after, labels)}
+    )
 
-    found = sections.confusion(story(names, answers=answers))
+    found = sections.confusion(contents(names, answers=answers))
 
     assert found.heat is None
     assert [(pair.true, pair.said, pair.change) for pair in found.pairs] == [("c20", "c3", 10), ("c1", "c2", 1)]
-    assert sections.confusion(story(names[:20], answers=None)) is None
+    assert sections.confusion(contents(names[:20], answers=None)) is None
 
 
 def test_the_classes_that_lost_most_come_first():
-    found = sections.class_changes(story())
+    found = sections.class_changes(contents())
 
     assert [(each.name, each.change) for each in found[:2]] == [("zero", -3.0), ("one", -2.0)]
     assert (found[0].teacher, found[0].student, found[0].images) == (90.0, 90.0, 4)
@@ -212,14 +216,16 @@ def test_the_classes_that_lost_most_come_first():
 def test_disagreements_are_counted_by_who_is_right():
     labels, before, after = [0, 0, 1, 1, 2], [0, 0, 1, 0, 2], [0, 1, 1, 1, 0]
     before[4] = 1  # both wrong, and apart
-    answers = Answers(fingerprint="f", files={"teacher": answer(before, labels), "student": answer(after, labels)})
+    answers = StoredPredictions(
+        fingerprint="f", files={"teacher": answer(before, labels), "student": answer(after, labels)}
+    )
 
-    assert sections.disagreement_count(story(answers=answers)) == DisagreementCount(3, 5, 1, 1, 1)
+    assert sections.disagreement_count(contents(answers=answers)) == DisagreementCount(3, 5, 1, 1, 1)
 
 
 def test_answers_of_a_file_that_has_changed_since_are_not_used():
     files = {"teacher": answer([0], [0]), "student": answer([1], [0], sha256="another")}
-    old = story(answers=Answers(fingerprint="f", files=files))
+    old = contents(answers=StoredPredictions(fingerprint="f", files=files))
 
     assert old.answer("teacher") is not None
     assert old.answer("student") is None
@@ -231,6 +237,6 @@ def test_answers_of_a_file_that_has_changed_since_are_not_used():
 
 
 def test_a_teacher_that_runs_share_is_compared_once():
-    labels = [file.label for file in sections.compared([story(), story(name="again")])]
+    labels = [file.label for file in sections.compared([contents(), contents(name="again")])]
 
     assert labels == ["teacher", "try: student", "try: onnx fp32", "again: student", "again: onnx fp32"]

@@ -33,7 +33,7 @@ _RUNTIMES = {
 
 
 def main() -> None:
-    """Answer one request on standard input with a line of JSON on standard output."""
+    """FilePredictions one request on standard input with a line of JSON on standard output."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # runtimes print what they like
     values: dict[str, Any] = json.load(sys.stdin)

@@ -67,7 +67,7 @@ def diff(
         raise UsageError(f"--save-images writes an .npz file, not {save_images.name!r}", hint="--save-images flips.npz")
     from compressor import recipe
     from compressor.pipeline import diff as stage
-    from compressor.pipeline.pair import Opening
+    from compressor.pipeline.diff_inputs import Opening
 
     tell = tell_of(quiet)
     opening = Opening(guide, device, provider, normalisation_of(mean, std, normalize))

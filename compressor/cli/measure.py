@@ -125,15 +125,15 @@ def bench(
     }
     typed = changes({**settings, "gate": gate})
     before = None if baseline is None else baselines.read(baseline)
-    wanted = pipeline.Wanted(before=before, within_ms=within, at_batch=at_batch, out=out)
+    wanted = pipeline.BenchOptions(before=before, within_ms=within, at_batch=at_batch, out=out)
     if target is not None and target.is_file():
         _of_runs("--gate", gate)
-        metrics = pipeline.bench_file(target, tell, device=device, provider=provider, wanted=wanted, overrides=typed)
+        metrics = pipeline.bench_file(target, tell, device=device, provider=provider, options=wanted, overrides=typed)
         show(metrics, as_json=as_json)
         return
     chosen = find(target)
     _refuse({"--provider": provider}, hint="compress bench FILE --provider ...")
-    result = pipeline.bench(chosen.folder, tell, device=device, wanted=wanted, overrides=typed)
+    result = pipeline.bench(chosen.folder, tell, device=device, options=wanted, overrides=typed)
     show(result, as_json=as_json)
     tell(f"next: compress report{argument(chosen)}")
     hold(result, complete=False, asked=gate_names(typed))

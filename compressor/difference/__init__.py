@@ -2,6 +2,6 @@
 
 from compressor.difference.given import Given, compare_given
 from compressor.difference.search import Found, Search, search
-from compressor.difference.sides import SURE, TIE, Answers, Side
+from compressor.difference.sides import SURE, TIE, PairLogits, Side
 
-__all__ = ["SURE", "TIE", "Answers", "Found", "Given", "Search", "Side", "compare_given", "search"]
+__all__ = ["SURE", "TIE", "Found", "Given", "PairLogits", "Search", "Side", "compare_given", "search"]

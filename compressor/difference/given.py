@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from compressor.data import Split
-from compressor.difference.sides import Answers, Side
+from compressor.difference.sides import PairLogits, Side
 from compressor.errors import InputRejected
 from compressor.measure.scores import Floats, Labels, Predictions, Scores, infer, score
 
@@ -19,7 +19,7 @@ from compressor.measure.scores import Floats, Labels, Predictions, Scores, infer
 class Given:
     """The answers on a split. `indices` `[N]` are the places of the images in it; a damaged file has none."""
 
-    answers: Answers
+    answers: PairLogits
     labels: Labels
     indices: NDArray[np.int64]
     b_against_a: Scores  # B graded by the labels and compared with A
@@ -55,7 +55,7 @@ def compare_given(a: Side, b: Side, split: Split, batch_size: int = 256) -> Give
         columns.append((ours, theirs, batch.labels.cpu().numpy(), batch.indices.cpu().numpy()))
     ours, theirs, labels, indices = (np.concatenate(column) for column in zip(*columns, strict=True))
     return Given(
-        answers=Answers(ours, theirs, (float(ours.std()), float(theirs.std()))),
+        answers=PairLogits(ours, theirs, (float(ours.std()), float(theirs.std()))),
         labels=labels,
         indices=indices,
         b_against_a=score(Predictions(theirs, labels), teacher=Predictions(ours, labels)),

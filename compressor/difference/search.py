@@ -17,7 +17,7 @@ from torch import Tensor
 from compressor.data import Split
 from compressor.difference.given import Given, images_of
 from compressor.difference.lines import Shares, along, first_change
-from compressor.difference.sides import Answers, Flags, Side, ask
+from compressor.difference.sides import Flags, PairLogits, Side, ask
 from compressor.difference.steering import likely_targets, neighbours, pull_apart, walk
 from compressor.measure.scores import Floats, Labels
 
@@ -35,7 +35,7 @@ class Found:
 
     bases: NDArray[np.int64]
     images: Floats
-    answers: Answers
+    answers: PairLogits
     linf: NDArray[np.float64]
     l2: NDArray[np.float64]
 
@@ -128,7 +128,7 @@ class _Base:
     first: int
     images: Floats
     decided: Labels
-    answers: Answers
+    answers: PairLogits
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ class _Part:
     surest: Found
 
 
-_Steered = tuple[Floats, Answers | None]  # far ends of lines, and the answers there where they count as finds
+_Steered = tuple[Floats, PairLogits | None]  # far ends of lines, and the answers there where they count as finds
 
 
 def _steered(a: Side, b: Side, base: _Base, *, epsilon: float, std: Tensor) -> Iterator[_Steered]:
@@ -229,7 +229,7 @@ def _joined(parts: list[Found]) -> Found:
     return Found(
         bases=np.concatenate([part.bases for part in parts]),
         images=np.concatenate([part.images for part in parts]),
-        answers=Answers(
+        answers=PairLogits(
             np.concatenate([part.answers.a for part in parts]),
             np.concatenate([part.answers.b for part in parts]),
             parts[0].answers.spreads,

@@ -31,7 +31,7 @@ class Side:
 
 
 @dataclass(frozen=True)
-class Answers:
+class PairLogits:
     """The logits `[N, K]` of both artifacts on the same images.
 
     `spreads` are the standard deviations of each artifact's logits over the given images, the unit of `margins`.
@@ -44,8 +44,8 @@ class Answers:
     def __len__(self) -> int:
         return len(self.a)
 
-    def __getitem__(self, rows: NDArray[np.int64] | Flags) -> Answers:
-        return Answers(self.a[rows], self.b[rows], self.spreads)
+    def __getitem__(self, rows: NDArray[np.int64] | Flags) -> PairLogits:
+        return PairLogits(self.a[rows], self.b[rows], self.spreads)
 
     @property
     def decisions(self) -> tuple[Labels, Labels]:
@@ -91,9 +91,9 @@ class Answers:
         return softmax(self.a), softmax(self.b)
 
 
-def ask(a: Side, b: Side, images: Floats, spreads: tuple[float, float]) -> Answers:
+def ask(a: Side, b: Side, images: Floats, spreads: tuple[float, float]) -> PairLogits:
     """Ask both artifacts about the same images `[N, C, H, W]`, in the same batches."""
-    return Answers(infer(a.runner, images), infer(b.runner, images), spreads)
+    return PairLogits(infer(a.runner, images), infer(b.runner, images), spreads)
 
 
 def softmax(logits: Floats) -> NDArray[np.float64]:

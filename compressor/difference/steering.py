@@ -12,7 +12,7 @@ from torch import Tensor
 
 from compressor.attack import BoundaryAttack, as_found
 from compressor.checkpoint.network import device_of
-from compressor.difference.sides import Answers, Side, ask
+from compressor.difference.sides import PairLogits, Side, ask
 from compressor.measure.scores import Floats, Labels
 
 # More steps than for training: a walk that does not arrive finds nothing.
@@ -89,7 +89,7 @@ def neighbours(images: Floats, base: Labels) -> list[Floats]:
     return [images[column] for column in np.where(reachable, nearest, own).T]
 
 
-def likely_targets(answers: Answers, base: Labels) -> Labels:
+def likely_targets(answers: PairLogits, base: Labels) -> Labels:
     """Return the class, other than `base`, that both artifacts together hold most likely: the boundary that is near."""
     ours, theirs = answers.probabilities
     return _runner_up(ours + theirs, base)
@@ -101,7 +101,7 @@ def _runner_up(scores: NDArray[np.float32] | NDArray[np.float64], base: Labels) 
     return np.asarray(others.argmax(axis=1))
 
 
-def _margins(answers: Answers, base: Labels, target: Labels) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _margins(answers: PairLogits, base: Labels, target: Labels) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """How far `stays` puts `base`, and `leaves` puts `target`, above its other classes: `[M]` each, in spreads."""
     rows, (one, other) = np.arange(len(base)), answers.spreads
     kept = answers.a[rows, base] - answers.a[rows, _runner_up(answers.a, base)]

@@ -19,7 +19,7 @@ from exporters.errors import ExporterError, RuntimeMissing
 if TYPE_CHECKING:
     from exporters import Runner
 
-Answer = dict[str, Any]
+FilePredictions = dict[str, Any]
 _DRIVER = "install NVIDIA's driver for this system; nvidia-smi then shows the GPU"
 # The logits of a white image by the probe's network: the mean of all pixels, and nothing.
 _EXPECTED = (1.0, 0.0)
@@ -27,7 +27,7 @@ _SIZE = 8
 
 
 def main() -> None:
-    """Answer for the runtime that is named, in the file that is named, or else on standard output."""
+    """FilePredictions for the runtime that is named, in the file that is named, or else on standard output."""
     name, *places = sys.argv[1:]
     text = json.dumps(answer(name))
     if places:
@@ -36,7 +36,7 @@ def main() -> None:
         print(text)
 
 
-def answer(name: str) -> Answer:
+def answer(name: str) -> FilePredictions:
     """Try a runtime and return `status`, `found`, `remedy` and `facts` as a `Finding` has them."""
     try:
         return _PROBES[name]()
@@ -50,15 +50,15 @@ def answer(name: str) -> Answer:
         return _other("broken", f"{type(error).__name__}: {reason}".rstrip(": ."), None)
 
 
-def _ok(found: str, facts: Mapping[str, Any] | None = None) -> Answer:
+def _ok(found: str, facts: Mapping[str, Any] | None = None) -> FilePredictions:
     return {"status": "ok", "found": found, "facts": dict(facts or {})}
 
 
-def _other(status: str, found: str, remedy: str | None, facts: Mapping[str, Any] | None = None) -> Answer:
+def _other(status: str, found: str, remedy: str | None, facts: Mapping[str, Any] | None = None) -> FilePredictions:
     return {"status": status, "found": found, "remedy": remedy, "facts": dict(facts or {})}
 
 
-def _driver() -> Answer:
+def _driver() -> FilePredictions:
     from compressor.machine.gpu import driver
 
     version = driver()
@@ -71,7 +71,7 @@ def _driver() -> Answer:
     return _other("absent", "NVML finds no NVIDIA driver", _DRIVER)
 
 
-def _torch_cpu() -> Answer:
+def _torch_cpu() -> FilePredictions:
     import torch
 
     facts = {"version": torch.__version__, "cuda": torch.version.cuda, "threads": torch.get_num_threads()}
@@ -79,7 +79,7 @@ def _torch_cpu() -> Answer:
     return _convolved("cpu") or _ok(f"{torch.__version__}, {built}, {torch.get_num_threads()} threads", facts)
 
 
-def _torch_cuda() -> Answer:
+def _torch_cuda() -> FilePredictions:
     import torch
 
     if torch.version.cuda is None:
@@ -97,7 +97,7 @@ def _torch_cuda() -> Answer:
     return _ok(found, {"devices": count, "names": [gpu.name for gpu in gpus], "cudnn": cudnn})
 
 
-def _unseen(who: str) -> Answer:
+def _unseen(who: str) -> FilePredictions:
     from compressor.machine.gpu import driver
 
     version = driver()
@@ -107,7 +107,7 @@ def _unseen(who: str) -> Answer:
     return _other("broken", f"{who} sees no GPU, though there is the driver {version}", remedy)
 
 
-def _convolved(device: str) -> Answer | None:
+def _convolved(device: str) -> FilePredictions | None:
     """Return what is wrong with a convolution on a device, None if it gives what it should."""
     import torch
 
@@ -116,7 +116,7 @@ def _convolved(device: str) -> Answer | None:
     return None if torch.equal(result, torch.full((1, 1, 2, 2), 4.0)) else _wrong(result.flatten().tolist())
 
 
-def _onnxruntime(provider: str) -> Answer:
+def _onnxruntime(provider: str) -> FilePredictions:
     import onnxruntime
     from onnxruntime.capi import build_and_package_info as build
 
@@ -132,7 +132,7 @@ def _onnxruntime(provider: str) -> Answer:
         return _mistaken(runner) or _ok(f"{onnxruntime.__version__}" + (f", CUDA {cuda}" if cuda else ""), facts)
 
 
-def _without_provider(provider: str, error: RuntimeMissing) -> Answer:
+def _without_provider(provider: str, error: RuntimeMissing) -> FilePredictions:
     from compressor.machine.gpu import driver
 
     if provider != "cuda" or "built without" in error.message:
@@ -144,7 +144,7 @@ def _without_provider(provider: str, error: RuntimeMissing) -> Answer:
     return _other("broken", found, "pip install 'onnxruntime-gpu[cuda,cudnn]'")
 
 
-def _openvino() -> Answer:
+def _openvino() -> FilePredictions:
     from exporters import openvino
 
     with tempfile.TemporaryDirectory() as folder:
@@ -152,7 +152,7 @@ def _openvino() -> Answer:
         return _mistaken(runner) or _ok(metadata.version("openvino"), {"version": metadata.version("openvino")})
 
 
-def _tensorrt(name: str) -> Answer:
+def _tensorrt(name: str) -> FilePredictions:
     """Build a plan, and run it where there is a GPU."""
     from exporters import Engine, tensorrt
 
@@ -169,7 +169,7 @@ def _tensorrt(name: str) -> Answer:
         return _mistaken(runner) or _ok(f"{version}, builds and runs plans", {**facts, "runs": True})
 
 
-def _package(module: str, distribution: str, extra: str) -> Answer:
+def _package(module: str, distribution: str, extra: str) -> FilePredictions:
     try:
         import_module(module)
     except ImportError as error:
@@ -201,7 +201,7 @@ def _network(folder: Path) -> Path:
     return path
 
 
-def _mistaken(runner: Runner) -> Answer | None:
+def _mistaken(runner: Runner) -> FilePredictions | None:
     """Return what is wrong with a runner's answer to a white image, None if it gives what it should."""
     import numpy as np
 
@@ -209,11 +209,11 @@ def _mistaken(runner: Runner) -> Answer | None:
     return None if np.allclose(logits, _EXPECTED, atol=1e-3) else _wrong(logits.tolist())
 
 
-def _wrong(values: list[float]) -> Answer:
+def _wrong(values: list[float]) -> FilePredictions:
     return _other("broken", f"it computes something else than it should: {values}", None)
 
 
-_PROBES: dict[str, Callable[[], Answer]] = {
+_PROBES: dict[str, Callable[[], FilePredictions]] = {
     "driver": _driver,
     "torch-cpu": _torch_cpu,
     "torch-cuda": _torch_cuda,

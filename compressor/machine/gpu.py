@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-Answer = TypeVar("Answer")
+FilePredictions = TypeVar("FilePredictions")
 
 # Why a clock is below what was asked for. Idling and limits that a user has set are no slow-downs.
 _SLOW_DOWNS = {
@@ -59,7 +59,7 @@ class Gpu:
     def _processes(self) -> list[Any]:
         return self._ask(lambda: list(self.nvml.nvmlDeviceGetComputeRunningProcesses(self.handle))) or []
 
-    def _ask(self, question: Callable[[], Answer]) -> Answer | None:
+    def _ask(self, question: Callable[[], FilePredictions]) -> FilePredictions | None:
         try:
             return question()
         except self.nvml.NVMLError:

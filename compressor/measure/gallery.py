@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from compressor.attack import CROSSED, BoundaryAttack, BoundarySamples, as_found, sample_targets, select_bases
 from compressor.data.split import Split
 from compressor.errors import InputRejected
-from compressor.measure.predictions import Answer
+from compressor.measure.predictions import FilePredictions
 from compressor.measure.scores import Floats, first
 
 BATCH = 64
@@ -192,7 +192,7 @@ def decision_slice(found: Pool, *, side: int) -> Slice | None:
     return None
 
 
-def disagreements(teacher: Answer, student: Answer) -> NDArray[np.int64]:
+def disagreements(teacher: FilePredictions, student: FilePredictions) -> NDArray[np.int64]:
     """Return the places of the images that two files decide differently, where both are surest first."""
     places = np.flatnonzero(teacher.classes != student.classes)
     surer = np.minimum(teacher.probabilities, student.probabilities)[places]
@@ -200,7 +200,7 @@ def disagreements(teacher: Answer, student: Answer) -> NDArray[np.int64]:
 
 
 def shown_disagreements(
-    teacher: Answer, student: Answer, split: Split, places: Sequence[int]
+    teacher: FilePredictions, student: FilePredictions, split: Split, places: Sequence[int]
 ) -> tuple[Disagreement, ...]:
     """Fetch the images at `places` of the split that the answers are of.
 

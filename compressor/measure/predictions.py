@@ -16,7 +16,7 @@ from compressor.measure.scores import Predictions, confidence
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Answer:
+class FilePredictions:
     """What one file, known by its `sha256`, says of `N` images with these `labels`: top classes and probabilities."""
 
     sha256: str
@@ -25,7 +25,7 @@ class Answer:
     probabilities: NDArray[np.float32]
 
     @classmethod
-    def of(cls, predictions: Predictions, sha256: str) -> Answer:
+    def of(cls, predictions: Predictions, sha256: str) -> FilePredictions:
         """Keep the top class of each row of logits, the lower of two equal ones, and its softmax."""
         return cls(
             sha256=sha256,
@@ -36,14 +36,14 @@ class Answer:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Answers:
+class StoredPredictions:
     """The answers of files, by name, to the same test images in the same order.
 
     `fingerprint` is the data set's: as long as it is the same, so are the images and their order.
     """
 
     fingerprint: str
-    files: Mapping[str, Answer]
+    files: Mapping[str, FilePredictions]
 
     @property
     def labels(self) -> NDArray[np.int32]:
@@ -64,7 +64,7 @@ class Answers:
             np.savez_compressed(file, allow_pickle=False, **columns)
 
     @classmethod
-    def read(cls, path: Path) -> Answers:
+    def read(cls, path: Path) -> StoredPredictions:
         """Read what `write` wrote; nothing in the file is executed.
 
         Raises:
@@ -83,7 +83,7 @@ class Answers:
             ):
                 raise ValueError("its parts do not fit each other")
             files = {
-                str(name): Answer(sha256=str(digest), labels=labels, classes=top, probabilities=sure)
+                str(name): FilePredictions(sha256=str(digest), labels=labels, classes=top, probabilities=sure)
                 for name, digest, top, sure in zip(
                     columns["files"], columns["sha256"], classes, probabilities, strict=True
                 )

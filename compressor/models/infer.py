@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from compressor.models import resnet, torchvision_zoo
 from compressor.models.architectures import FAMILIES, build, title
+from compressor.models.batchnorm import misfits
 from compressor.models.layers import on_meta
-from compressor.models.memory import misfits
 
 Tensors = Sequence[tuple[str, tuple[int, ...]]]  # (key, shape), in order
 Pairs = Sequence[tuple[tuple[str, tuple[int, ...]], tuple[str, tuple[int, ...]]]]  # here, there

@@ -1,6 +1,6 @@
 """The whole path, one file a stage: train, export, validate, bench. Each leaves its part in `result.json`."""
 
-from compressor.pipeline.bench import Wanted, bench, bench_file
+from compressor.pipeline.bench import BenchOptions, bench, bench_file
 from compressor.pipeline.export import export, rebuild
 from compressor.pipeline.foreign import Normalisation, export_graph
 from compressor.pipeline.report import report
@@ -10,8 +10,8 @@ from compressor.pipeline.train import check, resume, train
 from compressor.pipeline.validate import validate, validate_file
 
 __all__ = [
+    "BenchOptions",
     "Normalisation",
-    "Wanted",
     "bench",
     "bench_file",
     "check",

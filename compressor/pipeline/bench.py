@@ -30,7 +30,7 @@ from compressor.errors import InputRejected, UsageError
 from compressor.machine.devices import choose_device
 from compressor.machine.gpu import Gpu, NvmlMissing, cuda_uuid, find_gpu
 from compressor.machine.hardware import hardware
-from compressor.pipeline.finished_run import Opened, open_run
+from compressor.pipeline.finished_run import FinishedRun, open_run
 from compressor.progress import Tell
 from compressor.recipe import Bench, Override, build
 from compressor.runs import record
@@ -42,7 +42,7 @@ SILENCE_S = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
+class BenchOptions:
     """What is asked of a measurement beyond the numbers.
 
     `before` is a baseline to compare with, `within_ms` a latency to name the best file for at the batch size
@@ -69,7 +69,7 @@ class Wanted:
         return Budget(limit_ms=self.within_ms, batch=batch)
 
 
-NOTHING = Wanted()
+NO_OPTIONS = BenchOptions()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +90,7 @@ def bench(
     tell: Tell,
     *,
     device: str | None = None,
-    wanted: Wanted = NOTHING,
+    options: BenchOptions = NO_OPTIONS,
     overrides: Sequence[Override] = (),
 ) -> record.Result:
     """Time every file of a run, in turn, so that their ratios hold, and judge the gates that are measured by now.
@@ -101,7 +101,7 @@ def bench(
     folder = find(where)
     with working(folder):
         opened = open_run(folder, tell, device=device, overrides=overrides)
-        return bench_stage(opened, opened.prepared.recipe.bench, tell, wanted).result
+        return bench_stage(opened, opened.prepared.recipe.bench, tell, options).result
 
 
 def bench_file(
@@ -110,7 +110,7 @@ def bench_file(
     *,
     device: str | None = None,
     provider: str | None = None,
-    wanted: Wanted = NOTHING,
+    options: BenchOptions = NO_OPTIONS,
     overrides: Sequence[Override] = (),
 ) -> record.Metrics:
     """Time one artifact.
@@ -119,28 +119,28 @@ def bench_file(
         overrides: of a recipe's `bench`.
     """
     config = build({"student": {"arch": "any"}}, overrides, base=Path.cwd()).bench
-    budget = wanted.budget(config)
+    budget = options.budget(config)
     chosen = choose_device(device or "auto")
     runner = open_artifact(path, device=chosen, provider=provider, threads=config.threads, cuda_graph=config.cuda_graph)
     costs = _measure({path.name: runner}, {}, config, chosen, tell)
-    if wanted.out is not None:
-        baseline.write(wanted.out, costs.latencies, costs.memory)
+    if options.out is not None:
+        baseline.write(options.out, costs.latencies, costs.memory)
     _warn(costs.latencies, tell)
     if budget is not None:
         tell(choose(costs.latencies, budget).sentence)
-    _compare(costs.latencies, wanted.before, tell)
+    _compare(costs.latencies, options.before, tell)
     return record.Metrics(**facts(runner), latency_ms=costs.timings(path.name))
 
 
-def bench_stage(opened: Opened, config: Bench, tell: Tell, wanted: Wanted = NOTHING) -> Opened:
+def bench_stage(opened: FinishedRun, config: Bench, tell: Tell, options: BenchOptions = NO_OPTIONS) -> FinishedRun:
     """Time every file of an open run, and note it."""
-    result, budget = opened.result, wanted.budget(config)
+    result, budget = opened.result, options.budget(config)
     files = opened.files(tell, threads=config.threads, cuda_graph=config.cuda_graph)
     tell(f"timing {len(files)} files at batch sizes {', '.join(map(str, config.batch_sizes))}")
     teacher = opened.prepared.teacher
     archs = {"teacher": None if teacher is None else teacher.arch, "student": opened.student.arch}
     costs = _measure(files, archs, config, opened.prepared.device, tell)
-    for path in (opened.folder.bench, wanted.out):
+    for path in (opened.folder.bench, options.out):
         if path is not None:
             baseline.write(path, costs.latencies, costs.memory)
 
@@ -158,7 +158,7 @@ def bench_stage(opened: Opened, config: Bench, tell: Tell, wanted: Wanted = NOTH
     _warn(costs.latencies, tell)
     if budget is not None:
         tell(choose(costs.latencies, budget, top1=_accuracies(result)).sentence)
-    _compare(costs.latencies, wanted.before, tell)  # last: one that does not fit must not cost the measurement
+    _compare(costs.latencies, options.before, tell)  # last: one that does not fit must not cost the measurement
     return opened
 
 

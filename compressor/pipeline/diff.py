@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 
 from compressor.artifacts.opening import facts
 from compressor.data import Dataset
-from compressor.difference import SURE, TIE, Answers, Found, Given, Search, Side, compare_given, search
+from compressor.difference import SURE, TIE, Found, Given, PairLogits, Search, Side, compare_given, search
 from compressor.difference.given import images_of
 from compressor.errors import GateFailed
 from compressor.files import replacing, write_text
 from compressor.machine.hardware import hardware, versions
 from compressor.measure.scores import Labels, Predictions, score
-from compressor.pipeline.pair import Guide, Opening, Pair, open_pair
+from compressor.pipeline.diff_inputs import Guide, Opening, Pair, open_pair
 from compressor.progress import Tell
 from compressor.recipe import Data
 from compressor.report import difference as report
@@ -64,10 +64,10 @@ def diff(a: Path, b: Path, data: Data, tell: Tell, options: Options | None = Non
     pair = open_pair(a, b, data, tell, options.opening)
     one, other = (Side(runner, guide.network) for runner, guide in zip(pair.runners, pair.guides, strict=True))
     given = compare_given(one, other, pair.data.test)
-    looked: Search | None = None
+    searched: Search | None = None
     if options.samples > 0:
         tell(f"searching from up to {options.samples:,} images on which both agree; {_way(pair.guides)}")
-        looked = search(
+        searched = search(
             one,
             other,
             pair.data.test,
@@ -78,28 +78,28 @@ def diff(a: Path, b: Path, data: Data, tell: Tell, options: Options | None = Non
             seed=options.seed,
             note=_Progress(tell),
         )
-        if looked is None:
+        if searched is None:
             tell("they agree on no image, so there is nothing to search from")
-    return Outcome(_record(pair, given, looked, options), pair.data, given, looked)
+    return Outcome(_record(pair, given, searched, options), pair.data, given, searched)
 
 
 def write_gallery(outcome: Outcome, path: Path) -> None:
     """Write the images on which they differ as one HTML page that needs no other file."""
-    record, given, looked = outcome.record, outcome.given, outcome.search
+    record, given, searched = outcome.record, outcome.given, outcome.search
     flips = given.flips[:GALLERY]
     images = images_of(outcome.data.test, given.indices[flips])
     shown = [Shown(flip, image, None) for flip, image in zip(record.given.flips, images, strict=False)]
     nearest: tuple[Shown, ...] = ()
     surest: tuple[Shown, ...] = ()
-    if looked is not None and record.searched is not None:
+    if searched is not None and record.searched is not None:
         nearest, surest = (
             tuple(
-                Shown(find, looked.images[found.bases[row]], found.images[row])
+                Shown(find, searched.images[found.bases[row]], found.images[row])
                 for find, row in zip(finds[:GALLERY], order, strict=False)
             )
             for finds, found, order in (
-                (record.searched.nearest, looked.nearest, by_distance(looked.nearest)),
-                (record.searched.surest, looked.surest, by_surety(looked.surest)),
+                (record.searched.nearest, searched.nearest, by_distance(searched.nearest)),
+                (record.searched.surest, searched.surest, by_surety(searched.surest)),
             )
         )
     write_text(path, page(record, flips=shown, nearest=nearest, surest=surest))
@@ -107,7 +107,7 @@ def write_gallery(outcome: Outcome, path: Path) -> None:
 
 def write_images(outcome: Outcome, path: Path) -> None:
     """Write all images on which they differ into an `.npz`, in the order of the record; see docs/diff.md."""
-    given, looked = outcome.given, outcome.search
+    given, searched = outcome.given, outcome.search
     columns: dict[str, NDArray[np.generic]] = {
         "given_images": images_of(outcome.data.test, given.indices[given.flips]),
         "given_index": given.indices[given.flips],
@@ -116,17 +116,17 @@ def write_images(outcome: Outcome, path: Path) -> None:
         "given_logits_b": given.answers.b[given.flips],
         "classes": np.array(outcome.data.classes),
     }
-    if looked is not None:
+    if searched is not None:
         for name, found, order in (
-            ("nearest", looked.nearest, by_distance(looked.nearest)),
-            ("surest", looked.surest, by_surety(looked.surest)),
+            ("nearest", searched.nearest, by_distance(searched.nearest)),
+            ("surest", searched.surest, by_surety(searched.surest)),
         ):
             bases = found.bases[order]
             columns |= {
                 f"{name}_images": found.images[order],
-                f"{name}_bases": looked.images[bases],
-                f"{name}_index": looked.indices[bases],
-                f"{name}_label": looked.labels[bases],
+                f"{name}_bases": searched.images[bases],
+                f"{name}_index": searched.indices[bases],
+                f"{name}_label": searched.labels[bases],
                 f"{name}_logits_a": found.answers.a[order],
                 f"{name}_logits_b": found.answers.b[order],
                 f"{name}_linf": found.linf[order],
@@ -164,10 +164,10 @@ def by_surety(found: Found) -> NDArray[np.int64]:
 # The record
 
 
-def _record(pair: Pair, given: Given, looked: Search | None, options: Options) -> report.Difference:
+def _record(pair: Pair, given: Given, searched: Search | None, options: Options) -> report.Difference:
     data = pair.data
     first = _given(given, data.classes)
-    second = None if looked is None else _searched(looked, data.classes, options)
+    second = None if searched is None else _searched(searched, data.classes, options)
     logits = (given.answers.a, given.answers.b)
     a, b = (
         _side(runner, guide, Predictions(said, given.labels))
@@ -223,46 +223,46 @@ def _given(given: Given, classes: Sequence[str]) -> report.GivenImages:
     )
 
 
-def _searched(looked: Search, classes: Sequence[str], options: Options) -> report.Searched:
-    nearest, surest, total = looked.nearest, looked.surest, len(looked)
+def _searched(searched: Search, classes: Sequence[str], options: Options) -> report.Searched:
+    nearest, surest, total = searched.nearest, searched.surest, len(searched)
     within = []
     for epsilon in sorted(options.epsilons):
         differ = int((nearest.linf <= epsilon).sum())
-        to_a, to_b = (int((way <= epsilon).sum()) for way in (looked.boundary_a, looked.boundary_b))
+        to_a, to_b = (int((way <= epsilon).sum()) for way in (searched.boundary_a, searched.boundary_b))
         within.append(
             report.Within(epsilon=epsilon, differ=differ, share=differ / total, boundary_a=to_a, boundary_b=to_b)
         )
     return report.Searched(
         images=total,
         seed=options.seed,
-        way="gradients" if looked.guided else "lines",
+        way="gradients" if searched.guided else "lines",
         found=len(nearest.bases),
         share=len(nearest.bases) / total,
         linf=_spread(nearest.linf),
         l2=_spread(nearest.l2),
-        boundary_a=_spread(looked.boundary_a),
-        boundary_b=_spread(looked.boundary_b),
-        boundaries_apart=_spread(looked.apart),
+        boundary_a=_spread(searched.boundary_a),
+        boundary_b=_spread(searched.boundary_b),
+        boundaries_apart=_spread(searched.apart),
         within=tuple(within),
         confident=int(surest.answers.confident.sum()),
-        confident_within=max(options.epsilons) if looked.guided else None,
-        nearest=_finds(looked, nearest, by_distance(nearest), classes),
-        surest=_finds(looked, surest, by_surety(surest), classes),
+        confident_within=max(options.epsilons) if searched.guided else None,
+        nearest=_finds(searched, nearest, by_distance(nearest), classes),
+        surest=_finds(searched, surest, by_surety(surest), classes),
     )
 
 
-def _finds(looked: Search, found: Found, order: NDArray[np.int64], classes: Sequence[str]) -> tuple[report.Find, ...]:
+def _finds(searched: Search, found: Found, order: NDArray[np.int64], classes: Sequence[str]) -> tuple[report.Find, ...]:
     bases = found.bases[order]
-    flips = _flips(found.answers[order], looked.labels[bases], looked.indices[bases], classes)
+    flips = _flips(found.answers[order], searched.labels[bases], searched.indices[bases], classes)
     return tuple(
         report.Find(**flip, base=classes[decided], linf=linf, l2=l2)
         for flip, decided, linf, l2 in zip(
-            flips, looked.decided[bases], found.linf[order].tolist(), found.l2[order].tolist(), strict=True
+            flips, searched.decided[bases], found.linf[order].tolist(), found.l2[order].tolist(), strict=True
         )
     )
 
 
-def _flips(answers: Answers, labels: Labels, indices: Labels, classes: Sequence[str]) -> list[dict[str, Any]]:
+def _flips(answers: PairLogits, labels: Labels, indices: Labels, classes: Sequence[str]) -> list[dict[str, Any]]:
     """Return the fields of `report.Flip` for images on which the decisions differ."""
     sides = []
     for decided, probabilities, margins in zip(answers.decisions, answers.probabilities, answers.margins, strict=True):

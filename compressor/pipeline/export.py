@@ -14,7 +14,7 @@ from compressor.artifacts.calibration import calibration_images
 from compressor.artifacts.opening import exporter_of, provider_of, torch_runner
 from compressor.artifacts.proof import accuracy_drop, proof_images
 from compressor.errors import UsageError
-from compressor.pipeline.finished_run import Opened, open_run
+from compressor.pipeline.finished_run import FinishedRun, open_run
 from compressor.progress import Tell
 from compressor.recipe import ENGINES, Export, Override, load
 from compressor.runs import record
@@ -68,7 +68,7 @@ def rebuild(where: Path | None, tell: Tell) -> record.Result | record.Artifact:
         return opened.result
 
 
-def export_stage(opened: Opened, targets: Sequence[Export], tell: Tell) -> Opened:
+def export_stage(opened: FinishedRun, targets: Sequence[Export], tell: Tell) -> FinishedRun:
     """Make the artifacts of an open run; one that is made again takes the place of the old."""
     source, device = _source(opened), opened.prepared.device
     for target in targets:
@@ -85,7 +85,7 @@ def export_stage(opened: Opened, targets: Sequence[Export], tell: Tell) -> Opene
     return opened
 
 
-def _source(opened: Opened) -> Source:
+def _source(opened: FinishedRun) -> Source:
     prepared, student, seed = opened.prepared, opened.student, opened.prepared.recipe.seed
     reference = torch_runner(student, device=prepared.device)
     return Source(
@@ -122,7 +122,7 @@ def _tracer(network: checkpoint.Network) -> Callable[[Path, int], None]:
     return trunk
 
 
-def _metadata(opened: Opened) -> dict[str, str]:
+def _metadata(opened: FinishedRun) -> dict[str, str]:
     """Return what an exported file says of itself: what it was made from, and how to use it."""
     student, teacher, recipe = opened.student, opened.prepared.teacher, opened.prepared.recipe
     facts = {

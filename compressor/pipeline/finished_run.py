@@ -20,7 +20,7 @@ from exporters import Runner
 
 
 @dataclass(frozen=True)
-class Opened:
+class FinishedRun:
     """A run, what its recipe names, its trained student, and the record so far."""
 
     folder: Run
@@ -28,11 +28,11 @@ class Opened:
     student: checkpoint.Network
     result: record.Result
 
-    def noting(self, **changes: Any) -> Opened:
+    def noting(self, **changes: Any) -> FinishedRun:
         """Return the same with changes in the record."""
         return replace(self, result=self.result.model_copy(update=changes))
 
-    def saved(self) -> Opened:
+    def saved(self) -> FinishedRun:
         """Judge the gates on what is known by now, write the record, and return the run with both."""
         verdicts = judge(self.prepared.recipe.gates, self.result)
         noted = self.noting(gates=verdicts, passed=promised(verdicts))
@@ -62,7 +62,7 @@ class Opened:
         return files
 
 
-def open_run(folder: Run, tell: Tell, *, device: str | None = None, overrides: Sequence[Override] = ()) -> Opened:
+def open_run(folder: Run, tell: Tell, *, device: str | None = None, overrides: Sequence[Override] = ()) -> FinishedRun:
     """Open a run whose student is trained; `overrides` replace what its recipe says, for now only.
 
     Raises:
@@ -75,7 +75,7 @@ def open_run(folder: Run, tell: Tell, *, device: str | None = None, overrides: S
         recipe = recipe.model_copy(update={"device": device})
     tell(f"run: {folder.folder}")
     prepared = prepare(recipe, Tell(quiet=True), examine=False)  # all was said when the student was trained
-    return Opened(folder, prepared, open_student(folder, prepared), result)
+    return FinishedRun(folder, prepared, open_student(folder, prepared), result)
 
 
 def open_student(folder: Run, prepared: Prepared) -> checkpoint.Network:

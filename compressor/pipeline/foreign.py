@@ -19,7 +19,7 @@ from compressor.artifacts.proof import accuracy_drop, graph_images
 from compressor.errors import InputRejected, UsageError
 from compressor.inputs import Inputs, open_inputs
 from compressor.machine.devices import choose_device
-from compressor.measure.grading import Exam, grade
+from compressor.measure.evaluation import EvaluationSet, evaluate
 from compressor.measure.scores import predict
 from compressor.progress import Tell
 from compressor.recipe import Calibration, Data, Export, Teacher
@@ -40,7 +40,7 @@ UNSTATED = Normalisation()
 
 
 @dataclass(frozen=True)
-class Settled:
+class ForeignGraph:
     """A graph whose normalisation is known, and the data that told it, if any."""
 
     network: checkpoint.Network
@@ -66,9 +66,9 @@ class Settled:
         return runner if self.bare else Normalised(runner, self.network.mean, self.network.std)
 
 
-def settle(
+def open_foreign(
     path: Path, data: Data, teacher: Teacher | None, tell: Tell, *, device: torch.device, given: Normalisation
-) -> Settled:
+) -> ForeignGraph:
     """Open an ONNX classifier and find out how its images are normalised, by its accuracy where there are data.
 
     Raises:
@@ -82,11 +82,11 @@ def settle(
                 f"it is not known how the images of {path} are normalised",
                 hint="--data folder:PATH finds out; --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 says it",
             )
-        return Settled(network, None)
+        return ForeignGraph(network, None)
     inputs = open_inputs(fitting(data, network.input_shape), teacher, tell, device=device, examine=True)
     checked = checkpoint.check_teacher(network, inputs.data, normalize=given.normalize)
     tell(f"{path.name}: {checked.sentence}")
-    return Settled(checked.network, inputs)
+    return ForeignGraph(checked.network, inputs)
 
 
 def fitting(data: Data, input_shape: tuple[int, int, int]) -> Data:
@@ -124,9 +124,9 @@ def export_graph(
     """
     exporter_of(target.format).require()
     chosen = choose_device(device or "auto")
-    settled = settle(path, data, teacher, tell, device=chosen, given=given)
-    inputs = settled.inputs
-    reference = settled.normalised(onnx.load(path))
+    foreign = open_foreign(path, data, teacher, tell, device=chosen, given=given)
+    inputs = foreign.inputs
+    reference = foreign.normalised(onnx.load(path))
     folder = out or path.parent
     _refuse_overwriting(path, target, folder, overwrite=overwrite)
 
@@ -144,23 +144,23 @@ def export_graph(
 
     source = Source(
         name=path.stem,
-        trunk=lambda place, _opset: _trunk(settled, path, place, target.opset),
+        trunk=lambda place, _opset: _trunk(foreign, path, place, target.opset),
         reference=reference,
         images=graph_images(reference, None if inputs is None else inputs.data, seed=0),
         calibration=calibration,
-        drop=accuracy_drop(reference, lambda: settled.known_inputs().data),
-        metadata=_metadata(settled, path),
+        drop=accuracy_drop(reference, lambda: foreign.known_inputs().data),
+        metadata=_metadata(foreign, path),
     )
     artifact = build(source, target, folder, tell, provider=provider_of(target.format, chosen))
     return artifact if inputs is None else _examined(artifact, reference, inputs, tell)
 
 
-def _trunk(settled: Settled, path: Path, place: Path, opset: int | None) -> None:
+def _trunk(foreign: ForeignGraph, path: Path, place: Path, opset: int | None) -> None:
     """Write the graph with its normalisation inside."""
     if opset is not None:
         raise UsageError(f"the operator set of {path} stays as it is", hint="leave --opset out")
-    network = settled.network
-    mean, std = (None, None) if settled.bare else (network.mean, network.std)
+    network = foreign.network
+    mean, std = (None, None) if foreign.bare else (network.mean, network.std)
     onnx.convert(path, place, mean=mean, std=std)
 
 
@@ -171,8 +171,8 @@ def _refuse_overwriting(path: Path, target: Export, folder: Path, *, overwrite: 
         raise UsageError(f"{there[0]} exists already", hint="--overwrite replaces it, --out DIR writes elsewhere")
 
 
-def _metadata(settled: Settled, path: Path) -> dict[str, str]:
-    network, inputs = settled.network, settled.inputs
+def _metadata(foreign: ForeignGraph, path: Path) -> dict[str, str]:
+    network, inputs = foreign.network, foreign.inputs
     facts = {
         "classes": None if inputs is None else inputs.data.classes,
         "data": None if inputs is None else inputs.data.name,
@@ -188,9 +188,9 @@ def _metadata(settled: Settled, path: Path) -> dict[str, str]:
 def _examined(artifact: record.Artifact, reference: Runner, inputs: Inputs, tell: Tell) -> record.Artifact:
     """Measure the artifact on the test images, against the graph that it was made from."""
     before = predict(reference, inputs.data.test)
-    top1 = grade(reference, Exam(inputs.data, before), teacher=True)["top1"]
+    top1 = evaluate(reference, EvaluationSet(inputs.data, before), teacher=True)["top1"]
     tell(f"the source is right on {top1:.2f} % of {len(before.labels):,} test images")
     if artifact.provider is None:
         return artifact
     runner = exporter_of(artifact.format).load(Path(artifact.path), provider=artifact.provider)
-    return artifact.model_copy(update=grade(runner, Exam(inputs.data, before)))
+    return artifact.model_copy(update=evaluate(runner, EvaluationSet(inputs.data, before)))

@@ -20,12 +20,12 @@ from compressor.files import write_text
 from compressor.inputs import Prepared, prepare
 from compressor.machine.devices import choose_device
 from compressor.measure import gallery
-from compressor.measure.predictions import Answers
+from compressor.measure.predictions import StoredPredictions
 from compressor.methods.bss import BSS
-from compressor.pipeline.finished_run import Opened, open_student
+from compressor.pipeline.finished_run import FinishedRun, open_student
 from compressor.progress import Tell
 from compressor.recipe import Recipe, load
-from compressor.report.story import STUDENT, TEACHER, Looked, Missing, Story
+from compressor.report.contents import STUDENT, TEACHER, Contents, Gallery, Missing
 from compressor.runs import manifest, record
 from compressor.runs.folder import Run, find
 
@@ -55,27 +55,27 @@ def report(runs: Sequence[Path], tell: Tell, *, out: Path | None = None, overwri
     from compressor.report import html  # imports Matplotlib, which no other stage needs
 
     names = _names(folders)
-    stories = [_story(folder, name, None, look=False) for folder, name in zip(folders, names, strict=True)]
-    write_text(place, html.comparison(stories))
+    several = [_contents(folder, name, None, look=False) for folder, name in zip(folders, names, strict=True)]
+    write_text(place, html.comparison(several))
     return place
 
 
-def report_stage(opened: Opened, tell: Tell) -> Path:
+def report_stage(opened: FinishedRun, tell: Tell) -> Path:
     """Write the report of an open run into its folder, and return where it is."""
     return _write_page(opened.folder, opened, opened.folder.report, tell)
 
 
-def _write_page(folder: Run, opened: Opened | None, place: Path, tell: Tell) -> Path:
+def _write_page(folder: Run, opened: FinishedRun | None, place: Path, tell: Tell) -> Path:
     from compressor.report import html
 
-    story = _story(folder, _names([folder])[0], opened, look=True)
-    for each in story.missing:
+    contents = _contents(folder, _names([folder])[0], opened, look=True)
+    for each in contents.missing:
         tell(f"not in the report: {each.what}" + (f" ({each.command} adds it)" if each.command else ""))
-    if story.looked.reason is not None:
-        tell(f"not in the report: boundary samples and decision regions: {story.looked.reason}")
-    write_text(place, html.page(story))
-    if place == folder.report and story.result is not None:
-        manifest.write(folder, story.result)
+    if contents.gallery.reason is not None:
+        tell(f"not in the report: boundary samples and decision regions: {contents.gallery.reason}")
+    write_text(place, html.page(contents))
+    if place == folder.report and contents.result is not None:
+        manifest.write(folder, contents.result)
     return place
 
 
@@ -85,12 +85,12 @@ def _names(folders: Sequence[Run]) -> list[str]:
     return names if len(set(names)) == len(names) else [str(folder.folder) for folder in folders]
 
 
-def _story(folder: Run, name: str, opened: Opened | None, *, look: bool) -> Story:
+def _contents(folder: Run, name: str, opened: FinishedRun | None, *, look: bool) -> Contents:
     """Collect what is there."""
     missing: list[Missing] = []
     result = opened.result if opened else _result(folder, missing)
     benchmark, answers = (None, None) if result is None else (_benchmark(folder, missing), _answers(folder, missing))
-    story = Story(
+    contents = Contents(
         name=name,
         folder=folder.folder,
         recipe=folder.recipe.read_text(encoding="utf-8", errors="replace"),
@@ -100,9 +100,9 @@ def _story(folder: Run, name: str, opened: Opened | None, *, look: bool) -> Stor
         benchmark=benchmark,
         answers=answers,
     )
-    missing += _unmeasured(story, folder)
-    looked = _looked(story, folder, opened) if look and result is not None else Looked()
-    return replace(story, missing=tuple(missing), looked=looked)
+    missing += _unmeasured(contents, folder)
+    looked = _looked(contents, folder, opened) if look and result is not None else Gallery()
+    return replace(contents, missing=tuple(missing), gallery=looked)
 
 
 def _typed(folder: Run) -> str:
@@ -129,9 +129,9 @@ def _benchmark(folder: Run, missing: list[Missing]) -> Benchmark | None:
         return None
 
 
-def _answers(folder: Run, missing: list[Missing]) -> Answers | None:
+def _answers(folder: Run, missing: list[Missing]) -> StoredPredictions | None:
     try:
-        return Answers.read(folder.predictions)
+        return StoredPredictions.read(folder.predictions)
     except InputRejected as error:
         there = folder.predictions.exists()
         what = error.message if there else "agreement at the boundary, robustness, confusions and disagreements"
@@ -160,9 +160,9 @@ def _environment(folder: Run) -> dict[str, Any]:
     return {key: value for key, value in known.items() if isinstance(value, dict)} if isinstance(known, dict) else {}
 
 
-def _unmeasured(story: Story, folder: Run) -> list[Missing]:
+def _unmeasured(contents: Contents, folder: Run) -> list[Missing]:
     """Say which artifacts are gone, were not measured, or have changed since they were."""
-    result, where = story.result, _typed(folder)
+    result, where = contents.result, _typed(folder)
     if result is None:
         return []
     if not result.artifacts:
@@ -171,26 +171,26 @@ def _unmeasured(story: Story, folder: Run) -> list[Missing]:
     found = [Missing(f"{each.path}, which is not on disk any more", f"compress export {where}") for each in gone]
     here = [each for each in result.artifacts if each.provider is not None]
     untimed = [each.path for each in here if each.latency_ms is None]
-    if untimed and story.benchmark is not None:
+    if untimed and contents.benchmark is not None:
         found.append(Missing(f"latencies of {', '.join(untimed)}", f"compress bench {where}"))
-    silent = [each.path for each in here if story.answer(each.path) is None]
-    if silent and story.answers is not None:
+    silent = [each.path for each in here if contents.answer(each.path) is None]
+    if silent and contents.answers is not None:
         found.append(Missing(f"accuracies of {', '.join(silent)} as it is now", f"compress validate {where}"))
     return found
 
 
-def _looked(story: Story, folder: Run, opened: Opened | None) -> Looked:
+def _looked(contents: Contents, folder: Run, opened: FinishedRun | None) -> Gallery:
     """Find the images to show; what cannot be opened any more is left out, with the reason."""
     try:
         prepared, student = (opened.prepared, opened.student) if opened else _open(folder)
     except CompressError as error:
-        disagreements, notes = _apart(story, _test_split(folder))
-        return Looked(disagreements=disagreements, notes=notes, reason=error.message)
-    disagreements, notes = _apart(story, prepared.data.test)
+        disagreements, notes = _apart(contents, _test_split(folder))
+        return Gallery(disagreements=disagreements, notes=notes, reason=error.message)
+    disagreements, notes = _apart(contents, prepared.data.test)
     if prepared.teacher is None or len(prepared.data.test) == 0:
-        return Looked(disagreements=disagreements, notes=notes)
-    assert story.result is not None
-    macs = [each.macs for each in (story.result.teacher, story.result.student) if each and each.macs]
+        return Gallery(disagreements=disagreements, notes=notes)
+    assert contents.result is not None
+    macs = [each.macs for each in (contents.result.teacher, contents.result.student) if each and each.macs]
     images, side = gallery.affordable(sum(macs) or None, prepared.device)
     networks = prepared.teacher.module, student.module
     seed = prepared.recipe.seed
@@ -210,7 +210,7 @@ def _looked(story: Story, folder: Run, opened: Opened | None) -> Looked:
     else:
         asked = "; none of those tried had two walks to draw a plane through"
     chosen = f"Boundary samples come from {len(pool.labels):,} of the test images{asked}."
-    return Looked(examples, plane, disagreements, (*notes, chosen))
+    return Gallery(examples, plane, disagreements, (*notes, chosen))
 
 
 def _attack(recipe: Recipe) -> BoundaryAttack:
@@ -236,9 +236,9 @@ def _test_split(folder: Run) -> Split | None:
         return None
 
 
-def _apart(story: Story, split: Split | None) -> tuple[tuple[gallery.Disagreement, ...], tuple[str, ...]]:
+def _apart(contents: Contents, split: Split | None) -> tuple[tuple[gallery.Disagreement, ...], tuple[str, ...]]:
     """Return the disagreements to show, and a note where they cannot be shown."""
-    teacher, student = story.answer(TEACHER), story.answer(STUDENT)
+    teacher, student = contents.answer(TEACHER), contents.answer(STUDENT)
     if teacher is None or student is None:
         return (), ()
     if split is None:

@@ -16,7 +16,7 @@ from compressor.files import sha256, write_text
 from compressor.machine.hardware import hardware
 from compressor.pipeline.bench import bench_stage
 from compressor.pipeline.export import export_stage
-from compressor.pipeline.finished_run import Opened, open_run, open_student
+from compressor.pipeline.finished_run import FinishedRun, open_run, open_student
 from compressor.pipeline.report import report_stage
 from compressor.pipeline.student import train_student
 from compressor.pipeline.train import begin, check, resume_stage
@@ -88,11 +88,11 @@ def _new(
         stages.begin("train", inputs)  # so that the run is known again if it is cut short
         result = train_student(prepared, state, folder, tell)
         stages.done("train")
-        opened = Opened(folder, prepared, open_student(folder, prepared), result)
+        opened = FinishedRun(folder, prepared, open_student(folder, prepared), result)
         return _rest(opened, stages, tell, None, page).result
 
 
-def _trained(recipe: Recipe, folder: Run, tell: Tell) -> Opened:
+def _trained(recipe: Recipe, folder: Run, tell: Tell) -> FinishedRun:
     """Open an earlier run, after training what is left of it, under the later sections of the recipe as it is now."""
     stages = Stages(folder)
     when = stages.finished("train")
@@ -115,12 +115,12 @@ def _trained(recipe: Recipe, folder: Run, tell: Tell) -> Opened:
     return opened.noting(name=recipe.name, recipe_sha256=sha256(folder.recipe))
 
 
-def _rest(opened: Opened, stages: Stages, tell: Tell, start: Stage | None, page: bool) -> Opened:
+def _rest(opened: FinishedRun, stages: Stages, tell: Tell, start: Stage | None, page: bool) -> FinishedRun:
     """Do the stages after training that are not done yet with these inputs."""
     if start is not None:
         stages.forget(start)
     recipe = opened.prepared.recipe
-    steps: list[tuple[Stage, Callable[[Opened], Mapping[str, Any]], Callable[[Opened], Opened]]] = [
+    steps: list[tuple[Stage, Callable[[FinishedRun], Mapping[str, Any]], Callable[[FinishedRun], FinishedRun]]] = [
         ("export", _export_inputs, lambda now: export_stage(now.noting(artifacts=()), recipe.export, tell)),
         ("validate", _validate_inputs, lambda now: validate_stage(now, tell)),
         ("bench", _bench_inputs, lambda now: bench_stage(now, recipe.bench, tell)),
@@ -149,7 +149,7 @@ def _rest(opened: Opened, stages: Stages, tell: Tell, start: Stage | None, page:
     return opened
 
 
-def _report(opened: Opened, stages: Stages, tell: Tell) -> None:
+def _report(opened: FinishedRun, stages: Stages, tell: Tell) -> None:
     shown = (record.NAME, opened.folder.bench.name, opened.folder.predictions.name)
     paths = [opened.folder.folder / name for name in shown]
     inputs = {path.name: sha256(path) for path in paths if path.is_file()}
@@ -193,26 +193,26 @@ def _train_inputs(recipe: Recipe) -> dict[str, Any]:
     return {**sections, "teacher_sha256": teacher}
 
 
-def _export_inputs(opened: Opened) -> dict[str, Any]:
+def _export_inputs(opened: FinishedRun) -> dict[str, Any]:
     recipe = opened.prepared.recipe
     targets = {str(index): target.model_dump(mode="json") for index, target in enumerate(recipe.export)}
     return {**_network_inputs(opened), "seed": recipe.seed, "export": targets}
 
 
-def _validate_inputs(opened: Opened) -> dict[str, Any]:
+def _validate_inputs(opened: FinishedRun) -> dict[str, Any]:
     recipe = opened.prepared.recipe
     settings = recipe.validation.model_dump(mode="json")
     return {**_network_inputs(opened), "files": _files(opened), "validate": settings, "seed": recipe.seed}
 
 
-def _bench_inputs(opened: Opened) -> dict[str, Any]:
+def _bench_inputs(opened: FinishedRun) -> dict[str, Any]:
     found = hardware()
     machine = {key: found[key] for key in ("cpu", "cores", "gpus")}
     settings = opened.prepared.recipe.bench.model_dump(mode="json")
     return {**_network_inputs(opened), "files": _files(opened), "bench": settings, "machine": machine}
 
 
-def _network_inputs(opened: Opened) -> dict[str, Any]:
+def _network_inputs(opened: FinishedRun) -> dict[str, Any]:
     teacher = opened.prepared.teacher
     return {
         "student": opened.student.sha256,
@@ -222,11 +222,11 @@ def _network_inputs(opened: Opened) -> dict[str, Any]:
     }
 
 
-def _files(opened: Opened) -> dict[str, str]:
+def _files(opened: FinishedRun) -> dict[str, str]:
     return {artifact.path: artifact.sha256 for artifact in opened.result.artifacts}
 
 
-def _damaged(opened: Opened) -> list[str]:
+def _damaged(opened: FinishedRun) -> list[str]:
     """Return the artifacts that are not as they were made."""
 
     def intact(artifact: record.Artifact) -> bool:

@@ -17,7 +17,7 @@ from compressor.files import sha256
 from compressor.inputs import Prepared
 from compressor.machine.hardware import hardware, versions
 from compressor.machine.interrupt import interruptible
-from compressor.measure.grading import Exam, grade
+from compressor.measure.evaluation import EvaluationSet, evaluate
 from compressor.measure.scores import predict, score
 from compressor.methods import Setting
 from compressor.progress import Tell
@@ -191,13 +191,15 @@ def _earlier_record(prepared: Prepared, folder: Run) -> record.Result | None:
 def _first_record(prepared: Prepared, student: checkpoint.Network, folder: Run) -> record.Result:
     """Return the record of a run that was trained and not yet validated, exported or timed."""
     recipe, data, device = prepared.recipe, prepared.data, prepared.device
-    exam, teacher = Exam(data), None
+    evaluation, teacher = EvaluationSet(data), None
     if prepared.teacher is not None:
         runner = torch_runner(prepared.teacher, device=device)
-        exam = Exam(data, predict(runner, data.test))
-        teacher = network_record(prepared.teacher, runner, folder).model_copy(update=grade(runner, exam, teacher=True))
+        evaluation = EvaluationSet(data, predict(runner, data.test))
+        teacher = network_record(prepared.teacher, runner, folder).model_copy(
+            update=evaluate(runner, evaluation, teacher=True)
+        )
     runner = torch_runner(student, device=device)
-    graded = network_record(student, runner, folder).model_copy(update=grade(runner, exam))
+    evaluated = network_record(student, runner, folder).model_copy(update=evaluate(runner, evaluation))
     rows = folder.epochs()
     best = max(rows, key=lambda row: row["validation_top1"] or -1.0)
     return record.Result(
@@ -222,7 +224,7 @@ def _first_record(prepared: Prepared, student: checkpoint.Network, folder: Run) 
             best_epoch=best["epoch"] if best["validation_top1"] is not None else None,
         ),
         teacher=teacher,
-        student=graded,
+        student=evaluated,
         versions=versions(),
         hardware=hardware(),
     )

@@ -1,6 +1,6 @@
 """What a run measured, and the ways to show it.
 
-`record` is what was measured, `story` all else that is known of a run. `table` shows it in a terminal; `html` on a
+`record` is what was measured, `contents` all else that is known of a run. `table` shows it in a terminal; `html` on a
 page, made of `sections` and `figures`; `markdown`, `junit` and `github` to a CI server, in the files of `ci`.
 `difference` is the record of `compress diff`, `comparison` what `compress compare` found. `rendering` fills in all
 `templates`.

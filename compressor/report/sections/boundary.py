@@ -9,9 +9,9 @@ import numpy as np
 
 from compressor.measure.gallery import BoundaryExample, Slice
 from compressor.report import figures
+from compressor.report.contents import Contents
 from compressor.report.pictures import Picture, difference, picture
 from compressor.report.sections.pieces import Bar, Chart, Key
-from compressor.report.story import Story
 
 
 @dataclass(frozen=True)
@@ -39,27 +39,27 @@ class Plane:
     classes: tuple[str, ...]
 
 
-def boundary_cards(story: Story) -> tuple[BoundaryCard, ...]:
+def boundary_cards(contents: Contents) -> tuple[BoundaryCard, ...]:
     """Return the boundary samples as pictures with what both networks say of them."""
-    return tuple(_card(example, story.classes) for example in story.looked.examples)
+    return tuple(_card(example, contents.classes) for example in contents.gallery.examples)
 
 
-def plane(story: Story) -> Plane | None:
+def plane(contents: Contents) -> Plane | None:
     """Draw the decision regions of both networks in the plane of three images."""
-    cut = story.looked.plane
+    cut = contents.gallery.plane
     if cut is None:
         return None
     largest = _largest_first(cut)
     named = list(dict.fromkeys([*cut.classes, *largest]))[: len(figures.REGIONS)]
     colours = dict(zip(named, figures.REGIONS, strict=False))
-    keys = [Key(story.classes[each], colour=colours[each]) for each in named]
+    keys = [Key(contents.classes[each], colour=colours[each]) for each in named]
     if set(largest) - set(named):
         keys.append(Key("other classes", colour=figures.OTHER))
     charts: list[Chart] = []
     for title, values in (("Teacher", cut.teacher), ("Student", cut.student)):
         top = values.argmax(axis=2)
         shares = ", ".join(
-            f"{story.classes[each]} {np.mean(top == each):.0%}" for each in largest if (top == each).any()
+            f"{contents.classes[each]} {np.mean(top == each):.0%}" for each in largest if (top == each).any()
         )
         svg = figures.regions(
             values,
@@ -71,7 +71,7 @@ def plane(story: Story) -> Plane | None:
             name=f"plane{len(charts)}",
         )
         charts.append(Chart(title, svg))
-    return Plane(tuple(charts), tuple(keys), tuple(story.classes[each] for each in cut.classes))
+    return Plane(tuple(charts), tuple(keys), tuple(contents.classes[each] for each in cut.classes))
 
 
 def _card(example: BoundaryExample, classes: Sequence[str]) -> BoundaryCard:

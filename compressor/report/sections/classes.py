@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from compressor.measure.predictions import Answer
-from compressor.report.story import STUDENT, TEACHER, Story
+from compressor.measure.predictions import FilePredictions
+from compressor.report.contents import STUDENT, TEACHER, Contents
 
 HEAT_MAP = 20  # classes; with more, a list of pairs is easier to read
 PAIRS = 12
@@ -55,18 +55,18 @@ class Confusion:
     pairs: tuple[Pair, ...]
 
 
-def class_changes(story: Story) -> tuple[ClassChange, ...]:
+def class_changes(contents: Contents) -> tuple[ClassChange, ...]:
     """Return the classes that lost most from teacher to student, the worst first."""
-    if story.result is None:
+    if contents.result is None:
         return ()
-    student, teacher = story.result.student, story.result.teacher
+    student, teacher = contents.result.student, contents.result.teacher
     if student.class_change is None:
         return ()
     before = (teacher and teacher.class_accuracy) or {}
     after = student.class_accuracy or {}
-    answer = story.answer(STUDENT)
+    answer = contents.answer(STUDENT)
     images = (
-        {} if answer is None else dict(enumerate(np.bincount(answer.labels, minlength=len(story.classes)).tolist()))
+        {} if answer is None else dict(enumerate(np.bincount(answer.labels, minlength=len(contents.classes)).tolist()))
     )
     found = [
         ClassChange(name, images.get(number), before.get(name), after.get(name), change)
@@ -76,12 +76,12 @@ def class_changes(story: Story) -> tuple[ClassChange, ...]:
     return tuple(sorted(found, key=lambda each: each.change)[:CLASSES])
 
 
-def confusion(story: Story) -> Confusion | None:
+def confusion(contents: Contents) -> Confusion | None:
     """Return how the mistakes changed from teacher to student."""
-    teacher, student = story.answer(TEACHER), story.answer(STUDENT)
+    teacher, student = contents.answer(TEACHER), contents.answer(STUDENT)
     if teacher is None or student is None:
         return None
-    names = story.classes
+    names = contents.classes
     before, after = (_said(answer, len(names)) for answer in (teacher, student))
     changed = {pair: after.get(pair, 0) - before.get(pair, 0) for pair in before | after}
     mistakes = [pair for pair, change in changed.items() if change and pair[0] != pair[1]]
@@ -92,7 +92,7 @@ def confusion(story: Story) -> Confusion | None:
     return Confusion(_heat(changed, len(names)) if len(names) <= HEAT_MAP else None, pairs)
 
 
-def _said(answer: Answer, classes: int) -> dict[tuple[int, int], int]:
+def _said(answer: FilePredictions, classes: int) -> dict[tuple[int, int], int]:
     """Count what was said of each class, without a table of all pairs: there may be thousands of classes."""
     pairs, sizes = np.unique(answer.labels.astype(np.int64) * classes + answer.classes, return_counts=True)
     return {divmod(int(pair), classes): int(size) for pair, size in zip(pairs, sizes, strict=True)}

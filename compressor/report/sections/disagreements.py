@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from compressor.report.contents import STUDENT, TEACHER, Contents
 from compressor.report.pictures import Picture, picture
 from compressor.report.sections.pieces import Bar
-from compressor.report.story import STUDENT, TEACHER, Story
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,9 @@ class DisagreementCard:
     right: str
 
 
-def disagreement_count(story: Story) -> DisagreementCount | None:
+def disagreement_count(contents: Contents) -> DisagreementCount | None:
     """Count the images that teacher and student decide differently."""
-    teacher, student = story.answer(TEACHER), story.answer(STUDENT)
+    teacher, student = contents.answer(TEACHER), contents.answer(STUDENT)
     if teacher is None or student is None:
         return None
     apart = teacher.classes != student.classes
@@ -42,9 +42,9 @@ def disagreement_count(story: Story) -> DisagreementCount | None:
     return DisagreementCount(images, len(apart), taught, learned, images - taught - learned)
 
 
-def disagreement_cards(story: Story) -> tuple[DisagreementCard, ...]:
+def disagreement_cards(contents: Contents) -> tuple[DisagreementCard, ...]:
     """Return the images that teacher and student decide differently, with both answers."""
-    names = story.classes
+    names = contents.classes
     return tuple(
         DisagreementCard(
             picture=picture(each.image),
@@ -53,5 +53,5 @@ def disagreement_cards(story: Story) -> tuple[DisagreementCard, ...]:
             student=Bar(names[each.student], 100 * each.student_probability),
             right={each.teacher: TEACHER, each.student: STUDENT}.get(each.label, "neither"),
         )
-        for each in story.looked.disagreements
+        for each in contents.gallery.disagreements
     )

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from compressor.report.contents import File
 from compressor.report.sections.numbers import NONE, count, signed
-from compressor.report.story import File
 from compressor.runs.record import Artifact, Timing, batches
 
 

@@ -6,19 +6,19 @@ import json
 import shlex
 from typing import Any
 
-from compressor.report.story import Story
+from compressor.report.contents import Contents
 
 
-def repeat(story: Story) -> str:
+def repeat(contents: Contents) -> str:
     """Return the command that does the run again."""
-    return f"compress run {shlex.quote(str(story.folder / 'recipe.resolved.yaml'))}"
+    return f"compress run {shlex.quote(str(contents.folder / 'recipe.resolved.yaml'))}"
 
 
-def environment(story: Story) -> list[tuple[str, list[tuple[str, str]]]]:
+def environment(contents: Contents) -> list[tuple[str, list[tuple[str, str]]]]:
     """Return the machine and the versions, as lists of names and values with a title each."""
     parts = []
     for title in ("hardware", "versions"):
-        known = getattr(story.result, title) if story.result else story.environment.get(title, {})
+        known = getattr(contents.result, title) if contents.result else contents.environment.get(title, {})
         parts.append((title, [(name, _text(value)) for name, value in known.items() if value not in (None, [])]))
     return [part for part in parts if part[1]]
 

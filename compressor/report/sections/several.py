@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from compressor.report.story import TEACHER, File, Story
+from compressor.report.contents import TEACHER, Contents, File
 from compressor.runs.record import Result
 
 
-def compared(stories: Sequence[Story]) -> tuple[File, ...]:
+def compared(several: Sequence[Contents]) -> tuple[File, ...]:
     """Return the files of all runs under labels that tell them apart; a teacher that several share comes once."""
     files: list[File] = []
-    for story in stories:
-        for file in story.files:
+    for contents in several:
+        for file in contents.files:
             if file.name != TEACHER:
-                files.append(replace(file, label=f"{story.name}: {file.label}"))
+                files.append(replace(file, label=f"{contents.name}: {file.label}"))
             elif file.metrics.sha256 not in {each.metrics.sha256 for each in files}:
                 files.append(file)
     return tuple(files)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from compressor.report import figures
+from compressor.report.contents import Contents, File
 from compressor.report.sections.pieces import Chart
-from compressor.report.story import File, Story
 from compressor.runs.record import batches
 
 
@@ -48,14 +48,14 @@ def pareto(points: Sequence[tuple[float, float]]) -> tuple[bool, ...]:
     )
 
 
-def latencies(story: Story) -> tuple[Chart, ...]:
+def latencies(contents: Contents) -> tuple[Chart, ...]:
     """Draw how the latencies of each file are spread, a chart a batch size."""
-    if story.benchmark is None:
+    if contents.benchmark is None:
         return ()
-    numbers = {file.name: number for number, file in enumerate(story.files)}
+    numbers = {file.name: number for number, file in enumerate(contents.files)}
     by_batch: dict[int, list[figures.Row]] = {}
     noise: dict[int, str] = {}
-    for name, taken in story.benchmark.latencies.items():
+    for name, taken in contents.benchmark.latencies.items():
         for latency in taken:
             if name in numbers and latency.samples_ms:
                 by_batch.setdefault(latency.batch, []).append(figures.Row(numbers[name], latency.samples_ms))
@@ -64,7 +64,7 @@ def latencies(story: Story) -> tuple[Chart, ...]:
     return tuple(
         Chart(
             f"Batch {batch}",
-            figures.distributions(rows, description=_spread(rows, story.files), name=f"spread{batch}"),
+            figures.distributions(rows, description=_spread(rows, contents.files), name=f"spread{batch}"),
             noise.get(batch, ""),
         )
         for batch, rows in sorted(by_batch.items())

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from compressor.report.contents import Contents, File
 from compressor.report.sections.numbers import count, signed
 from compressor.report.sections.speed import fastest
-from compressor.report.story import File, Story
 from compressor.report.tally import tally
 from compressor.runs.record import Gate, Network, Result
 
@@ -43,13 +43,13 @@ class Tile:
     note: str
 
 
-def verdict(story: Story) -> Verdict:
+def verdict(contents: Contents) -> Verdict:
     """Say whether the promises hold; without promises, what was kept and what was lost."""
-    result = story.result
+    result = contents.result
     if result is None:
-        done = len(story.epochs)
+        done = len(contents.epochs)
         return Verdict("open", "Not finished", f"{done} epoch{'s' * (done != 1)} trained so far; nothing is measured.")
-    sentence = kept_and_lost(story)
+    sentence = kept_and_lost(contents)
     found = tally(result.gates)
     if not found.total:
         return Verdict("plain", _right(result), f"{sentence} No gates were set.")
@@ -62,10 +62,10 @@ def verdict(story: Story) -> Verdict:
     return Verdict("held", "The gate held" if found.total == 1 else f"All {found.total} gates held", sentence)
 
 
-def kept_and_lost(story: Story) -> str:
+def kept_and_lost(contents: Contents) -> str:
     """Say of a finished run what the student kept of its teacher, what it lost, and what that bought."""
-    assert story.result is not None
-    student, teacher = story.result.student, story.result.teacher
+    assert contents.result is not None
+    student, teacher = contents.result.student, contents.result.teacher
     if student.top1 is None:
         return "The student is trained and nothing of it is measured."
     subject = "network" if teacher is None else "student"
@@ -78,7 +78,7 @@ def kept_and_lost(story: Story) -> str:
     low, high = student.accuracy_drop_ci or (1.0, 1.0)
     if drop and low <= 0 <= high:
         sentence += ", a difference too small for this test set to prove"
-    return f"{sentence}.{_bought(story.files, student, teacher)}"
+    return f"{sentence}.{_bought(contents.files, student, teacher)}"
 
 
 def promises(gates: Sequence[Gate]) -> tuple[Promise, ...]:
@@ -87,11 +87,11 @@ def promises(gates: Sequence[Gate]) -> tuple[Promise, ...]:
     return tuple(sorted(shown, key=lambda promise: ("broken", "open", "held").index(promise.state)))
 
 
-def tiles(story: Story) -> tuple[Tile, ...]:
+def tiles(contents: Contents) -> tuple[Tile, ...]:
     """Return the few numbers that people ask for first."""
-    if story.result is None:
+    if contents.result is None:
         return ()
-    student, teacher = story.result.student, story.result.teacher
+    student, teacher = contents.result.student, contents.result.teacher
     found = []
     if student.top1 is not None:
         before = "" if teacher is None or teacher.top1 is None else f"teacher {teacher.top1:.2f} %"
@@ -106,7 +106,7 @@ def tiles(story: Story) -> tuple[Tile, ...]:
         found.append(Tile("Parameters", count(student.parameters), before))
     before = "" if teacher is None else f"teacher {teacher.size_bytes / 1e6:.2f} MB"
     found.append(Tile("File size", f"{student.size_bytes / 1e6:.2f} MB", before))
-    best = fastest(story.files)
+    best = fastest(contents.files)
     if best is not None:
         found.append(
             Tile("Speed-up", f"{best.times:.1f}×", f"{best.file.label}, batch {best.batch}, against the teacher")

@@ -15,7 +15,7 @@ from compressor.data import Dataset
 from compressor.errors import InputRejected, UsageError
 from compressor.inputs import open_inputs
 from compressor.machine.devices import choose_device
-from compressor.pipeline.foreign import UNSTATED, Normalisation, Settled, fitting
+from compressor.pipeline.foreign import UNSTATED, ForeignGraph, Normalisation, fitting
 from compressor.progress import Tell
 from compressor.recipe import Data, load
 from compressor.runs.folder import Run, find, is_run
@@ -115,7 +115,7 @@ def _runner(
         tell(f"{path.name}: {checked.sentence}")
         network = checked.network
     if path.suffix == ".onnx":
-        return Settled(network, None).normalised(open_artifact(path, device=device, provider=opening.provider))
+        return ForeignGraph(network, None).normalised(open_artifact(path, device=device, provider=opening.provider))
     network.module.to(device)
     return torch_runner(network, device=device)
 

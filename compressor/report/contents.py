@@ -9,7 +9,7 @@ from typing import Any
 
 from compressor.bench import Benchmark
 from compressor.measure.gallery import BoundaryExample, Disagreement, Slice
-from compressor.measure.predictions import Answer, Answers
+from compressor.measure.predictions import FilePredictions, StoredPredictions
 from compressor.runs.record import Metrics, Network, Result
 
 TEACHER, STUDENT = "teacher", "student"
@@ -24,7 +24,7 @@ class Missing:
 
 
 @dataclass(frozen=True)
-class Looked:
+class Gallery:
     """Images to look at, and why some could not be had; each tuple may be empty."""
 
     examples: tuple[BoundaryExample, ...] = ()
@@ -53,7 +53,7 @@ class File:
 
 
 @dataclass(frozen=True)
-class Story:
+class Contents:
     """A run as far as it came. `name` tells it from others of the same report.
 
     `recipe` is its text, `environment` what `env.json` says, `epochs` the rows of `metrics.jsonl`.
@@ -66,8 +66,8 @@ class Story:
     epochs: Sequence[Mapping[str, Any]]
     result: Result | None = None
     benchmark: Benchmark | None = None
-    answers: Answers | None = None
-    looked: Looked = Looked()
+    answers: StoredPredictions | None = None
+    gallery: Gallery = Gallery()
     missing: tuple[Missing, ...] = ()
 
     @property
@@ -92,7 +92,7 @@ class Story:
         known = self.result.student.class_accuracy
         return tuple(known) if known else tuple(map(str, range(self.result.data.classes)))
 
-    def answer(self, name: str) -> Answer | None:
+    def answer(self, name: str) -> FilePredictions | None:
         """Return what a file said of the test images, unless the file has changed since."""
         found = None if self.answers is None else self.answers.files.get(name)
         now = next((file.metrics.sha256 for file in self.files if file.name == name), None)

@@ -7,8 +7,8 @@ from test_report import result
 
 from compressor.bench import Benchmark, Latency
 from compressor.measure.gallery import BoundaryExample, Disagreement, Slice
-from compressor.measure.predictions import Answer, Answers
-from compressor.report.story import Looked, Story
+from compressor.measure.predictions import FilePredictions, StoredPredictions
+from compressor.report.contents import Contents, Gallery
 from compressor.runs import record
 from compressor.runs.record import Gate
 
@@ -43,9 +43,9 @@ def latency(batch: int, p50: float, **changes) -> Latency:
     return Latency(format="onnx", provider="cpu", precision="fp32", **(values | changes))
 
 
-def answer(classes, labels, sha256="0" * 64) -> Answer:
+def answer(classes, labels, sha256="0" * 64) -> FilePredictions:
     count = len(labels)
-    return Answer(
+    return FilePredictions(
         sha256=sha256,
         labels=np.array(labels, np.int32),
         classes=np.array(classes, np.int32),
@@ -86,7 +86,7 @@ def measured(names, **changes):
     )
 
 
-def story(names=("zero", "one", "two", "three", "four"), **changes) -> Story:
+def contents(names=("zero", "one", "two", "three", "four"), **changes) -> Contents:
     """A run of which everything is known."""
     count = len(names)
     generator = np.random.default_rng(0)
@@ -109,11 +109,11 @@ def story(names=("zero", "one", "two", "three", "four"), **changes) -> Story:
         "benchmark": Benchmark(
             latencies={path: (latency(1, 4.0), latency(8, 9.0)) for path in paths}, versions={}, hardware={}
         ),
-        "answers": Answers(
+        "answers": StoredPredictions(
             fingerprint="f",
             files={"teacher": answer(labels, labels), "student": answer((labels + (labels == 1)) % count, labels)},
         ),
-        "looked": Looked(
+        "looked": Gallery(
             examples=(
                 BoundaryExample(
                     base=images[0], sample=images[1], label=0, target=1, steps=2, teacher=even, student=even
@@ -140,7 +140,7 @@ def story(names=("zero", "one", "two", "three", "four"), **changes) -> Story:
             notes=("a note",),
         ),
     }
-    return Story(**(values | changes))
+    return Contents(**(values | changes))
 
 
 def gate(passed, value=1.0, detail="so and so"):
@@ -148,5 +148,5 @@ def gate(passed, value=1.0, detail="so and so"):
     return Gate(gate="min_top1", artifact="a.onnx", limit=90, value=value, verdict=word, passed=passed, detail=detail)
 
 
-def with_gates(*gates) -> Story:
-    return story(result=measured(("a", "b"), gates=gates))
+def with_gates(*gates) -> Contents:
+    return contents(result=measured(("a", "b"), gates=gates))

@@ -1,4 +1,4 @@
-"""One exam for every file: the same test images, and images on the teacher's boundary and under attack, made once."""
+"""What every file of a run is evaluated on: the same test images, boundary images and adversarial ones, made once."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from exporters import Runner
 
 
 @dataclass(frozen=True)
-class Exam:
+class EvaluationSet:
     """What a file is asked. Without a teacher there is nothing to agree with, and no boundary."""
 
     data: Dataset
@@ -53,10 +53,10 @@ class Exam:
         return ", ".join(parts)
 
 
-def set_exam(
+def evaluation_set(
     inputs: Inputs, config: Validate, *, teacher_runner: Runner | None, student: checkpoint.Network | None, seed: int
-) -> Exam:
-    """Make the exam: the teacher gives the boundary images, the student the adversarial ones."""
+) -> EvaluationSet:
+    """Make the set: the teacher gives the boundary images, the student the adversarial ones."""
     data, teacher, device = inputs.data, inputs.teacher, inputs.device
     if len(data.test) == 0:
         raise InputRejected(f"{data.source} has no test images", hint="a test/ or val/ folder, or --set data.test=0.2")
@@ -71,10 +71,12 @@ def set_exam(
             student.module, data.test, count=config.attack_samples, epsilon=config.epsilon, seed=seed, device=device
         )
     taught = None if teacher_runner is None else predict(teacher_runner, data.test)
-    return Exam(data, taught, boundary, attacked)
+    return EvaluationSet(data, taught, boundary, attacked)
 
 
-def grade(runner: Runner, exam: Exam, *, teacher: bool = False, said: Predictions | None = None) -> dict[str, Any]:
+def evaluate(
+    runner: Runner, evaluation: EvaluationSet, *, teacher: bool = False, said: Predictions | None = None
+) -> dict[str, Any]:
     """Return what a record says of a file's answers, by the names of `report.record.Metrics`.
 
     The `teacher` itself is not compared with itself.
@@ -82,10 +84,10 @@ def grade(runner: Runner, exam: Exam, *, teacher: bool = False, said: Prediction
     Args:
         said: what the file says of the test images, where it was asked before.
     """
-    known = said or (exam.teacher if teacher else None)
-    scores = score(known or predict(runner, exam.data.test), teacher=None if teacher else exam.teacher)
-    classes = exam.data.classes
-    marks: dict[str, Any] = {
+    known = said or (evaluation.teacher if teacher else None)
+    scores = score(known or predict(runner, evaluation.data.test), teacher=None if teacher else evaluation.teacher)
+    classes = evaluation.data.classes
+    measures: dict[str, Any] = {
         "samples": scores.samples,
         "top1": scores.top1,
         "top1_ci": scores.top1_interval,
@@ -99,12 +101,12 @@ def grade(runner: Runner, exam: Exam, *, teacher: bool = False, said: Prediction
         "class_accuracy": dict(zip(classes, scores.per_class, strict=True)),
     }
     if scores.class_change is not None:
-        marks["class_change"] = dict(zip(classes, scores.class_change, strict=True))
-    if exam.boundary is not None and not teacher:
-        marks["boundary_agreement"] = boundary_agreement(
-            infer(runner, exam.boundary.images), exam.boundary.teacher_logits
+        measures["class_change"] = dict(zip(classes, scores.class_change, strict=True))
+    if evaluation.boundary is not None and not teacher:
+        measures["boundary_agreement"] = boundary_agreement(
+            infer(runner, evaluation.boundary.images), evaluation.boundary.teacher_logits
         )
-    if exam.attacked is not None:
-        robust = robust_accuracy(runner, exam.attacked)
-        marks |= {"fgsm_top1": robust.fgsm_top1, "pgd_top1": robust.pgd_top1}
-    return marks
+    if evaluation.attacked is not None:
+        robust = robust_accuracy(runner, evaluation.attacked)
+        measures |= {"fgsm_top1": robust.fgsm_top1, "pgd_top1": robust.pgd_top1}
+    return measures
