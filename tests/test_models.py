@@ -574,7 +574,7 @@ def test_a_factory_is_given_what_it_asks_for(folder, takes):
         ("mynets:tiny", "import nowhere_at_all\n", "importing mynets fails: ModuleNotFoundError", "install"),
         ("mynets:tiny", "1 / 0\n", r"importing mynets fails: ZeroDivisionError: .* \(mynets.py:2\)", "import mynets"),
         ("mynet:tiny", "", "there is no module 'mynet'", "PYTHONPATH"),
-        ("mynets:", "", "is not package.module:factory", "for example"),
+        ("mynets:", "", "is not package.module:name", "for example"),
     ],
 )
 def test_a_factory_that_cannot_be_used_is_told_why(folder, arch, text, message, hint):

@@ -1,17 +1,14 @@
 """`package.module:factory`: a user's own network, from a function that makes it."""
 
 import inspect
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from importlib import import_module
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 from torch import nn
 
-from compressor.errors import UsageError, did_you_mean
-from compressor.models.probe import check_logits, told
+from compressor.errors import UsageError
+from compressor.models.probe import check_logits
+from compressor.plugins import current_folder_importable, load_plugin, told
 
 Shape = tuple[int, int, int]
 _RULE = "a factory takes classes (or num_classes) and input_shape, if it wants them, and returns an nn.Module"
@@ -25,9 +22,8 @@ def build(arch: str, classes: int, input_shape: Shape) -> nn.Module:
     Raises:
         UsageError: the module, the factory or the network is not what it should be.
     """
-    module, _, name = arch.partition(":")
-    with _current_folder_importable():
-        function = _attribute(arch, module, name)
+    function = _factory(arch)
+    with current_folder_importable():
         arguments = _arguments(arch, function, classes, input_shape)
         try:
             network = function(**arguments)
@@ -39,24 +35,8 @@ def build(arch: str, classes: int, input_shape: Shape) -> nn.Module:
     return network
 
 
-def _attribute(arch: str, module: str, name: str) -> Callable[..., Any]:
-    if not module or not name:
-        raise UsageError(
-            f"{arch!r} is not package.module:factory", hint="for example mynets:tiny, for tiny in mynets.py"
-        )
-    try:
-        found = import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-            raise UsageError(f"importing {module} fails: {told(error)}", hint="install what it imports") from error
-        raise UsageError(
-            f"there is no module {error.name!r}", hint="run from the folder that holds it, or set PYTHONPATH"
-        ) from error
-    except Exception as error:
-        raise UsageError(f"importing {module} fails: {told(error)}", hint=f"python -c 'import {module}'") from error
-    if not hasattr(found, name):
-        raise UsageError(f"{module} has no {name!r}", hint=did_you_mean(name, (n for n in vars(found) if n[:1] != "_")))
-    function: Any = getattr(found, name)
+def _factory(arch: str) -> Callable[..., Any]:
+    function: Any = load_plugin(arch, example="mynets:tiny, for tiny in mynets.py")
     if not callable(function) or isinstance(function, nn.Module):
         raise UsageError(f"{arch} is a {type(function).__name__}, not a function that makes a network", hint=_RULE)
     return function  # type: ignore[no-any-return]  # callable narrows Any to nothing better
@@ -79,13 +59,3 @@ def _arguments(arch: str, function: Callable[..., Any], classes: int, input_shap
         if parameter.default is parameter.empty and name not in given and not open_ended:
             raise UsageError(f"{arch} needs an argument {name!r} that it is not given", hint=_RULE)
     return given
-
-
-@contextmanager
-def _current_folder_importable() -> Iterator[None]:
-    folder = str(Path.cwd())
-    sys.path.insert(0, folder)
-    try:
-        yield
-    finally:
-        sys.path.remove(folder)

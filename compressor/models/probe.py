@@ -1,13 +1,11 @@
 """Does a network that we did not write take the images and give logits?"""
 
-import traceback
-from pathlib import Path
-
 import torch
 from torch import Tensor, nn
 
 from compressor.errors import UsageError
 from compressor.models.cost import evaluating
+from compressor.plugins import told
 
 Shape = tuple[int, int, int]
 OTHER_SIZE = "choose a network for small images, such as resnet20, or another size with data.image_size"
@@ -35,11 +33,3 @@ def check_logits(network: nn.Module, arch: str, classes: int, input_shape: Shape
 def refusal(arch: str, input_shape: Shape, error: Exception, *, hint: str) -> UsageError:
     """Return what to raise when a network cannot be made for, or fails on, images of this shape."""
     return UsageError(f"{arch} cannot take images of {'x'.join(map(str, input_shape))}: {told(error)}", hint=hint)
-
-
-def told(error: Exception) -> str:
-    """Return an error of someone else's code in a few words, with the line it comes from."""
-    words = str(error).strip().split("\n")[0].rstrip(".")
-    frames = traceback.extract_tb(error.__traceback__)
-    place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
-    return f"{type(error).__name__}: {words}{place}" if words else f"{type(error).__name__}{place}"
