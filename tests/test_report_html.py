@@ -333,17 +333,18 @@ def test_the_stage_writes_into_the_folder_of_the_run(run):
     from compressor.pipeline.report import report_stage
     from compressor.runs.folder import Run
 
-    place = report_stage(open_run(Run(run), Tell(quiet=True)), Tell(quiet=True))
+    report_stage(open_run(Run(run), Tell(quiet=True)), Tell(quiet=True))
 
-    assert place == run / "report" / "report.html"
+    place = run / "report" / "report.html"
     assert "Decision regions" in place.read_text(encoding="utf-8")
 
 
 def test_a_new_run_in_the_same_folder_forgets_the_old_report(run):
-    from compressor.runs.folder import create
+    from compressor.runs.folder import new_run
 
     reported(run)
-    create("x", out=run, overwrite=True)
+    with new_run("x", out=run, overwrite=True):
+        pass
 
     assert not (run / "report" / "report.html").exists()
     assert not (run / "predictions.npz").exists()

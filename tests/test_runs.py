@@ -5,7 +5,13 @@ from pathlib import Path
 import pytest
 
 from compressor.errors import UsageError
-from compressor.runs.folder import Run, create, find
+from compressor.runs.folder import Run, find, new_run, working
+
+
+def create(name: str, **options) -> Run:
+    """Make a run folder and let it go."""
+    with new_run(name, **options) as run:
+        return run
 
 
 def _finish(run: Run) -> Run:
@@ -50,6 +56,55 @@ def test_a_folder_that_holds_something_is_not_written_over_unless_asked(tmp_path
     assert not run.recipe.exists()
     assert not (run.exports / "student.fp32.onnx").exists()
     assert (run.folder / "notes.txt").read_text() == "the user's own"
+
+
+def test_what_was_never_a_run_is_not_written_over_at_all(tmp_path):
+    mine = tmp_path / "project" / "report" / "thesis.txt"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("years of work")
+    (tmp_path / "project" / "result.json").write_text("{}")
+
+    for overwrite in (False, True):
+        with pytest.raises(UsageError, match="not the folder of a run") as caught:
+            create("x", out=tmp_path / "project", overwrite=overwrite, root=tmp_path / "runs")
+        assert "never other files" in caught.value.hint
+
+    assert mine.read_text() == "years of work"
+    assert sorted(path.name for path in (tmp_path / "project").iterdir()) == ["report", "result.json"]
+
+
+@pytest.mark.parametrize("out", [None, "mine"])
+def test_a_folder_whose_process_was_killed_before_it_became_a_run_is_taken_over(tmp_path, out):
+    where = {"out": out and tmp_path / out, "overwrite": False, "root": tmp_path / "runs"}
+    killed = create("x", **where)
+    killed.stages.write_text("{}")
+    killed.log.write_text("begun\n")
+
+    again = create("x", **where)
+
+    assert again.folder == killed.folder
+    assert not again.stages.exists()
+    assert _finish(again).folder == killed.folder
+    assert create("x", out=None, overwrite=False, root=tmp_path / "runs").folder.name == ("x-1" if out else "x-2")
+
+
+def test_a_folder_that_another_process_holds_is_left_to_it(tmp_path):
+    where = {"out": None, "overwrite": False, "root": tmp_path}
+    with new_run("x", **where) as first, new_run("x", **where) as second:
+        assert (first.folder.name, second.folder.name) == ("x-1", "x-2")
+
+
+def test_what_a_killed_process_left_half_written_goes_when_the_run_is_next_worked_in(tmp_path):
+    run = _finish(create("x", out=tmp_path / "mine", overwrite=False, root=tmp_path))
+    half = [run.folder / ".result.json.41.part", run.exports / ".building-abc" / "graph.onnx"]
+    mine = run.exports / ".gitkeep"
+    for path in (*half, mine):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("half")
+
+    with working(run):
+        assert not any(path.exists() for path in half)
+        assert mine.exists()
 
 
 def test_no_run_yet_and_a_folder_that_is_none_are_said(tmp_path):

@@ -131,10 +131,31 @@ def test_an_artifact_that_was_changed_or_lost_is_made_again(finished):
     assert path.read_bytes() == right
 
     path.unlink()
-    ran(SMALL)
+    again = json.loads(ran([*SMALL, "--json"]).out)
     assert path.read_bytes() == right
+    assert again["artifacts"][0]["top1"] is not None
+    assert again["artifacts"][0]["latency_ms"] is not None
 
     assert "unchanged" in said(ran(SMALL), "export")
+
+
+def test_what_is_exported_by_hand_is_measured_by_the_next_run(finished):
+    ran(["export", "runs/smoke-1", "--format", "onnx"])
+
+    again = ran([*SMALL, "--json"])
+
+    assert "unchanged" not in said(again, "validate") + said(again, "bench")
+    assert json.loads(again.out)["artifacts"][0]["top1"] is not None
+
+
+def test_a_stage_that_is_begun_again_undoes_those_after_it(stages):
+    for stage in STAGES:
+        stages.begin(stage, {})
+        stages.done(stage)
+
+    stages.begin("export", {})
+
+    assert [stage for stage in STAGES if stages.finished(stage)] == ["train"]
 
 
 def test_other_training_is_another_run(finished):

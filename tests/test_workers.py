@@ -11,8 +11,8 @@ from compressor.machine.workers import Task, side_by_side
 
 
 def test_a_training_stops_when_the_process_that_started_it_is_gone():
-    code = "from compressor.machine.workers import stop_with_parent; import time; stop_with_parent(); print(1, flush=True); "
-    code += "time.sleep(60)"
+    code = "from compressor.machine.workers import stop_with_parent; import time; stop_with_parent(); "
+    code += "print(1, flush=True); time.sleep(60)"
     child = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert child.stdout.readline() == b"1\n"
     assert child.poll() is None

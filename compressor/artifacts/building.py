@@ -23,6 +23,7 @@ from compressor.files import explained
 from compressor.progress import Tell
 from compressor.recipe import ENGINES, Calibration, Export
 from compressor.runs import record
+from compressor.runs.folder import BUILDING
 from exporters import Built, Engine, Exporter, Runner, onnx, quantize
 from exporters.errors import ExporterError, RuntimeMissing
 from exporters.tensorrt import TENSORRT, TENSORRT_RTX, sidecar
@@ -65,7 +66,7 @@ def build(
     exporter = exporter_of(target.format)
     with explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".building-", dir=folder) as place:
+        with tempfile.TemporaryDirectory(prefix=BUILDING, dir=folder) as place:
             finished = Path(place) / "finished"
             finished.mkdir()
             with _without(finished, Path(place)):

@@ -54,7 +54,13 @@ class EvaluationSet:
 
 
 def evaluation_set(
-    inputs: Inputs, config: Validate, *, teacher_runner: Runner | None, student: checkpoint.Network | None, seed: int
+    inputs: Inputs,
+    config: Validate,
+    *,
+    teacher_runner: Runner | None,
+    student: checkpoint.Network | None,
+    seed: int,
+    taught: Predictions | None = None,
 ) -> EvaluationSet:
     """Make the set: the teacher gives the boundary images, the student the adversarial ones."""
     data, teacher, device = inputs.data, inputs.teacher, inputs.device
@@ -70,7 +76,8 @@ def evaluation_set(
         attacked = adversarial_set(
             student.module, data.test, count=config.attack_samples, epsilon=config.epsilon, seed=seed, device=device
         )
-    taught = None if teacher_runner is None else predict(teacher_runner, data.test)
+    if taught is None and teacher_runner is not None:
+        taught = predict(teacher_runner, data.test)
     return EvaluationSet(data, taught, boundary, attacked)
 
 

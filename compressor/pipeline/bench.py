@@ -31,6 +31,7 @@ from compressor.machine.devices import choose_device
 from compressor.machine.gpu import Gpu, NvmlMissing, cuda_uuid, find_gpu
 from compressor.machine.hardware import hardware
 from compressor.pipeline.finished_run import FinishedRun, open_run
+from compressor.pipeline.identity import doing
 from compressor.progress import Tell
 from compressor.recipe import Bench, Override, build
 from compressor.runs import record
@@ -101,7 +102,7 @@ def bench(
     folder = find(where)
     with working(folder):
         opened = open_run(folder, tell, device=device, overrides=overrides)
-        return bench_stage(opened, opened.prepared.recipe.bench, tell, options).result
+        return bench_stage(opened, tell, options).result
 
 
 def bench_file(
@@ -132,29 +133,31 @@ def bench_file(
     return record.Metrics(**facts(runner), latency_ms=costs.timings(path.name))
 
 
-def bench_stage(opened: FinishedRun, config: Bench, tell: Tell, options: BenchOptions = NO_OPTIONS) -> FinishedRun:
+def bench_stage(opened: FinishedRun, tell: Tell, options: BenchOptions = NO_OPTIONS) -> FinishedRun:
     """Time every file of an open run, and note it."""
-    result, budget = opened.result, options.budget(config)
+    config, result = opened.prepared.recipe.bench, opened.result
+    budget = options.budget(config)
     files = opened.files(tell, threads=config.threads, cuda_graph=config.cuda_graph)
     tell(f"timing {len(files)} files at batch sizes {', '.join(map(str, config.batch_sizes))}")
     teacher = opened.prepared.teacher
     archs = {"teacher": None if teacher is None else teacher.arch, "student": opened.student.arch}
-    costs = _measure(files, archs, config, opened.prepared.device, tell)
-    for path in (opened.folder.bench, options.out):
-        if path is not None:
-            baseline.write(path, costs.latencies, costs.memory)
 
     def timed(name: str, metrics: AnyMetrics) -> AnyMetrics:
         if name not in files:
             return metrics
         return metrics.model_copy(update={"provider": files[name].provider, "latency_ms": costs.timings(name)})
 
-    opened = opened.noting(
-        teacher=result.teacher and timed("teacher", result.teacher),
-        student=timed("student", result.student),
-        artifacts=tuple(timed(artifact.path, artifact) for artifact in result.artifacts),
-        hardware=hardware(),  # latencies are this machine's, which need not be the one that trained
-    ).saved()
+    with doing("bench", opened):
+        costs = _measure(files, archs, config, opened.prepared.device, tell)
+        for path in (opened.folder.bench, options.out):
+            if path is not None:
+                baseline.write(path, costs.latencies, costs.memory)
+        opened = opened.noting(
+            teacher=result.teacher and timed("teacher", result.teacher),
+            student=timed("student", result.student),
+            artifacts=tuple(timed(artifact.path, artifact) for artifact in result.artifacts),
+            hardware=hardware(),  # latencies are this machine's, which need not be the one that trained
+        ).saved()
     _warn(costs.latencies, tell)
     if budget is not None:
         tell(choose(costs.latencies, budget, top1=_accuracies(result)).sentence)

@@ -15,6 +15,7 @@ from compressor.artifacts.opening import exporter_of, provider_of, torch_runner
 from compressor.artifacts.proof import accuracy_drop, proof_images
 from compressor.errors import UsageError
 from compressor.pipeline.finished_run import FinishedRun, open_run
+from compressor.pipeline.identity import doing
 from compressor.progress import Tell
 from compressor.recipe import ENGINES, Export, Override, load
 from compressor.runs import record
@@ -71,17 +72,18 @@ def rebuild(where: Path | None, tell: Tell) -> record.Result | record.Artifact:
 def export_stage(opened: FinishedRun, targets: Sequence[Export], tell: Tell) -> FinishedRun:
     """Make the artifacts of an open run; one that is made again takes the place of the old."""
     source, device = _source(opened), opened.prepared.device
-    for target in targets:
-        artifact = build(
-            source,
-            target,
-            opened.folder.exports,
-            tell,
-            provider=provider_of(target.format, device),
-            relative_to=opened.folder.folder,
-        )
-        others = tuple(each for each in opened.result.artifacts if each.path != artifact.path)
-        opened = opened.noting(artifacts=(*others, artifact)).saved()
+    with doing("export", opened, tuple(targets)):
+        for target in targets:
+            artifact = build(
+                source,
+                target,
+                opened.folder.exports,
+                tell,
+                provider=provider_of(target.format, device),
+                relative_to=opened.folder.folder,
+            )
+            others = tuple(each for each in opened.result.artifacts if each.path != artifact.path)
+            opened = opened.noting(artifacts=(*others, artifact)).saved()
     return opened
 
 

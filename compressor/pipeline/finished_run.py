@@ -1,9 +1,9 @@
-"""A run whose student is trained, opened to do more with it: what every stage after training starts from."""
+"""A run whose student is trained: what every stage after training starts from, and leaves behind."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from compressor import checkpoint
@@ -12,6 +12,7 @@ from compressor.errors import InputRejected
 from compressor.files import sha256
 from compressor.gates import judge, promised
 from compressor.inputs import Prepared, prepare
+from compressor.measure.scores import Predictions
 from compressor.progress import Tell
 from compressor.recipe import Override, load
 from compressor.runs import manifest, record
@@ -21,12 +22,16 @@ from exporters import Runner
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A run, what its recipe names, its trained student, and the record so far."""
+    """A run, what its recipe names, its trained student, and the record so far.
+
+    `predictions` are what networks said of the test images since this process opened the run, by their name in `files`.
+    """
 
     folder: Run
     prepared: Prepared
     student: checkpoint.Network
     result: record.Result
+    predictions: Mapping[str, Predictions] = field(default_factory=dict)
 
     def noting(self, **changes: Any) -> FinishedRun:
         """Return the same with changes in the record."""
@@ -41,7 +46,11 @@ class FinishedRun:
         return noted
 
     def files(self, tell: Tell, *, threads: int | None = None, cuda_graph: bool = False) -> dict[str, Runner]:
-        """Open every file of the run that runs here, by name: teacher, student, then the artifacts by their paths."""
+        """Open teacher, student and all artifacts that can run here, by the names a record gives them.
+
+        Raises:
+            InputRejected: an artifact is not the file that was exported and proved.
+        """
         device = self.prepared.device
         files: dict[str, Runner] = {}
         if self.prepared.teacher is not None:
@@ -66,7 +75,7 @@ def open_run(folder: Run, tell: Tell, *, device: str | None = None, overrides: S
     """Open a run whose student is trained; `overrides` replace what its recipe says, for now only.
 
     Raises:
-        InputRejected: it has no record yet.
+        InputRejected: it has no record yet, or its data, its teacher or its student are not what the record tells of.
     """
     tell.keep(folder.log)
     result = record.read(folder.folder)
@@ -75,7 +84,19 @@ def open_run(folder: Run, tell: Tell, *, device: str | None = None, overrides: S
         recipe = recipe.model_copy(update={"device": device})
     tell(f"run: {folder.folder}")
     prepared = prepare(recipe, Tell(quiet=True), examine=False)  # all was said when the student was trained
-    return FinishedRun(folder, prepared, open_student(folder, prepared), result)
+    student = open_student(folder, prepared)
+    require_same(
+        folder,
+        prepared,
+        fingerprint=result.data.fingerprint,
+        teacher=None if result.teacher is None else result.teacher.sha256,
+    )
+    if student.sha256 != result.student.sha256:
+        raise InputRejected(
+            f"{folder.student} is not the student that {record.NAME} tells of: its hash differs",
+            hint="--from train trains a new run",
+        )
+    return FinishedRun(folder, prepared, student, result)
 
 
 def open_student(folder: Run, prepared: Prepared) -> checkpoint.Network:
@@ -83,3 +104,25 @@ def open_student(folder: Run, prepared: Prepared) -> checkpoint.Network:
     student = checkpoint.load_network(folder.student, arch=prepared.recipe.student.arch)
     student.module.to(prepared.device)
     return student
+
+
+def require_same(folder: Run, prepared: Prepared, *, fingerprint: str | None, teacher: str | None) -> None:
+    """See that a run is gone on with the data and the teacher it was trained with.
+
+    Args:
+        fingerprint, teacher: of then; None where there was none, or where it is not known.
+
+    Raises:
+        InputRejected: they are others now.
+    """
+    if fingerprint is not None and prepared.data.fingerprint != fingerprint:
+        raise InputRejected(
+            f"the data of {folder.folder} are not those it was trained on: files came, went or changed their names",
+            hint="--from train trains a new run",
+        )
+    now = None if prepared.teacher is None else prepared.teacher.sha256
+    if teacher is not None and now != teacher:
+        raise InputRejected(
+            f"the teacher of {folder.folder} is not the one it was trained with: its file has changed",
+            hint="--from train trains a new run",
+        )

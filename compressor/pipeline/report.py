@@ -23,6 +23,7 @@ from compressor.measure import gallery
 from compressor.measure.predictions import StoredPredictions
 from compressor.methods.bss import BSS
 from compressor.pipeline.finished_run import FinishedRun, open_student
+from compressor.pipeline.identity import doing
 from compressor.progress import Tell
 from compressor.recipe import Recipe, load
 from compressor.report.contents import STUDENT, TEACHER, Contents, Gallery, Missing
@@ -60,9 +61,11 @@ def report(runs: Sequence[Path], tell: Tell, *, out: Path | None = None, overwri
     return place
 
 
-def report_stage(opened: FinishedRun, tell: Tell) -> Path:
-    """Write the report of an open run into its folder, and return where it is."""
-    return _write_page(opened.folder, opened, opened.folder.report, tell)
+def report_stage(opened: FinishedRun, tell: Tell) -> FinishedRun:
+    """Write the report of an open run into its folder."""
+    with doing("report", opened):
+        tell(f"report: {_write_page(opened.folder, opened, opened.folder.report, tell)}")
+    return opened
 
 
 def _write_page(folder: Run, opened: FinishedRun | None, place: Path, tell: Tell) -> Path:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from compressor import checkpoint, tracking
@@ -11,11 +13,15 @@ from compressor.files import write_text
 from compressor.gates import require_same_data, unmeasurable
 from compressor.inputs import Prepared, prepare
 from compressor.machine.hardware import clashes, hardware, versions
-from compressor.pipeline.student import new_state, train_student
+from compressor.pipeline.epochs import new_state, reported, run_epochs
+from compressor.pipeline.finished_run import FinishedRun, require_same
+from compressor.pipeline.identity import trained_on, training_inputs
+from compressor.pipeline.trained import first_record, write_student
 from compressor.progress import Tell
 from compressor.recipe import Recipe, dump, load, require_runnable
-from compressor.runs import record
-from compressor.runs.folder import Run, create, find, working
+from compressor.runs import manifest, record
+from compressor.runs.folder import Run, find, new_run, working
+from compressor.runs.stages import Stages
 from compressor.training.loop import TrainingState
 
 
@@ -38,49 +44,77 @@ def train(
 ) -> tuple[record.Result, Run]:
     """Train the student of a recipe, from its teacher where the method has one, into a new run folder."""
     check(recipe)
-    prepared, state, folder = begin(recipe, tell, out=out, overwrite=overwrite, latest=latest)
-    with working(folder):
-        return train_student(prepared, state, folder, tell), folder
+    with new_training(recipe, tell, out=out, overwrite=overwrite, latest=latest) as run:
+        return run.result, run.folder
 
 
 def resume(where: Path, tell: Tell) -> tuple[record.Result, Run]:
     """Go on with a run where it stopped; on a CPU the student ends with the very weights of an undisturbed run."""
     folder = find(where)
     with working(folder):
-        return resume_stage(folder, tell), folder
+        return resumed_training(folder, tell).result, folder
 
 
-def begin(
+@contextmanager
+def new_training(
     recipe: Recipe, tell: Tell, *, out: Path | None, overwrite: bool, latest: bool = True
-) -> tuple[Prepared, TrainingState, Run]:
-    """Open all that a recipe names, and only then make the run folder.
+) -> Iterator[FinishedRun]:
+    """Open all that a recipe names, only then make the run folder, train, and hold the folder until the block ends.
 
     Args:
         recipe: one that `check` accepts.
         latest: let `runs/latest` point to the new folder.
     """
     prepared = prepare(recipe, tell)
-    require_same_data(recipe.gates, prepared.data.fingerprint)
+    fingerprint = prepared.data.fingerprint
+    require_same_data(recipe.gates, fingerprint)
     state = new_state(prepared)
-    folder = create(recipe.name, out=out, overwrite=overwrite, latest=latest)
-    tell.keep(folder.log)
-    tell(f"run: {folder.folder}")
-    write_text(folder.recipe, dump(prepared.recipe))
-    write_text(folder.environment, json.dumps({"versions": versions(), "hardware": hardware()}, indent=2) + "\n")
-    for clash in clashes():
-        tell(f"warning: {clash}")
-    return prepared, state, folder
+    with new_run(recipe.name, out=out, overwrite=overwrite, latest=latest) as folder:
+        tell.keep(folder.log)
+        tell(f"run: {folder.folder}")
+        environment = {"versions": versions(), "hardware": hardware()}
+        write_text(folder.environment, json.dumps(environment, indent=2) + "\n")
+        Stages(folder).begin("train", training_inputs(recipe, fingerprint=fingerprint))
+        write_text(folder.recipe, dump(prepared.recipe))  # last: it makes the folder a run
+        for clash in clashes():
+            tell(f"warning: {clash}")
+        yield _trained(prepared, state, folder, tell)
 
 
-def resume_stage(folder: Run, tell: Tell) -> record.Result:
-    """Train what is left of a run; a run that stopped before its first epoch begins anew."""
+def resumed_training(folder: Run, tell: Tell) -> FinishedRun:
+    """Train what is left of a run; a run that stopped before its first epoch begins anew.
+
+    Raises:
+        InputRejected: its data or its teacher are others than those it began with.
+    """
     tell.keep(folder.log)
     recipe = load(folder.recipe)
     tracking.require(recipe)
     prepared = prepare(recipe, tell, examine=False)
+    stages = Stages(folder)
+    teacher = stages.began_with("train", "teacher_sha256")
+    require_same(folder, prepared, fingerprint=trained_on(stages), teacher=teacher)
     state = new_state(prepared)
     if folder.last.exists():
         state.load_state_dict(checkpoint.load_state(folder.last))
     folder.keep_epochs(state.epoch)
     tell(f"run: {folder.folder}, resuming after {state.epoch} of {prepared.recipe.train.epochs} epochs")
-    return train_student(prepared, state, folder, tell)
+    return _trained(prepared, state, folder, tell)
+
+
+def _trained(prepared: Prepared, state: TrainingState, folder: Run, tell: Tell) -> FinishedRun:
+    """Train to the last epoch, write the student, and put it beside its teacher on the test split.
+
+    Raises:
+        Interrupted: by a signal; the state was saved first.
+        Diverged: a loss term is NaN or infinite; the last finished epoch was saved.
+    """
+    with tracking.tracking(prepared.recipe, folder, tell) as trackers:
+        run_epochs(prepared, state, folder, tell, trackers)
+        student = write_student(prepared, reported(state), folder)
+        run = first_record(prepared, student, folder)
+        run.result.write(folder.folder)
+        manifest.write(folder, run.result)
+        Stages(folder).done("train")
+        trackers.result(run.result)
+    return run

@@ -15,6 +15,7 @@ from compressor.measure.predictions import FilePredictions, StoredPredictions
 from compressor.measure.scores import predict
 from compressor.pipeline.finished_run import FinishedRun, open_run
 from compressor.pipeline.foreign import UNSTATED, Normalisation, open_foreign
+from compressor.pipeline.identity import doing
 from compressor.progress import Tell
 from compressor.recipe import Data, Override, Teacher, Validate
 from compressor.runs import record
@@ -67,38 +68,38 @@ def validate_file(
 
 
 def validate_stage(opened: FinishedRun, tell: Tell) -> FinishedRun:
-    """Grade every file of an open run, note it, and keep what each said of every image."""
+    """Measure every file of an open run, note it, and keep what each said of every image."""
     prepared, result = opened.prepared, opened.result
     files = opened.files(tell)
+    known = opened.predictions
     evaluation = evaluation_set(
         prepared,
         prepared.recipe.validation,
         teacher_runner=files.get("teacher"),
         student=opened.student,
         seed=prepared.recipe.seed,
+        taught=known.get("teacher"),
     )
     tell(f"validating {len(files)} files: {evaluation.sentence}")
-
-    answers: dict[str, FilePredictions] = {}
+    predictions: dict[str, FilePredictions] = {}
 
     def evaluated(name: str, metrics: AnyMetrics) -> AnyMetrics:
         if name not in files:
             return metrics
         teacher = name == "teacher"
-        said = (
-            evaluation.teacher
-            if teacher and evaluation.teacher is not None
-            else predict(files[name], evaluation.data.test)
-        )
-        answers[name] = FilePredictions.of(said, metrics.sha256)
+        said = evaluation.teacher if teacher else known.get(name)
+        said = said or predict(files[name], evaluation.data.test)
+        predictions[name] = FilePredictions.of(said, metrics.sha256)
         measures = evaluate(files[name], evaluation, teacher=teacher, said=said)
         return metrics.model_copy(update={"provider": files[name].provider, **measures})
 
-    opened = opened.noting(
-        teacher=result.teacher and evaluated("teacher", result.teacher),
-        student=evaluated("student", result.student),
-        artifacts=tuple(evaluated(artifact.path, artifact) for artifact in result.artifacts),
-        data=result.data.model_copy(update=evaluation.sizes),
-    )
-    StoredPredictions(fingerprint=evaluation.data.fingerprint, files=answers).write(opened.folder.predictions)
-    return opened.saved()
+    with doing("validate", opened):
+        opened = opened.noting(
+            teacher=result.teacher and evaluated("teacher", result.teacher),
+            student=evaluated("student", result.student),
+            artifacts=tuple(evaluated(artifact.path, artifact) for artifact in result.artifacts),
+            data=result.data.model_copy(update=evaluation.sizes),
+        )
+        stored = StoredPredictions(fingerprint=evaluation.data.fingerprint, files=predictions)
+        stored.write(opened.folder.predictions)
+        return opened.saved()

@@ -3,10 +3,13 @@
 import glob
 import json
 import os
+import re
 import shlex
+import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +22,9 @@ except ImportError:  # not a POSIX system
     fcntl = None  # type: ignore[assignment]
 
 LATEST = "latest"
+BUILDING = ".building-"  # how folders begin in which an artifact is made
 _LOCK = ".lock"
+_WRITTEN = (".", "student", "checkpoints", "export", "report")  # folders of a run that files are written to
 
 
 @dataclass(frozen=True)
@@ -97,33 +102,33 @@ class Run:
         append_text(self.metrics, json.dumps(row) + "\n")
 
 
-def create(name: str, *, out: Path | None, overwrite: bool, latest: bool = True, root: Path = Path("runs")) -> Run:
-    """Make a run folder: `out` as it is, or the next free `root/NAME-n`, which `root/latest` then points to.
+@contextmanager
+def new_run(
+    name: str, *, out: Path | None, overwrite: bool, latest: bool = True, root: Path = Path("runs")
+) -> Iterator[Run]:
+    """Make a run folder and hold it as `working` does: `out`, or the next free `root/NAME-n`.
+
+    A folder becomes a run with its recipe, which the caller writes last. What a process that was killed before that
+    left behind is taken over.
+
+    Args:
+        overwrite: an earlier run in `out` gives way; files that are not a run's never do.
+        latest: let `root/latest` point to the folder.
 
     Raises:
-        UsageError: `out` is not empty and `overwrite` is not set.
+        UsageError: `out` holds a run and `overwrite` is not set, or it holds something else.
         InputRejected: the folder cannot be made.
     """
-    try:
-        if out is not None:
-            folder = out
-            if folder.is_dir() and any(each.name != _LOCK for each in folder.iterdir()) and not overwrite:
-                raise UsageError(
-                    f"{folder} is not empty",
-                    hint="--overwrite to replace it, --resume to go on with it, or another --out",
-                )
-            folder.mkdir(parents=True, exist_ok=True)
-            with working(Run(folder)):
-                _forget(Run(folder))
-        else:
-            folder = _next(root, name)
-        if latest:
-            _point_latest(root, folder)
-    except OSError as error:
-        raise InputRejected(
-            f"cannot make the run folder: {error.strerror}: {error.filename}", hint="--out DIR chooses another"
-        ) from error
-    return Run(folder)
+    with ExitStack() as held:
+        try:
+            run = _emptied(out, overwrite, held) if out is not None else _next(root, name, held)
+            if latest:
+                _point_latest(root, run.folder)
+        except OSError as error:
+            raise InputRejected(
+                f"cannot make the run folder: {error.strerror}: {error.filename}", hint="--out DIR chooses another"
+            ) from error
+        yield run
 
 
 @contextmanager
@@ -149,7 +154,20 @@ def working(run: Run) -> Iterator[None]:
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
+        _sweep(run)
         yield
+
+
+def _sweep(run: Run) -> None:
+    """Remove what killed processes left half written; nobody else writes here now."""
+    for path in (each for folder in _WRITTEN for each in (run.folder / folder).glob(".*")):
+        if _is_leftover(path):
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def _is_leftover(path: Path) -> bool:
+    """Whether a name is that of a file or folder which is renamed or removed when it is finished."""
+    return path.name.startswith(BUILDING) or re.fullmatch(r"\..+\.\d+\.part", path.name) is not None
 
 
 def find(where: Path | None, *, root: Path = Path("runs")) -> Run:
@@ -202,17 +220,51 @@ def is_run(path: Path) -> bool:
     return Run(path).recipe.is_file()
 
 
-def _next(root: Path, name: str) -> Path:
+def _emptied(folder: Path, overwrite: bool, held: ExitStack) -> Run:
+    """Return `folder` as an empty run that is held."""
+    run = Run(folder)
+    if folder.is_dir() and not is_blank(folder):
+        if not is_run(folder):
+            raise UsageError(
+                f"{folder} is not empty and not the folder of a run",
+                hint="another --out; --overwrite replaces runs, never other files",
+            )
+        if not overwrite:
+            raise UsageError(
+                f"{folder} is not empty",
+                hint="--overwrite to replace it, --resume to go on with it, or another --out",
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    held.enter_context(working(run))
+    _forget(run)
+    return run
+
+
+def _next(root: Path, name: str, held: ExitStack) -> Run:
+    """Return the first `root/NAME-n` that is no run and that no other process holds, held."""
     root.mkdir(parents=True, exist_ok=True)
-    number = 1
-    while True:
-        folder = root / f"{name}-{number}"
-        try:
-            folder.mkdir()
-        except FileExistsError:  # also taken by another process at this very moment
-            number += 1
-        else:
-            return folder
+    for number in count(1):
+        run = Run(root / f"{name}-{number}")
+        if run.folder.exists() and not is_blank(run.folder):
+            continue
+        run.folder.mkdir(exist_ok=True)
+        with ExitStack() as attempt:
+            try:
+                attempt.enter_context(working(run))
+            except UsageError:  # another process took it at this very moment
+                continue
+            if is_blank(run.folder):  # and did not end with it in between
+                held.enter_context(attempt.pop_all())
+                _forget(run)
+                return run
+    raise AssertionError("numbers do not end")
+
+
+def is_blank(folder: Path) -> bool:
+    """Whether a folder is empty, or one that a run was to be made in by a process that did not come so far."""
+    if not folder.is_dir() or is_run(folder):
+        return False
+    return (folder / _LOCK).is_file() or not any(folder.iterdir())
 
 
 def _forget(run: Run) -> None:
@@ -228,11 +280,10 @@ def _forget(run: Run) -> None:
         run.environment,
         run.stages,
         run.tracking,
-        run.folder / "result.json",
-        run.folder / "manifest.json",
+        *(run.folder / name for name in ("result.json", "manifest.json", "model-card.md", "bom.cdx.json")),
     ]
     made = [path for folder in (run.exports, run.report.parent) if folder.is_dir() for path in folder.iterdir()]
-    for path in [*names, *made]:
+    for path in [*names, *made]:  # the recipe first: without it the folder is no run any more, whatever happens
         path.unlink(missing_ok=True)
 
 

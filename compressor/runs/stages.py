@@ -23,6 +23,10 @@ class Stages:
         if self._path.exists():
             self._known = _read(self._path.read_bytes())
 
+    def began_with(self, stage: Stage, name: str) -> Any:
+        """Return one input of those that the stage was last begun with, None where it is not known."""
+        return self._known.get(stage, {}).get("inputs", {}).get(name)
+
     def changed(self, stage: Stage, inputs: Mapping[str, Any]) -> list[str]:
         """Return the dotted names of inputs that differ from those the stage was last begun with."""
         before = self._known.get(stage, {}).get("inputs", {})
@@ -35,7 +39,9 @@ class Stages:
         return when if isinstance(when, str) else None
 
     def begin(self, stage: Stage, inputs: Mapping[str, Any]) -> None:
-        """Note what the stage is begun with; until it is done, it counts as not done."""
+        """Note what the stage is begun with. Until it is done, it counts as not done, and so do all after it."""
+        for later in STAGES[STAGES.index(stage) :]:
+            self._known.pop(later, None)
         self._known[stage] = {"inputs": _flat(inputs), "finished": None}
         self._write()
 

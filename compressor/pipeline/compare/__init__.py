@@ -14,7 +14,7 @@ from compressor.progress import Tell
 from compressor.recipe import dump
 from compressor.report.comparison import Comparison, write
 from compressor.runs import record
-from compressor.runs.folder import Run, create, find, working
+from compressor.runs.folder import Run, find, new_run, working
 
 __all__ = ["Plan", "compare", "compare_cell", "plan", "require_all"]
 
@@ -29,7 +29,8 @@ def compare(planned: Plan, tell: Tell, *, bench: bool = False) -> Comparison:
     with working(Run(planned.folder)):
         if planned.overwrite:
             for cell in planned.recipes:
-                create(cell.name, out=planned.folder / cell.name, overwrite=True, latest=False)
+                with new_run(cell.name, out=planned.folder / cell.name, overwrite=True, latest=False):
+                    pass
         write_text(planned.folder / "recipe.yaml", dump(planned.prepared.recipe))
         failures = train_cells(planned, tell)
         if bench:

@@ -20,7 +20,7 @@ from compressor.progress import Tell
 from compressor.recipe import dump
 from compressor.report.comparison import Failure
 from compressor.runs import record
-from compressor.runs.folder import create
+from compressor.runs.folder import new_run
 
 
 def train_cells(planned: Plan, tell: Tell) -> dict[str, Failure]:
@@ -92,7 +92,8 @@ def _lay_out(planned: Plan, cell: Cell) -> None:
     """Make the folder of a cell that was not begun; the recipe comes last, it makes the folder a run."""
     run = planned.run(cell)
     if not run.recipe.is_file():
-        create(cell.name, out=run.folder, overwrite=True, latest=False)
+        with new_run(cell.name, out=run.folder, overwrite=False, latest=False):
+            pass
     side = {"jobs": planned.jobs, "threads": planned.threads}
     environment = {"versions": versions(), "hardware": hardware(), "side_by_side": side}
     write_text(run.environment, json.dumps(environment, indent=2) + "\n")

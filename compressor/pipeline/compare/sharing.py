@@ -11,7 +11,7 @@ import torch
 from compressor.inputs import Prepared
 from compressor.machine.hardware import cores
 from compressor.measure.paired import Cell
-from compressor.pipeline.student import new_state
+from compressor.pipeline.epochs import new_state
 from compressor.recipe import Recipe
 
 _THREADS = 4  # of a training on a CPU: small networks gain little from more

@@ -1,0 +1,145 @@
+"""The host of the training loop: what happens between its epochs. Validate, log, save, and stop where a signal asks."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Iterator
+
+import torch
+
+from compressor import checkpoint, models
+from compressor.batch import Batch
+from compressor.errors import Interrupted
+from compressor.inputs import Prepared
+from compressor.machine.interrupt import interruptible
+from compressor.measure.scores import predict, score
+from compressor.methods import Setting
+from compressor.progress import Tell
+from compressor.runs.folder import Run
+from compressor.tracking import Trackers
+from compressor.training.loop import TrainingState, fit
+from exporters.pytorch import TorchRunner
+
+
+def new_state(prepared: Prepared) -> TrainingState:
+    """Build student, objective and optimiser, the same for the same seed."""
+    recipe, data, teacher = prepared.recipe, prepared.data, prepared.teacher
+    torch.manual_seed(recipe.seed)
+    student = prepared.new_student()
+    setting = Setting(
+        student=student,
+        teachers=(teacher.module,) if teacher is not None and recipe.method.needs.teachers > 0 else (),
+        classes=len(data.classes),
+        input_shape=data.input_shape,
+        samples=len(data.train),
+        std=torch.tensor(data.std if teacher is None else teacher.std, device=prepared.device),
+        device=prepared.device,
+    )
+    return TrainingState(
+        student,
+        recipe.method.build(setting).to(prepared.device),
+        recipe.train,
+        seed=recipe.seed,
+        device=prepared.device,
+        steps_per_epoch=_steps(prepared),
+    )
+
+
+def reported(state: TrainingState) -> models.Normalized:
+    """Return the network to validate and to keep."""
+    network = state.reported()
+    assert isinstance(network, models.Normalized)
+    return network
+
+
+def run_epochs(prepared: Prepared, state: TrainingState, run: Run, tell: Tell, trackers: Trackers) -> None:
+    """Run the epochs that are left.
+
+    What is saved is in an order that a kill at any point leaves whole: the row of an epoch, the best weights, then the
+    state to resume from, which says how many rows count.
+
+    Raises:
+        Interrupted: by a signal; the state was saved first.
+        Diverged: a loss term is NaN or infinite; the last finished epoch was saved.
+    """
+    recipe, data = prepared.recipe, prepared.data
+    images = state.steps_per_epoch * recipe.data.batch_size
+    best = max((row["validation_top1"] or 0.0 for row in run.epochs()), default=0.0)
+    with (
+        interruptible() as stop,
+        tell.training(
+            epochs=recipe.train.epochs,
+            batches=state.steps_per_epoch,
+            images=min(images, len(data.train)),
+            done=state.epoch,
+        ) as shown,
+    ):
+
+        def batches(epoch: int, start: int) -> Iterator[Batch]:
+            drop_last = _leaves_one(prepared)
+            given = data.train.batches(
+                recipe.data.batch_size, epoch=epoch, seed=recipe.seed, augment=True, drop_last=drop_last, start=start
+            )
+            for number, batch in enumerate(given, start):
+                if stop.requested:
+                    raise Interrupted("interrupted")
+                shown.advance(len(batch.images), epoch=epoch, batch=number, losses=state.losses.means())
+                yield batch
+
+        try:
+            for epoch in fit(state, batches):
+                top1 = _validation_top1(prepared, state)
+                row = {
+                    "epoch": epoch.number,
+                    "losses": dict(epoch.losses),
+                    "lr": epoch.lr,
+                    "validation_top1": top1,
+                    "seconds": epoch.seconds,
+                    "images_per_s": epoch.images_per_second,
+                }
+                run.log_epoch(row)
+                trackers.epoch(row)
+                shown.epoch(
+                    epoch.number,
+                    epoch.losses,
+                    top1=top1,
+                    images_per_s=epoch.images_per_second,
+                    seconds=epoch.seconds,
+                )
+                if top1 is not None and top1 > best:
+                    best = top1
+                    weights = reported(state).network.state_dict()
+                    checkpoint.save_weights(run.best, weights, epoch=epoch.number, validation_top1=top1)
+                checkpoint.save_state(run.last, state.state_dict())
+            if stop.requested:  # after the last batch: nothing is left to train, and yet an end was asked for
+                raise Interrupted("interrupted")
+        except Interrupted:
+            checkpoint.save_state(run.last, state.state_dict())
+            where = min(state.epoch + 1, recipe.train.epochs)
+            raise Interrupted(
+                f"interrupted in epoch {where} of {recipe.train.epochs}; the state is saved",
+                hint=f"compress distill --resume {shlex.quote(str(run.folder))}",
+            ) from None
+
+
+def _steps(prepared: Prepared) -> int:
+    """Return the batches of an epoch."""
+    samples, size = len(prepared.data.train), prepared.recipe.data.batch_size
+    return samples // size if _leaves_one(prepared) else math.ceil(samples / size)
+
+
+def _leaves_one(prepared: Prepared) -> bool:
+    """Whether the last batch would hold a single image: BatchNorm has no variance of one, so it is dropped."""
+    samples, size = len(prepared.data.train), prepared.recipe.data.batch_size
+    return samples > size > 1 and samples % size == 1
+
+
+def _validation_top1(prepared: Prepared, state: TrainingState) -> float | None:
+    if len(prepared.data.validation) == 0:
+        return None
+    classes = len(prepared.data.classes)
+    network = TorchRunner(
+        state.reported(), input_shape=prepared.data.input_shape, classes=classes, device=str(prepared.device)
+    )
+    return score(predict(network, prepared.data.validation)).top1

@@ -1,0 +1,103 @@
+"""What each stage of a run depends on: sections of its recipe, and hashes of files, networks and data.
+
+A stage whose inputs are the same is not done again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from compressor.files import sha256
+from compressor.machine.hardware import hardware
+from compressor.pipeline.finished_run import FinishedRun
+from compressor.recipe import Export, Recipe
+from compressor.runs import record
+from compressor.runs.folder import Run, is_run
+from compressor.runs.stages import Stage, Stages
+
+# Sections that the weights do not depend on.
+AFTER_TRAINING = ("name", "export", "validation", "bench", "gates", "tracking")
+_FINGERPRINT = "fingerprint"  # of the data; known when they are open
+
+
+def training_inputs(recipe: Recipe, *, fingerprint: str | None = None) -> dict[str, Any]:
+    """Return what the weights depend on; without `fingerprint` the data count by their name alone."""
+    sections = recipe.model_dump(mode="json", by_alias=True, exclude=set(AFTER_TRAINING))
+    teacher = None
+    if recipe.teacher is not None:
+        given = recipe.teacher.checkpoint
+        path = Run(given).student if is_run(given) else given
+        teacher = sha256(path) if path.is_file() else None  # what is wrong with it is said when it is opened
+    data = {} if fingerprint is None else {_FINGERPRINT: fingerprint}
+    return {**sections, "teacher_sha256": teacher, **data}
+
+
+def other_training(stages: Stages, recipe: Recipe) -> list[str]:
+    """Return in what a run was trained otherwise than a recipe says, as far as that shows before the data are open."""
+    return [name for name in stages.changed("train", training_inputs(recipe)) if name != _FINGERPRINT]
+
+
+def trained_on(stages: Stages) -> str | None:
+    """Return the fingerprint of the data that the training of a run began with."""
+    known = stages.began_with("train", _FINGERPRINT)
+    return known if isinstance(known, str) else None
+
+
+def stage_inputs(stage: Stage, run: FinishedRun, exports: tuple[Export, ...] | None = None) -> dict[str, Any]:
+    """Return what a stage after training depends on.
+
+    Args:
+        exports: what is exported, by default what the recipe says.
+    """
+    recipe, teacher = run.prepared.recipe, run.prepared.teacher
+    if stage == "report":
+        shown = (run.folder.folder / record.NAME, run.folder.bench, run.folder.predictions)
+        return {path.name: sha256(path) for path in shown if path.is_file()}
+    inputs: dict[str, Any] = {
+        "student": run.student.sha256,
+        "teacher": None if teacher is None else teacher.sha256,
+        "data": run.prepared.data.fingerprint,
+        "device": str(run.prepared.device),
+    }
+    if stage == "export":
+        targets = recipe.export if exports is None else exports
+        return {
+            **inputs,
+            "seed": recipe.seed,
+            "export": {str(index): target.model_dump(mode="json") for index, target in enumerate(targets)},
+        }
+    inputs["files"] = {artifact.path: artifact.sha256 for artifact in run.result.artifacts}
+    if stage == "validate":
+        return {**inputs, "validate": recipe.validation.model_dump(mode="json"), "seed": recipe.seed}
+    found = hardware()
+    machine = {key: found[key] for key in ("cpu", "cores", "gpus")}
+    return {**inputs, "bench": recipe.bench.model_dump(mode="json"), "machine": machine}
+
+
+@contextmanager
+def doing(stage: Stage, run: FinishedRun, exports: tuple[Export, ...] | None = None) -> Iterator[None]:
+    """Note that a stage is begun, and at the end of the block that it is done; what follows it then is to be done anew.
+
+    Args:
+        exports: as for `stage_inputs`.
+    """
+    stages = Stages(run.folder)
+    stages.begin(stage, stage_inputs(stage, run, exports))
+    yield
+    stages.done(stage)
+
+
+def damaged(stage: Stage, run: FinishedRun) -> list[str]:
+    """Return the files that a stage made and that are not as they were made."""
+    if stage == "report":
+        return [] if run.folder.report.is_file() else [run.folder.report.name]
+    if stage != "export":
+        return []
+
+    def intact(artifact: record.Artifact) -> bool:
+        path = run.folder.folder / artifact.path
+        return path.is_file() and sha256(path) == artifact.sha256
+
+    return [artifact.path for artifact in run.result.artifacts if not intact(artifact)]

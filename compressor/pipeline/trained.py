@@ -1,0 +1,116 @@
+"""What a training leaves: the student's file, and the first record of the run, beside its teacher on the test split."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from compressor import checkpoint, models
+from compressor.artifacts.opening import facts, torch_runner
+from compressor.errors import InputRejected
+from compressor.files import sha256
+from compressor.inputs import Prepared
+from compressor.machine.hardware import hardware, versions
+from compressor.measure.evaluation import EvaluationSet, evaluate
+from compressor.measure.scores import Predictions, predict
+from compressor.pipeline.finished_run import FinishedRun
+from compressor.runs import record
+from compressor.runs.folder import Run
+from exporters import Runner
+
+
+def write_student(prepared: Prepared, network: models.Normalized, run: Run) -> checkpoint.Network:
+    """Write the student with all that is needed to use it, and read it back as anyone will."""
+    recipe, data, teacher = prepared.recipe, prepared.data, prepared.teacher
+    checkpoint.save_student(
+        run.student,
+        network.network,
+        arch=recipe.student.arch,
+        classes=len(data.classes),
+        class_names=data.classes,
+        input_shape=data.input_shape,
+        mean=network.mean.flatten().tolist(),
+        std=network.std.flatten().tolist(),
+        data=data.source,
+        metrics={"validation_top1": run.epochs()[-1]["validation_top1"]},
+        teacher_sha256=None if teacher is None else teacher.sha256,
+        recipe_name=recipe.name,
+    )
+    return checkpoint.load_network(run.student, arch=recipe.student.arch)
+
+
+def first_record(prepared: Prepared, student: checkpoint.Network, run: Run) -> FinishedRun:
+    """Return a run that was trained and not yet exported, validated on hard images or timed.
+
+    A record that is there already, with all that was measured since, is kept where it is of this student and data.
+    """
+    earlier = _earlier(prepared, run)
+    if earlier is not None:
+        return FinishedRun(run, prepared, student, earlier)
+    recipe, data = prepared.recipe, prepared.data
+    predictions: dict[str, Predictions] = {}
+    networks: dict[str, record.Network] = {}
+    for name, network in (("teacher", prepared.teacher), ("student", student)):
+        if network is not None:
+            runner = torch_runner(network, device=prepared.device)
+            predictions[name] = predict(runner, data.test)
+            measured = evaluate(
+                runner,
+                EvaluationSet(data, predictions.get("teacher")),
+                teacher=name == "teacher",
+                said=predictions[name],
+            )
+            networks[name] = _network(network, runner, run).model_copy(update=measured)
+    result = record.Result(
+        name=recipe.name,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        recipe_sha256=sha256(run.recipe),
+        data=record.Data(
+            source=data.source,
+            fingerprint=data.fingerprint,
+            classes=len(data.classes),
+            train=len(data.train),
+            validation=len(data.validation),
+            test=len(data.test),
+        ),
+        training=_training(prepared, run),
+        teacher=networks.get("teacher"),
+        student=networks["student"],
+        versions=versions(),
+        hardware=hardware(),
+    )
+    return FinishedRun(run, prepared, student, result, predictions)
+
+
+def _earlier(prepared: Prepared, run: Run) -> record.Result | None:
+    try:
+        earlier = record.read(run.folder)
+    except InputRejected:
+        return None
+    same = earlier.student.sha256 == sha256(run.student)
+    return earlier if same and earlier.data.fingerprint == prepared.data.fingerprint else None
+
+
+def _training(prepared: Prepared, run: Run) -> record.Training:
+    recipe, rows = prepared.recipe, run.epochs()
+    best = max(rows, key=lambda row: row["validation_top1"] or -1.0)
+    return record.Training(
+        method=recipe.method.kind,
+        seed=recipe.seed,
+        epochs=recipe.train.epochs,
+        seconds=sum(row["seconds"] for row in rows),
+        validation_top1=rows[-1]["validation_top1"],
+        best_validation_top1=best["validation_top1"],
+        best_epoch=best["epoch"] if best["validation_top1"] is not None else None,
+    )
+
+
+def _network(network: checkpoint.Network, runner: Runner, run: Run) -> record.Network:
+    """Return what is known of a PyTorch network before anything is measured."""
+    return record.Network(
+        **facts(runner, relative_to=run.folder),
+        arch=network.arch,
+        classes=network.classes,
+        input_shape=network.input_shape,
+        parameters=network.parameters,
+        macs=None if network.arch is None else models.macs(network.module, network.input_shape),
+    )
