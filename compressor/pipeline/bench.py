@@ -31,11 +31,12 @@ from compressor.machine.devices import choose_device
 from compressor.machine.gpu import Gpu, NvmlMissing, cuda_uuid, find_gpu
 from compressor.machine.hardware import hardware
 from compressor.pipeline.finished_run import FinishedRun, open_run
-from compressor.pipeline.identity import doing
+from compressor.pipeline.identity import stage_inputs
 from compressor.progress import Tell
 from compressor.recipe import Bench, Override, build
 from compressor.runs import record
 from compressor.runs.folder import find, working
+from compressor.runs.stages import Stages
 from exporters import Runner
 
 AnyMetrics = TypeVar("AnyMetrics", bound=record.Metrics)
@@ -147,7 +148,7 @@ def bench_stage(opened: FinishedRun, tell: Tell, options: BenchOptions = NO_OPTI
             return metrics
         return metrics.model_copy(update={"provider": files[name].provider, "latency_ms": costs.timings(name)})
 
-    with doing("bench", opened):
+    with Stages(opened.folder).doing("bench", stage_inputs("bench", opened)):
         costs = _measure(files, archs, config, opened.prepared.device, tell)
         for path in (opened.folder.bench, options.out):
             if path is not None:

@@ -15,11 +15,12 @@ from compressor.artifacts.opening import exporter_of, provider_of, torch_runner
 from compressor.artifacts.proof import accuracy_drop, proof_images
 from compressor.errors import UsageError
 from compressor.pipeline.finished_run import FinishedRun, open_run
-from compressor.pipeline.identity import doing
+from compressor.pipeline.identity import stage_inputs
 from compressor.progress import Tell
 from compressor.recipe import ENGINES, Export, Override, load
 from compressor.runs import record
 from compressor.runs.folder import find, working
+from compressor.runs.stages import Stages
 from exporters import onnx
 
 
@@ -72,7 +73,7 @@ def rebuild(where: Path | None, tell: Tell) -> record.Result | record.Artifact:
 def export_stage(opened: FinishedRun, targets: Sequence[Export], tell: Tell) -> FinishedRun:
     """Make the artifacts of an open run; one that is made again takes the place of the old."""
     source, device = _source(opened), opened.prepared.device
-    with doing("export", opened, tuple(targets)):
+    with Stages(opened.folder).doing("export", stage_inputs("export", opened, tuple(targets))):
         for target in targets:
             artifact = build(
                 source,

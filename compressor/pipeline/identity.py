@@ -5,8 +5,7 @@ A stage whose inputs are the same is not done again.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 from compressor.files import sha256
@@ -19,30 +18,23 @@ from compressor.runs.stages import Stage, Stages
 
 # Sections that the weights do not depend on.
 AFTER_TRAINING = ("name", "export", "validation", "bench", "gates", "tracking")
-_FINGERPRINT = "fingerprint"  # of the data; known when they are open
+FINGERPRINT = "fingerprint"  # of the data, which the training begins with too: known when they are open
 
 
-def training_inputs(recipe: Recipe, *, fingerprint: str | None = None) -> dict[str, Any]:
-    """Return what the weights depend on; without `fingerprint` the data count by their name alone."""
+def training_inputs(recipe: Recipe) -> dict[str, Any]:
+    """Return what the weights depend on, as far as that shows before the data are open: they count by their name."""
     sections = recipe.model_dump(mode="json", by_alias=True, exclude=set(AFTER_TRAINING))
     teacher = None
     if recipe.teacher is not None:
         given = recipe.teacher.checkpoint
         path = Run(given).student if is_run(given) else given
         teacher = sha256(path) if path.is_file() else None  # what is wrong with it is said when it is opened
-    data = {} if fingerprint is None else {_FINGERPRINT: fingerprint}
-    return {**sections, "teacher_sha256": teacher, **data}
+    return {**sections, "teacher_sha256": teacher}
 
 
-def other_training(stages: Stages, recipe: Recipe) -> list[str]:
-    """Return in what a run was trained otherwise than a recipe says, as far as that shows before the data are open."""
-    return [name for name in stages.changed("train", training_inputs(recipe)) if name != _FINGERPRINT]
-
-
-def trained_on(stages: Stages) -> str | None:
-    """Return the fingerprint of the data that the training of a run began with."""
-    known = stages.began_with("train", _FINGERPRINT)
-    return known if isinstance(known, str) else None
+def other_training(stages: Stages, inputs: Mapping[str, Any]) -> list[str]:
+    """Return the `training_inputs` that a run was not begun with."""
+    return [name for name in stages.changed("train", inputs) if name != FINGERPRINT]
 
 
 def stage_inputs(stage: Stage, run: FinishedRun, exports: tuple[Export, ...] | None = None) -> dict[str, Any]:
@@ -74,19 +66,6 @@ def stage_inputs(stage: Stage, run: FinishedRun, exports: tuple[Export, ...] | N
     found = hardware()
     machine = {key: found[key] for key in ("cpu", "cores", "gpus")}
     return {**inputs, "bench": recipe.bench.model_dump(mode="json"), "machine": machine}
-
-
-@contextmanager
-def doing(stage: Stage, run: FinishedRun, exports: tuple[Export, ...] | None = None) -> Iterator[None]:
-    """Note that a stage is begun, and at the end of the block that it is done; what follows it then is to be done anew.
-
-    Args:
-        exports: as for `stage_inputs`.
-    """
-    stages = Stages(run.folder)
-    stages.begin(stage, stage_inputs(stage, run, exports))
-    yield
-    stages.done(stage)
 
 
 def damaged(stage: Stage, run: FinishedRun) -> list[str]:

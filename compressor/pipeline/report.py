@@ -23,12 +23,13 @@ from compressor.measure import gallery
 from compressor.measure.predictions import StoredPredictions
 from compressor.methods.bss import BSS
 from compressor.pipeline.finished_run import FinishedRun, open_student
-from compressor.pipeline.identity import doing
+from compressor.pipeline.identity import stage_inputs
 from compressor.progress import Tell
 from compressor.recipe import Recipe, load
 from compressor.report.contents import STUDENT, TEACHER, Contents, Gallery, Missing
 from compressor.runs import manifest, record
 from compressor.runs.folder import Run, find
+from compressor.runs.stages import Stages
 
 COMPARISON = Path("report.html")
 EXAMPLES = 8
@@ -63,7 +64,7 @@ def report(runs: Sequence[Path], tell: Tell, *, out: Path | None = None, overwri
 
 def report_stage(opened: FinishedRun, tell: Tell) -> FinishedRun:
     """Write the report of an open run into its folder."""
-    with doing("report", opened):
+    with Stages(opened.folder).doing("report", stage_inputs("report", opened)):
         tell(f"report: {_write_page(opened.folder, opened, opened.folder.report, tell)}")
     return opened
 

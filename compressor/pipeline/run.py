@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from compressor.artifacts.opening import exporter_of
 from compressor.errors import UsageError
@@ -13,7 +14,7 @@ from compressor.files import sha256, write_text
 from compressor.pipeline.bench import bench_stage
 from compressor.pipeline.export import export_stage
 from compressor.pipeline.finished_run import FinishedRun, open_run
-from compressor.pipeline.identity import AFTER_TRAINING, damaged, other_training, stage_inputs
+from compressor.pipeline.identity import AFTER_TRAINING, damaged, other_training, stage_inputs, training_inputs
 from compressor.pipeline.report import report_stage
 from compressor.pipeline.train import check, new_training, resumed_training
 from compressor.pipeline.validate import validate_stage
@@ -56,11 +57,12 @@ def run(
     check(recipe)
     for target in recipe.export:
         exporter_of(target.format).require()  # a missing runtime is known before training
-    earlier = None if overwrite or start == "train" else _earlier(recipe, out)
+    inputs = training_inputs(recipe)
+    earlier = None if overwrite or start == "train" else _earlier(recipe.name, inputs, out)
     if earlier is None and start not in (None, "train"):
         raise UsageError(f"there is no run of {recipe.name} to go on from", hint="leave --from out")
     if earlier is None:
-        training = new_training(recipe, tell, out=out, overwrite=overwrite, latest=latest)
+        training = new_training(recipe, inputs, tell, out=out, overwrite=overwrite, latest=latest)
     else:
         training = _earlier_training(recipe, earlier, tell)
     with training as run:
@@ -115,18 +117,18 @@ def _published(run: FinishedRun, tell: Tell, page: bool) -> FinishedRun:
     return run
 
 
-def _earlier(recipe: Recipe, out: Path | None) -> Run | None:
+def _earlier(name: str, inputs: Mapping[str, Any], out: Path | None) -> Run | None:
     """Return the run to go on with: one that was begun with the same inputs.
 
     Raises:
         UsageError: `out` holds a run of another recipe or other inputs.
     """
     if out is None:
-        same = (folder for folder in siblings(recipe.name) if not other_training(Stages(folder), recipe))
+        same = (folder for folder in siblings(name) if not other_training(Stages(folder), inputs))
         return next(same, None)
     if not is_run(out):
         return None
-    changed = other_training(Stages(Run(out)), recipe)
+    changed = other_training(Stages(Run(out)), inputs)
     if changed:
         raise UsageError(
             f"{out} holds a run that was trained otherwise: {', '.join(changed[:3])} differ",

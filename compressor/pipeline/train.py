@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from compressor import checkpoint, tracking
 from compressor.errors import UsageError
@@ -15,7 +16,7 @@ from compressor.inputs import Prepared, prepare
 from compressor.machine.hardware import clashes, hardware, versions
 from compressor.pipeline.epochs import new_state, reported, run_epochs
 from compressor.pipeline.finished_run import FinishedRun, require_same
-from compressor.pipeline.identity import trained_on, training_inputs
+from compressor.pipeline.identity import FINGERPRINT, training_inputs
 from compressor.pipeline.trained import first_record, write_student
 from compressor.progress import Tell
 from compressor.recipe import Recipe, dump, load, require_runnable
@@ -44,7 +45,8 @@ def train(
 ) -> tuple[record.Result, Run]:
     """Train the student of a recipe, from its teacher where the method has one, into a new run folder."""
     check(recipe)
-    with new_training(recipe, tell, out=out, overwrite=overwrite, latest=latest) as run:
+    inputs = training_inputs(recipe)
+    with new_training(recipe, inputs, tell, out=out, overwrite=overwrite, latest=latest) as run:
         return run.result, run.folder
 
 
@@ -57,24 +59,30 @@ def resume(where: Path, tell: Tell) -> tuple[record.Result, Run]:
 
 @contextmanager
 def new_training(
-    recipe: Recipe, tell: Tell, *, out: Path | None, overwrite: bool, latest: bool = True
+    recipe: Recipe,
+    inputs: Mapping[str, Any],
+    tell: Tell,
+    *,
+    out: Path | None,
+    overwrite: bool,
+    latest: bool = True,
 ) -> Iterator[FinishedRun]:
     """Open all that a recipe names, only then make the run folder, train, and hold the folder until the block ends.
 
     Args:
         recipe: one that `check` accepts.
+        inputs: its `training_inputs`.
         latest: let `runs/latest` point to the new folder.
     """
     prepared = prepare(recipe, tell)
-    fingerprint = prepared.data.fingerprint
-    require_same_data(recipe.gates, fingerprint)
+    require_same_data(recipe.gates, prepared.data.fingerprint)
     state = new_state(prepared)
     with new_run(recipe.name, out=out, overwrite=overwrite, latest=latest) as folder:
         tell.keep(folder.log)
         tell(f"run: {folder.folder}")
         environment = {"versions": versions(), "hardware": hardware()}
         write_text(folder.environment, json.dumps(environment, indent=2) + "\n")
-        Stages(folder).begin("train", training_inputs(recipe, fingerprint=fingerprint))
+        Stages(folder).begin("train", {**inputs, FINGERPRINT: prepared.data.fingerprint})
         write_text(folder.recipe, dump(prepared.recipe))  # last: it makes the folder a run
         for clash in clashes():
             tell(f"warning: {clash}")
@@ -91,9 +99,8 @@ def resumed_training(folder: Run, tell: Tell) -> FinishedRun:
     recipe = load(folder.recipe)
     tracking.require(recipe)
     prepared = prepare(recipe, tell, examine=False)
-    stages = Stages(folder)
-    teacher = stages.began_with("train", "teacher_sha256")
-    require_same(folder, prepared, fingerprint=trained_on(stages), teacher=teacher)
+    begun = Stages(folder).inputs("train")
+    require_same(folder, prepared, fingerprint=begun.get(FINGERPRINT), teacher=begun.get("teacher_sha256"))
     state = new_state(prepared)
     if folder.last.exists():
         state.load_state_dict(checkpoint.load_state(folder.last))

@@ -15,11 +15,12 @@ from compressor.measure.predictions import FilePredictions, StoredPredictions
 from compressor.measure.scores import predict
 from compressor.pipeline.finished_run import FinishedRun, open_run
 from compressor.pipeline.foreign import UNSTATED, Normalisation, open_foreign
-from compressor.pipeline.identity import doing
+from compressor.pipeline.identity import stage_inputs
 from compressor.progress import Tell
 from compressor.recipe import Data, Override, Teacher, Validate
 from compressor.runs import record
 from compressor.runs.folder import find, working
+from compressor.runs.stages import Stages
 
 AnyMetrics = TypeVar("AnyMetrics", bound=record.Metrics)
 
@@ -93,7 +94,7 @@ def validate_stage(opened: FinishedRun, tell: Tell) -> FinishedRun:
         measures = evaluate(files[name], evaluation, teacher=teacher, said=said)
         return metrics.model_copy(update={"provider": files[name].provider, **measures})
 
-    with doing("validate", opened):
+    with Stages(opened.folder).doing("validate", stage_inputs("validate", opened)):
         opened = opened.noting(
             teacher=result.teacher and evaluated("teacher", result.teacher),
             student=evaluated("student", result.student),

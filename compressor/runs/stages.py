@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, Literal, get_args
 
@@ -23,13 +24,13 @@ class Stages:
         if self._path.exists():
             self._known = _read(self._path.read_bytes())
 
-    def began_with(self, stage: Stage, name: str) -> Any:
-        """Return one input of those that the stage was last begun with, None where it is not known."""
-        return self._known.get(stage, {}).get("inputs", {}).get(name)
+    def inputs(self, stage: Stage) -> dict[str, Any]:
+        """Return what the stage was last begun with, by dotted names; nothing where that is not known."""
+        return dict(self._known.get(stage, {}).get("inputs", {}))
 
     def changed(self, stage: Stage, inputs: Mapping[str, Any]) -> list[str]:
         """Return the dotted names of inputs that differ from those the stage was last begun with."""
-        before = self._known.get(stage, {}).get("inputs", {})
+        before = self.inputs(stage)
         now = _flat(inputs)
         return sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
 
@@ -44,6 +45,13 @@ class Stages:
             self._known.pop(later, None)
         self._known[stage] = {"inputs": _flat(inputs), "finished": None}
         self._write()
+
+    @contextmanager
+    def doing(self, stage: Stage, inputs: Mapping[str, Any]) -> Iterator[None]:
+        """Note that a stage is begun, and at the end of the block that it is done."""
+        self.begin(stage, inputs)
+        yield
+        self.done(stage)
 
     def done(self, stage: Stage) -> None:
         """Note that the stage is finished."""
