@@ -113,7 +113,7 @@ def contents(names=("zero", "one", "two", "three", "four"), **changes) -> Conten
             fingerprint="f",
             files={"teacher": answer(labels, labels), "student": answer((labels + (labels == 1)) % count, labels)},
         ),
-        "looked": Gallery(
+        "gallery": Gallery(
             examples=(
                 BoundaryExample(
                     base=images[0], sample=images[1], label=0, target=1, steps=2, teacher=even, student=even

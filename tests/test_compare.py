@@ -21,7 +21,7 @@ from compressor.errors import CompressError, Diverged
 from compressor.machine.workers import Ended
 from compressor.measure.paired import Cell
 from compressor.pipeline import bench as bench_run
-from compressor.pipeline import compare, student
+from compressor.pipeline import compare, epochs
 from compressor.pipeline.compare import planning, running, sharing
 from compressor.progress import Tell
 from compressor.recipe import load
@@ -125,7 +125,7 @@ def test_the_same_seed_means_the_same_weights_and_the_same_images_for_every_meth
         seen[objective, state.seed] = (weights.clone(), batch.images.clone(), batch.labels.clone())
         raise Diverged("seen enough")
 
-    monkeypatch.setattr(student, "fit", first_step)
+    monkeypatch.setattr(epochs, "fit", first_step)
     refused([*COMPARE, "--seeds", "2"], 5, "every training failed; lenet5-half-ce-s0: seen enough")
 
     methods = {objective for objective, _ in seen}

@@ -24,7 +24,7 @@ def test_every_file_that_stays_is_named_with_its_hash(run):
     known = {file.path: file for file in manifest.read(run).files}
 
     there = {path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()}
-    assert there - set(known) == {"manifest.json", "run.log", ".lock"}
+    assert there - set(known) == {"manifest.json", "run.log", ".lock", "stages.json"}
     student = (run / "student/student.safetensors").read_bytes()
     assert known["student/student.safetensors"].sha256 == sha256(student).hexdigest()
     assert known["student/student.safetensors"].size_bytes == len(student)

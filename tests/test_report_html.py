@@ -103,7 +103,7 @@ def test_the_same_run_gives_the_same_text():
 
 @pytest.mark.parametrize("part", ["result", "benchmark", "answers"])
 def test_a_page_is_written_without_any_one_part(part):
-    seen = {"looked": Gallery()} if part == "result" else {}  # nobody looks at a run that is not trained
+    seen = {"gallery": Gallery()} if part == "result" else {}  # nobody looks at a run that is not trained
     page = Reader(html.page(contents(**{part: None, "missing": (Missing("something", "compress try"),)}, **seen)))
 
     assert "something: compress try" in page.text

@@ -117,9 +117,9 @@ def test_a_model_is_registered_only_where_an_onnx_file_is_exported():
 
 
 def test_tracking_is_nothing_that_weights_depend_on():
-    from compressor.pipeline.run import _train_inputs
+    from compressor.pipeline.identity import training_inputs
 
-    assert _train_inputs(recipe()) == _train_inputs(recipe(tracking=[{"kind": "tensorboard"}]))
+    assert training_inputs(recipe()) == training_inputs(recipe(tracking=[{"kind": "tensorboard"}]))
 
 
 # What is told.
