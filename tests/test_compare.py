@@ -259,14 +259,14 @@ def test_a_dry_run_prints_the_cells_and_writes_nothing(lab, inline):
 def test_a_cell_that_fails_stops_no_other_and_is_told_at_the_end(after, monkeypatch):
     for name in ("lenet5-half-bss-s0", "lenet5-half-bss-s1"):
         shutil.rmtree(FOLDER / name)
-    honest, reason = student.fit, "the loss term 'bss' became NaN at step 3"
+    honest, reason = epochs.fit, "the loss term 'bss' became NaN at step 3"
 
     def diverging(state, batches):
         if state.seed == 0:
             raise Diverged(reason)
         return honest(state, batches)
 
-    monkeypatch.setattr(student, "fit", diverging)
+    monkeypatch.setattr(epochs, "fit", diverging)
     done = typed([*COMPARE, "--methods", "kd,bss", "--seeds", "2", "--json"])
 
     assert done.code == 5
@@ -277,7 +277,7 @@ def test_a_cell_that_fails_stops_no_other_and_is_told_at_the_end(after, monkeypa
     assert (bss["seeds"], bss["failed"]) == ([1], [0])
     assert f"lenet5-half-bss-s0 failed (exit code 5): {reason}" in (FOLDER / "compare.md").read_text()
     after.clear()
-    monkeypatch.setattr(student, "fit", honest)
+    monkeypatch.setattr(epochs, "fit", honest)
     ran([*COMPARE, "--methods", "kd,bss", "--seeds", "2"])
     assert after == [("compare-cell", "lenet5-half-bss-s0")]
 
