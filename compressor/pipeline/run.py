@@ -97,7 +97,7 @@ def _trained(recipe: Recipe, folder: Run, tell: Tell) -> FinishedRun:
     stages = Stages(folder)
     when = stages.finished("train")
     if when is None:
-        resume_stage(folder, tell)
+        resume_stage(folder, tell, trusted=True)  # it was begun with what the caller's own recipe says
         stages.done("train")
     opened = open_run(folder, tell)
     if opened.prepared.data.fingerprint != opened.result.data.fingerprint:
@@ -185,12 +185,14 @@ def _earlier(recipe: Recipe, inputs: Mapping[str, Any], out: Path | None) -> Run
 def _train_inputs(recipe: Recipe) -> dict[str, Any]:
     """Return what the weights depend on. Data count by their name; their content is seen when they are open."""
     sections = recipe.model_dump(mode="json", by_alias=True, exclude=set(_AFTER_TRAINING))
-    teacher = None
-    if recipe.teacher is not None:
-        given = recipe.teacher.checkpoint
-        path = Run(given).student if is_run(given) else given
-        teacher = sha256(path) if path.is_file() else None  # what is wrong with it is said when it is opened
-    return {**sections, "teacher_sha256": teacher}
+    first, *others = [_content(teacher.checkpoint) for teacher in recipe.teachers] or [None]
+    return {**sections, "teacher_sha256": first, **{f"teacher_{n}_sha256": each for n, each in enumerate(others, 2)}}
+
+
+def _content(given: Path) -> str | None:
+    """Return the hash of a teacher; None where there is none: what is wrong with it is said when it is opened."""
+    path = Run(given).student if is_run(given) else given
+    return sha256(path) if path.is_file() else None
 
 
 def _export_inputs(opened: FinishedRun) -> dict[str, Any]:

@@ -72,10 +72,14 @@ def begin(
     return prepared, state, folder
 
 
-def resume_stage(folder: Run, tell: Tell) -> record.Result:
-    """Train what is left of a run; a run that stopped before its first epoch begins anew."""
+def resume_stage(folder: Run, tell: Tell, *, trusted: bool = False) -> record.Result:
+    """Train what is left of a run; a run that stopped before its first epoch begins anew.
+
+    Args:
+        trusted: the run's recipe is the caller's own, so that plug-ins it names are imported (see `recipe.load`).
+    """
     tell.keep(folder.log)
-    recipe = load(folder.recipe)
+    recipe = load(folder.recipe, trusted=trusted)
     tracking.require(recipe)
     prepared = prepare(recipe, tell, examine=False)
     state = new_state(prepared)
