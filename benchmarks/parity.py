@@ -59,7 +59,7 @@ def opened(options: argparse.Namespace, data: Dataset) -> Subject:
     elif not network.stated:
         network = checkpoint.check_teacher(network, data).network
     calibration, _ = calibration_images(data, network, samples=512, boundary=None, seed=0, device=CPU)
-    return Subject(network, calibration, proof_images(Inputs(CPU, data, None), network, seed=0)[NOISE:])
+    return Subject(network, calibration, proof_images(Inputs(CPU, data, ()), network, seed=0)[NOISE:])
 
 
 def candidates(

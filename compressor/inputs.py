@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
+from torch import Tensor
 
 from compressor import checkpoint, models
-from compressor.data import Dataset, open_data
+from compressor.batch import Batch
+from compressor.checkpoint.probing import refuse_undifferentiable
+from compressor.data import Dataset, open_data, open_unlabelled
 from compressor.errors import UsageError
 from compressor.machine.devices import choose_device
 from compressor.progress import Tell
 from compressor.recipe import Data, Recipe, Teacher
+from compressor.training.sources import Source, empty_batches, with_unlabelled
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a run starts from."""
+    """What a run starts from. The first teacher is the one that results are compared with."""
 
     device: torch.device
     data: Dataset
-    teacher: checkpoint.Network | None
+    teachers: tuple[checkpoint.Network, ...]
+
+    @property
+    def teacher(self) -> checkpoint.Network | None:
+        """The first teacher, where there is one."""
+        return self.teachers[0] if self.teachers else None
 
 
 @dataclass(frozen=True)
@@ -28,6 +39,16 @@ class Prepared(Inputs):
     """Inputs and their recipe, with all that was found out filled in."""
 
     recipe: Recipe
+
+    @cached_property
+    def source(self) -> Source:
+        """What the student is trained on: labelled images, with an unlabelled stream beside them, or nothing at all."""
+        recipe, needs = self.recipe, self.recipe.method.needs
+        if not needs.data:
+            assert recipe.train.steps_per_epoch is not None  # require_runnable
+            return empty_batches(recipe.train.steps_per_epoch, self.data.input_shape)
+        labelled = _labelled(self.data, recipe)
+        return _with_unlabelled(labelled, self.data, recipe, self.device) if needs.unlabelled else labelled
 
     def new_student(self) -> models.Normalized:
         """Build the student with its normalisation; torch's global generator decides the weights."""
@@ -45,42 +66,84 @@ class Prepared(Inputs):
 
 
 def prepare(recipe: Recipe, tell: Tell, *, examine: bool = True) -> Prepared:
-    """Open what a recipe names; with `examine`, see that the teacher does well before anything is spent."""
-    inputs = open_inputs(recipe.data, recipe.teacher, tell, device=choose_device(recipe.device), examine=examine)
-    found: dict[str, Data | Teacher] = {"data": recipe.data.model_copy(update={"name": inputs.data.source})}
-    if recipe.teacher is not None and inputs.teacher is not None:
-        known = {"arch": inputs.teacher.arch, "mean": inputs.teacher.mean, "std": inputs.teacher.std}
-        found["teacher"] = recipe.teacher.model_copy(update=known)
-    return Prepared(inputs.device, inputs.data, inputs.teacher, recipe.model_copy(update=found))
+    """Open what a recipe names; with `examine`, see that its teachers do well before anything is spent."""
+    inputs = open_inputs(recipe.data, recipe.teachers, tell, device=choose_device(recipe.device), examine=examine)
+    if recipe.method.needs.gradients:
+        for network in inputs.teachers:
+            refuse_undifferentiable(network.module, inputs.data.input_shape, network.called)
+    known = [
+        given.model_copy(update={"arch": network.arch, "mean": network.mean, "std": network.std})
+        for given, network in zip(recipe.teachers, inputs.teachers, strict=True)
+    ]
+    found = recipe.model_copy(update={"data": recipe.data.model_copy(update={"name": inputs.data.source})})
+    return Prepared(inputs.device, inputs.data, inputs.teachers, found.with_teachers(known))
 
 
-def open_inputs(data: Data, teacher: Teacher | None, tell: Tell, *, device: torch.device, examine: bool) -> Inputs:
-    """Open teacher and data. Without a name the data are those that the teacher says or is known for.
+def open_inputs(data: Data, teachers: Sequence[Teacher], tell: Tell, *, device: torch.device, examine: bool) -> Inputs:
+    """Open teachers and data. Without a name the data are those that the first teacher says or is known for.
 
     Raises:
         UsageError: no data set is named and none can be guessed.
-        InputRejected: teacher or data cannot be used, or do not fit each other.
+        InputRejected: a teacher or the data cannot be used, or do not fit each other.
     """
-    network = None if teacher is None else checkpoint.load_teacher(teacher)
+    networks = [checkpoint.load_teacher(teacher) for teacher in teachers]
+    if len(networks) > 1:
+        networks = [replace(network, called=f"teacher {number}") for number, network in enumerate(networks, 1)]
     name, reason = data.name, ""
-    if name is None and network is not None:
-        name = network.data or checkpoint.default_data(network)
-        origin = (
-            "the checkpoint says so" if network.data else f"usual for {network.arch} with {network.classes} classes"
-        )
+    if name is None and networks:
+        first = networks[0]
+        name = first.data or checkpoint.default_data(first)
+        origin = "the checkpoint says so" if first.data else f"usual for {first.arch} with {first.classes} classes"
         reason = f" ({origin}; --data chooses another)"
     if name is None:
         raise UsageError("no data set is named, and the teacher does not tell", hint="--data cifar10 or folder:PATH")
     tell(f"data: {name}{reason}")
-    if network is not None:
-        tell(f"teacher: {network.summary}")
+    titles = [network.called.removeprefix("the ") for network in networks]
+    for title, network in zip(titles, networks, strict=True):
+        tell(f"{title}: {network.summary}")
     opened = open_data(data.model_copy(update={"name": name}), device=device)
     for note in opened.notes:
         tell(f"data: {note}")
-    if network is not None and teacher is not None:
-        network.module.to(device)
+    for place, (title, teacher) in enumerate(zip(titles, teachers, strict=True)):
+        networks[place].module.to(device)
         if examine:
-            checked = checkpoint.check_teacher(network, opened, normalize=teacher.normalize)
-            tell(f"teacher: {checked.sentence}")
-            network = checked.network
-    return Inputs(device, opened, network)
+            checked = checkpoint.check_teacher(networks[place], opened, normalize=teacher.normalize)
+            tell(f"{title}: {checked.sentence}")
+            networks[place] = checked.network
+    return Inputs(device, opened, tuple(networks))
+
+
+def _labelled(data: Dataset, recipe: Recipe) -> Source:
+    """Return the training split, augmented and in as many views as the method compares.
+
+    A last batch of a single image is dropped: BatchNorm has no variance of one.
+    """
+    samples, size = len(data.train), recipe.data.batch_size
+    one_left = samples > size > 1 and samples % size == 1
+
+    def batches(epoch: int, start: int) -> Iterator[Batch]:
+        return data.train.batches(
+            size,
+            epoch=epoch,
+            seed=recipe.seed,
+            augment=True,
+            drop_last=one_left,
+            start=start,
+            views=recipe.method.needs.views,
+        )
+
+    steps = samples // size if one_left else -(-samples // size)
+    return Source(batches, steps, min(steps * size, samples))
+
+
+def _with_unlabelled(labelled: Source, data: Dataset, recipe: Recipe, device: torch.device) -> Source:
+    """Return the batches with the stream `data.unlabelled` beside them, always whole batches where it has enough."""
+    stream, size = open_unlabelled(recipe.data, data, device=device), recipe.data.unlabelled_batch
+    size = min(size or recipe.data.batch_size, len(stream))
+    seed = recipe.seed + 2**32  # beyond all seeds of recipes: images that are in both streams come at different times
+
+    def passes(number: int, start: int) -> Iterable[Tensor]:
+        batches = stream.batches(size, epoch=number, seed=seed, augment=True, drop_last=True, start=start)
+        return (batch.images for batch in batches)
+
+    return with_unlabelled(labelled, passes, len(stream) // size)

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from compressor.batch import Batch
 from compressor.errors import Interrupted
-from compressor.methods.protocol import Objective, Setting, Taps, Update
+from compressor.methods import Objective, Player, Setting, Taps, Update
 from compressor.recipe import Schedule, Training
 from compressor.training.loop import TrainingState, fit
 
@@ -34,9 +34,11 @@ class Adversarial(Objective):
     def __init__(self, setting):
         super().__init__(setting)
         self.critic = nn.Sequential(nn.Linear(setting.classes, 8), nn.ReLU(), nn.Linear(8, 1))
-        self.optimisers["critic"] = torch.optim.Adam(self.critic.parameters(), lr=0.01)
         self.turns = []
         self.gradients = []
+
+    def players(self):
+        return {"critic": Player(parameters=self.critic.parameters(), lr=0.01, optimizer=torch.optim.Adam)}
 
     def judged(self, logits, as_teacher):
         verdict = self.critic(logits)
@@ -84,9 +86,11 @@ class DataFree(Objective):
     def __init__(self, setting):
         super().__init__(setting)
         self.generator = nn.Sequential(nn.Linear(6, 3 * 8 * 8), nn.BatchNorm1d(3 * 8 * 8), nn.Sigmoid())
-        self.optimisers["generator"] = torch.optim.Adam(self.generator.parameters(), lr=0.01)
         self.turns = []
         self.gradients = []
+
+    def players(self):
+        return {"generator": Player(parameters=self.generator.parameters(), lr=0.01, optimizer=torch.optim.Adam)}
 
     def disagreement(self, images):
         return F.l1_loss(self.setting.student(images), self.setting.teachers[0](images))

@@ -13,7 +13,8 @@ from compressor.batch import Batch
 from compressor.methods import METHODS, AnyMethod, Config, Moment, Setting
 from compressor.methods.bss import BSS, Attack
 from compressor.methods.ce import CE
-from compressor.methods.kd import KD, ask, soft_loss
+from compressor.methods.kd import KD, ask
+from compressor.methods.losses.kl import Softened
 from compressor.methods.weights import Weight
 
 STD = torch.tensor([0.2, 0.25, 0.3])
@@ -50,6 +51,10 @@ def fit(objective, student, batches, lr=0.1, epochs=80):
                 optimiser.step()
             history.append({name: term.item() for name, term in update.terms.items()})
     return history
+
+
+def soft_loss(logits, taught, temperature, *, t2):
+    return Softened(temperature, t2=t2)(logits, taught, None).mean()
 
 
 def only(objective, batch, at):

@@ -5,12 +5,13 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from compressor.methods import Player
 from compressor.recipe import Schedule, Training
-from compressor.training.optimiser import learning_rate, optimiser
+from compressor.training.optimiser import rate_factor, trained
 
 
 def rate(step, steps_per_epoch=10, epochs=80, lr=0.1, **schedule):
-    return learning_rate(Training(epochs=epochs, lr=lr, schedule=Schedule(**schedule)), step, steps_per_epoch)
+    return lr * rate_factor(Training(epochs=epochs, lr=lr, schedule=Schedule(**schedule)), step, steps_per_epoch)
 
 
 def test_rate_drops_when_the_published_epochs_are_done():
@@ -75,5 +76,6 @@ def test_weight_decay_reaches_batchnorm_and_biases():
     network = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2))
 
     for kind in ("sgd", "adamw"):
-        made = optimiser(Training(optimizer=kind, weight_decay=0.2), network.parameters())
-        assert [(len(group["params"]), group["weight_decay"]) for group in made.param_groups] == [(4, 0.2)]
+        made = trained(Training(optimizer=kind, weight_decay=0.2), Player(parameters=network.parameters()), 1)
+        groups = made.optimizer.param_groups
+        assert [(len(group["params"]), group["weight_decay"]) for group in groups] == [(4, 0.2)]

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from compressor.batch import Batch
 from compressor.errors import Diverged, Interrupted, UsageError
 from compressor.machine.interrupt import interruptible
-from compressor.methods.protocol import Objective, Setting, Update
+from compressor.methods import Objective, Player, Setting, Update
 from compressor.recipe import Schedule, Training
 from compressor.training.loop import TrainingState, fit
 
@@ -213,7 +213,7 @@ def test_modes_are_set_again_after_the_caller_evaluated(tiny):
         teacher.train()
 
     assert modes == [(True, True, False)] * 2 * STEPS
-    assert not any(id(kept) in map(id, teacher.parameters()) for kept in state.optimiser.param_groups[0]["params"])
+    assert not any(id(kept) in map(id, teacher.parameters()) for kept in state.players["student"].parameters)
 
 
 @pytest.mark.parametrize("channels_last", [True, False])
@@ -553,7 +553,7 @@ def test_an_unknown_player_is_a_programmers_error(tiny):
 
 def test_an_objective_cannot_take_the_students_place(tiny):
     objective = Taught(setting(tiny()))
-    objective.optimisers["student"] = torch.optim.SGD(nn.Linear(1, 1).parameters(), 0.1)
+    objective.players = lambda: {"student": Player(parameters=nn.Linear(1, 1).parameters())}
 
     with pytest.raises(ValueError, match="cannot be called 'student'"):
         state_of(objective.setting.student, objective)

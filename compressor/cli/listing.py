@@ -49,17 +49,29 @@ def models(
 
 
 def methods(as_json: Json = False) -> None:
-    """List methods and their hyper-parameters."""
+    """List methods and losses with their keys."""
     from compressor.methods import describe
 
     entries = describe()
     if as_json:
         typer.echo(json.dumps(entries, indent=2))
         return
-    for entry in entries:
-        typer.echo(f"{entry['kind']}: {entry['summary']}")
-        for key, value in entry["defaults"].items():
-            typer.echo(f"    {key}: {json.dumps(value)}")
+    titles = {
+        "method": "methods (method.kind)",
+        "soft": "losses between logits (method.soft.kind)",
+        "features": "losses between inner outputs (method.features, a list)",
+    }
+    for what, title in titles.items():
+        typer.echo(f"{title}\n")
+        for entry in (each for each in entries if each["what"] == what):
+            typer.echo(f"{entry['kind']}: {entry['summary']}")
+            if entry["needs"]:
+                typer.echo(f"    needs {entry['needs']}")
+            for key in entry["required"]:
+                typer.echo(f"    {key}: (must be given)")
+            for key, value in entry["defaults"].items():
+                typer.echo(f"    {key}: {json.dumps(value)}")
+        typer.echo()
 
 
 def recipes_ls(as_json: Json = False) -> None:

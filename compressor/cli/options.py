@@ -193,13 +193,16 @@ def _numbers(flag: str, text: str | None) -> tuple[float, ...] | None:
 
 
 def recipe_of(name: str | None, overrides: Sequence[Override]) -> Recipe:
-    """Return the recipe from a file, a shipped name or nothing, changed by what was typed."""
+    """Return the recipe from a file, a shipped name or nothing, changed by what was typed.
+
+    All of it is the user's own, so the plug-ins that it names are imported.
+    """
     from compressor.cli.presets import find
     from compressor.recipe import build, load
 
     if name is None:
         return build({"name": _name(overrides)}, overrides, base=Path.cwd())
-    return load(find(name), overrides)
+    return load(find(name), overrides, trusted=True)
 
 
 def _name(overrides: Sequence[Override]) -> str:

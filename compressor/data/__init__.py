@@ -12,14 +12,15 @@ from compressor.data.folder import open_folder
 from compressor.data.holdout import hold_out
 from compressor.data.named import NORMALISATIONS, OFFICIAL, open_digits, open_official
 from compressor.data.part import Loaded, Part, Statistics
-from compressor.data.split import Dataset, Split
-from compressor.errors import UsageError, did_you_mean
+from compressor.data.split import Dataset, Shard, Split
+from compressor.data.unlabelled import open_images
+from compressor.errors import InputRejected, UsageError, did_you_mean
 from compressor.recipe import Data
 
 NAMES = ("digits", *OFFICIAL)
 _SAMPLE = 10_000  # training images, at most, whose mean and standard deviation are measured
 
-__all__ = ["NAMES", "NORMALISATIONS", "Dataset", "Split", "open_data"]
+__all__ = ["NAMES", "NORMALISATIONS", "Dataset", "Shard", "Split", "open_data", "open_unlabelled"]
 
 
 def open_data(config: Data, *, device: torch.device, seed: int = 0, held: bool | None = None) -> Dataset:
@@ -65,6 +66,31 @@ def open_data(config: Data, *, device: torch.device, seed: int = 0, held: bool |
         fingerprint=_fingerprint(loaded, train, validation, test),
         notes=tuple(notes),
     )
+
+
+def open_unlabelled(config: Data, like: Dataset, *, device: torch.device) -> Split:
+    """Open the second stream of a recipe, `data.unlabelled`: images for training whose labels, if any, are not used.
+
+    A data set by name gives its training part, a folder all images below it (below its `train/`, where it has one),
+    brought to the height, width and channels of `like`.
+
+    Raises:
+        UsageError: the name is not one of `NAMES` or `folder:PATH`.
+        InputRejected: there are no images, or they are of another shape than those of `like`.
+    """
+    named = config.model_copy(update={"name": config.unlabelled})
+    scheme, _, place = (config.unlabelled or "").partition(":")
+    if scheme == "folder" and place:
+        part = open_images(place, named, like.input_shape, device)
+    else:
+        loaded = _load(named, device, None)
+        if loaded.input_shape != like.input_shape:
+            raise InputRejected(
+                f"the unlabelled images are {list(loaded.input_shape)} and the labelled ones {list(like.input_shape)}",
+                hint="data.unlabelled=folder:PATH brings images to the size of the labelled ones",
+            )
+        part = loaded.train
+    return _split(part, like.train.augmentation, device)
 
 
 def measured(split: Split) -> Statistics:

@@ -41,6 +41,18 @@ class Held:
             yield self.images.index_select(0, rows.to(self.images.device)), torch.arange(len(rows))
 
 
+@dataclass(frozen=True)
+class Shard:
+    """The part of every batch that process `rank`, from 0, takes of `world` processes that train together."""
+
+    rank: int = 0
+    world: int = 1
+
+    def of(self, places: Tensor) -> Tensor:
+        """Return this part of the places in a batch. The parts follow each other, and differ by one place at most."""
+        return places.tensor_split(self.world)[self.rank]
+
+
 @dataclass(frozen=True, eq=False)
 class Split:
     """Labelled images in a fixed order.
@@ -66,6 +78,8 @@ class Split:
         augment: bool = False,
         drop_last: bool = False,
         start: int = 0,
+        views: int = 1,
+        shard: Shard = Shard(),
     ) -> Iterator[Batch]:
         """Yield the batches of one epoch on the device, from batch number `start` on.
 
@@ -73,24 +87,39 @@ class Split:
             seed: None keeps the order. With a seed, order and augmentation follow from it, the epoch and the batch's
                 number alone, so that `start=k` yields what batch `k` and later ones would have been.
             augment: crop and flip as the recipe says; needs a seed.
+            views: how many augmentations of each image; the first is what one alone would be.
+            shard: the part of each batch of `batch_size` that is yielded. All shards yield equally many batches, which
+                side by side are those of one process; where the last batch has too few images, a shard's is empty.
 
         A batch's `indices` count the images of this split from 0. A batch is smaller than asked where it is the last,
         or where a streamed file cannot be decoded.
         """
         if augment and seed is None:
             raise ValueError("augmentation is random and needs a seed")
+        if views > 1 and not augment:
+            raise ValueError("several views of an image differ by their augmentation alone")
         order = torch.arange(len(self))
         if seed is not None:
             order = torch.randperm(len(self), generator=_generator(seed, epoch, "order"))
         stop = len(self) - len(self) % batch_size if drop_last else len(self)
         picks = [order[at : at + batch_size] for at in range(start * batch_size, stop, batch_size)]
-        fetched = self.source.fetch(self.rows[picked] for picked in picks)
-        for number, (picked, (images, read)) in enumerate(zip(picks, fetched, strict=True), start):
-            if augment:
-                moves = self.augmentation.draw(len(picked), _generator(seed, epoch, number))
-                images = self.augmentation.apply(images, moves[:, read])
-            indices = picked[read].to(self.device)
-            yield Batch(to_pixels(images), self.labels[indices], indices)
+        parts = [shard.of(torch.arange(len(picked))) for picked in picks]
+        fetched = self.source.fetch(self.rows[picked[part]] for picked, part in zip(picks, parts, strict=True))
+        for number, (picked, part, (images, read)) in enumerate(zip(picks, parts, fetched, strict=True), start):
+            places = part[read]
+            indices = picked[places].to(self.device)
+            if not augment:
+                yield Batch(to_pixels(images), self.labels[indices], indices)
+                continue
+            first, *further = (
+                to_pixels(self._augmented(images, len(picked), places, _generator(seed, epoch, number, *view)))
+                for view in [(), *((each,) for each in range(1, views))]
+            )
+            yield Batch(first, self.labels[indices], indices, views=tuple(further))
+
+    def _augmented(self, images: Tensor, count: int, places: Tensor, generator: torch.Generator) -> Tensor:
+        """Return the images at `places` of a batch of `count`, moved; what is drawn does not depend on the places."""
+        return self.augmentation.apply(images, self.augmentation.draw(count, generator)[:, places])
 
 
 @dataclass(frozen=True, kw_only=True)

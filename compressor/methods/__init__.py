@@ -1,29 +1,59 @@
-"""Distillation methods. To add one: its module, then its line in `METHODS` and in `AnyMethod`."""
+"""Distillation methods. To add one: its module, then its line in `METHODS`."""
 
 import inspect
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import BaseModel
 
 from compressor.methods.bss import BSS
 from compressor.methods.ce import CE
 from compressor.methods.kd import KD
-from compressor.methods.protocol import Config, Method, Moment, Needs, Objective, Setting, Taps, Update
+from compressor.methods.kinds import Kinds, NotLoaded
+from compressor.methods.losses import FEATURE_LOSSES, LOGIT_LOSSES
+from compressor.methods.protocol import Config, Method, Moment, Needs, Objective, Player, Setting, Update
+from compressor.methods.taps import Taps
 
 METHODS: dict[str, type[CE] | type[KD] | type[BSS]] = {"ce": CE, "kd": KD, "bss": BSS}
-AnyMethod = Annotated[CE | KD | BSS, Field(discriminator="kind")]
+AnyMethod = Annotated[Method, Kinds(METHODS, "mypackage.methods:Mine")]
 
 
 def describe() -> list[dict[str, Any]]:
-    """Return name, one line, and the hyper-parameters with their defaults of every method."""
-    return [
-        {
-            "kind": kind,
-            "summary": (inspect.getdoc(method) or "").partition("\n")[0],
-            "defaults": method().model_dump(mode="json", exclude={"kind"}),
-        }
-        for kind, method in METHODS.items()
+    """Return the methods, then the losses: name, what it is, source, needs, and the keys with their defaults.
+
+    `what` is method, soft (a loss between logits) or features (one between inner outputs); losses need nothing of
+    their own. `required` keys have no default.
+    """
+    methods = [_described("method", kind, one) | {"needs": _needed(one.needs)} for kind, one in METHODS.items()]
+    losses = [("soft", *entry) for entry in LOGIT_LOSSES.items()] + [
+        ("features", *entry) for entry in FEATURE_LOSSES.items()
     ]
+    return methods + [_described(*loss) | {"needs": ""} for loss in losses]
+
+
+def _described(what: str, kind: str, one: type[BaseModel]) -> dict[str, Any]:
+    required = [key for key, field in one.model_fields.items() if field.is_required()]
+    defaults = one.model_validate(dict.fromkeys(required, "?")).model_dump(mode="json", exclude={"kind"})
+    return {
+        "kind": kind,
+        "what": what,
+        "summary": (inspect.getdoc(one) or "").partition("\n")[0],
+        "required": required,
+        "defaults": {key: value for key, value in defaults.items() if key not in required},
+    }
+
+
+def _needed(needs: Needs) -> str:
+    """Return what a method must be given, in words."""
+    count = {0: "no teacher", 1: "a teacher"}.get(needs.teachers, f"{needs.teachers} teachers")
+    if needs.most is None:
+        count += " or more"
+    elif needs.most > needs.teachers:
+        count = f"{needs.teachers} to {needs.most} teachers"
+    given = [count, "labelled images" if needs.data else "no images"]
+    given += ["a second, unlabelled stream"] if needs.unlabelled else []
+    given += [f"{needs.views} views of an image"] if needs.views > 1 else []
+    given += ["gradients through the teacher"] if needs.gradients else []
+    return ", ".join(given)
 
 
 __all__ = [
@@ -33,7 +63,9 @@ __all__ = [
     "Method",
     "Moment",
     "Needs",
+    "NotLoaded",
     "Objective",
+    "Player",
     "Setting",
     "Taps",
     "Update",

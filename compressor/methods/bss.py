@@ -6,12 +6,11 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from compressor.attack import CROSSED, BoundaryAttack, BoundarySamples, sample_targets, select_bases
 from compressor.batch import Batch
-from compressor.methods.kd import ask, soft_loss
+from compressor.methods.kd import Distillation, SoftTargets
 from compressor.methods.protocol import Config, Moment, Needs, Objective, Setting, Update
 from compressor.methods.weights import Weight
 
@@ -31,53 +30,42 @@ class Attack(Config):
     )
 
 
-class BSS(Config):
+class BSS(Distillation):
     """Soft targets on the images and on boundary supporting samples (Heo et al., AAAI 2019).
 
-    The defaults are the published ones. Without the boundary term it is `kd`, with the same defaults.
+    The defaults are the published ones. Without the boundary term it is `kd`, with the same defaults. Boundary samples
+    are taught by the same soft loss, without labels, and by no feature loss.
     """
 
     kind: Literal["bss"] = "bss"
-    temperature: PositiveFloat = 3.0
-    ce_weight: Weight = Weight(1.0)
-    kd_weight: Weight = Weight((4.0, 1.0))
     bss_weight: Weight = Weight((2.0, 0.0, 0.75))
-    t2: bool = Field(default=False, description="multiply the soft losses by the temperature squared")
     attack: Attack = Attack()
     every: PositiveInt = Field(default=1, description="attack in every n-th step only")
     update_batchnorm: bool = Field(
         default=True,
         description="whether boundary samples move the running statistics of the student's BatchNorm, as published",
     )
-    needs: ClassVar[Needs] = Needs()
+    needs: ClassVar[Needs] = Needs(gradients=True)
 
     def build(self, setting: Setting) -> Objective:
         return _Boundary(self, setting)
 
 
-class _Boundary(Objective):
+class _Boundary(SoftTargets):
     """The student sees clean and boundary images in two passes, as published: one batch would mix their statistics."""
 
-    def __init__(self, config: BSS, setting: Setting) -> None:
-        super().__init__(setting)
-        self.config = config
+    config: BSS
 
     def updates(self, batch: Batch, moment: Moment) -> Iterator[Update]:
-        config, elapsed = self.config, moment.elapsed
-        taught = ask(self.setting.teachers[0], batch.images)
-        logits = self.setting.student(batch.images).float()
-        soft = soft_loss(logits, taught, config.temperature, t2=config.t2)
-        terms = {
-            "ce": config.ce_weight.at(elapsed) * F.cross_entropy(logits, batch.labels),
-            "kd": config.kd_weight.at(elapsed) * soft,
-        }
-        weight = config.bss_weight.at(elapsed)
+        config = self.config
+        terms, taught, logits = self.lesson(batch, moment)
+        weight = config.bss_weight.at(moment.elapsed)
         if weight > 0 and moment.step % config.every == 0:
             images, beyond = self._samples(batch, taught, logits, moment)
             if len(images) > 0:
                 with _batchnorm(self.setting.student, alone=len(images) == 1, update=config.update_batchnorm):
                     answer = self.setting.student(images).float()
-                terms["bss"] = weight * soft_loss(answer, beyond, config.temperature, t2=config.t2)
+                terms["bss"] = weight * self.soft(answer, beyond, None).mean()
         yield Update(terms)
 
     def _samples(self, batch: Batch, taught: Tensor, logits: Tensor, moment: Moment) -> tuple[Tensor, Tensor]:

@@ -15,7 +15,7 @@ class CE(Config):
 
     kind: Literal["ce"] = "ce"
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    needs: ClassVar[Needs] = Needs(teachers=0)
+    needs: ClassVar[Needs] = Needs(teachers=0, most=0)
 
     def build(self, setting: Setting) -> Objective:
         return _Labels(self, setting)

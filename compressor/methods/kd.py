@@ -1,20 +1,55 @@
 """Knowledge distillation: the student learns the teacher's softened predictions beside the labels."""
 
 from collections.abc import Iterator
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 import torch
-from pydantic import Field, PositiveFloat
+from pydantic import Field, PositiveFloat, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from compressor.attack import as_found
 from compressor.batch import Batch
-from compressor.methods.protocol import Config, Moment, Needs, Objective, Setting, Update
+from compressor.methods.losses import AnyFeatureLoss, AnyLogitLoss, Features
+from compressor.methods.losses.features import name
+from compressor.methods.losses.kl import KL
+from compressor.methods.protocol import Config, Moment, Needs, Objective, Setting, Update, refusal
 from compressor.methods.weights import Weight
 
 
-class KD(Config):
+class Distillation(Config):
+    """The keys of every method that teaches by soft targets, with the values of Heo et al. (AAAI 2019)."""
+
+    kind: str
+    temperature: PositiveFloat = 3.0
+    ce_weight: Weight = Weight(1.0)
+    kd_weight: Weight = Weight((4.0, 1.0))
+    t2: bool = Field(default=False, description="multiply the soft losses by the temperature squared")
+    soft: AnyLogitLoss | None = Field(
+        default=None, description="the loss between logits; null: kl with the temperature and the t2 above"
+    )
+    features: tuple[AnyFeatureLoss, ...] = Field(default=(), description="losses between inner outputs, none or more")
+
+    @model_validator(mode="after")
+    def _settings_have_an_effect(self) -> Self:
+        fields = type(self).model_fields
+        for key in ("temperature", "t2"):
+            if self.soft is not None and getattr(self, key) != fields[key].default:
+                raise refusal(
+                    "is for the default soft loss", key=key, hint=f"write it in the section soft, or leave {key} out"
+                )
+        terms = [name(loss) for loss in self.features]
+        if twice := next((each for each in terms if terms.count(each) > 1), None):
+            raise refusal(f"lists {twice} twice", key="features")
+        return self
+
+    @property
+    def soft_loss(self) -> AnyLogitLoss:
+        """The loss between logits."""
+        return KL(temperature=self.temperature, t2=self.t2) if self.soft is None else self.soft
+
+
+class KD(Distillation):
     """Soft targets (Hinton et al., arXiv:1503.02531), by default as Heo et al. (AAAI 2019) use them.
 
     The defaults are those of `bss` without its boundary term, so that the two compare in pairs. Hinton's own form is a
@@ -22,32 +57,35 @@ class KD(Config):
     """
 
     kind: Literal["kd"] = "kd"
-    temperature: PositiveFloat = 3.0
-    ce_weight: Weight = Weight(1.0)
-    kd_weight: Weight = Weight((4.0, 1.0))
-    t2: bool = Field(default=False, description="multiply the soft loss by the temperature squared")
     needs: ClassVar[Needs] = Needs()
 
     def build(self, setting: Setting) -> Objective:
-        return _SoftTargets(self, setting)
+        return SoftTargets(self, setting)
 
 
-class _SoftTargets(Objective):
-    def __init__(self, config: KD, setting: Setting) -> None:
+class SoftTargets(Objective):
+    """Labels, soft targets and inner outputs on the images of the batch."""
+
+    def __init__(self, config: Distillation, setting: Setting) -> None:
         super().__init__(setting)
         self.config = config
+        self.soft = config.soft_loss.build(setting)
+        self.features = Features(config.features, setting)
 
     def updates(self, batch: Batch, moment: Moment) -> Iterator[Update]:
-        config = self.config
+        terms, _, _ = self.lesson(batch, moment)
+        yield Update(terms)
+
+    def lesson(self, batch: Batch, moment: Moment) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        """Return the terms on the images themselves, and the teacher's and the student's logits, `[B, K]` each."""
+        config, elapsed = self.config, moment.elapsed
         taught = ask(self.setting.teachers[0], batch.images)
         logits = self.setting.student(batch.images).float()
-        soft = soft_loss(logits, taught, config.temperature, t2=config.t2)
-        yield Update(
-            {
-                "ce": config.ce_weight.at(moment.elapsed) * F.cross_entropy(logits, batch.labels),
-                "kd": config.kd_weight.at(moment.elapsed) * soft,
-            }
-        )
+        terms = {
+            "ce": config.ce_weight.at(elapsed) * F.cross_entropy(logits, batch.labels),
+            "kd": config.kd_weight.at(elapsed) * self.soft(logits, taught, batch.labels).mean(),
+        }
+        return terms | self.features.terms(moment), taught, logits
 
 
 def ask(teacher: nn.Module, images: Tensor) -> Tensor:
@@ -55,18 +93,3 @@ def ask(teacher: nn.Module, images: Tensor) -> Tensor:
     with as_found(teacher), torch.no_grad():
         logits: Tensor = teacher(images)
     return logits.float()
-
-
-def soft_loss(logits: Tensor, taught: Tensor, temperature: float, *, t2: bool) -> Tensor:
-    """Return the cross entropy of the softened predictions, `-sum_k p_k log q_k`, mean over the batch.
-
-    It is the KL divergence plus the entropy of the teacher, which is constant: the gradients are the same, and a
-    student that equals its teacher has gradient zero, not loss zero. The gradient by the logits is
-    `(q - p) / (temperature * B)` and so shrinks as `1 / temperature²`; with `t2` the loss is multiplied by
-    `temperature²` to make up for it. The published boundary distillation does without.
-
-    Args:
-        logits, taught: the student's and the teacher's, `[B, K]` float32.
-    """
-    loss = F.cross_entropy(logits / temperature, (taught / temperature).softmax(dim=1))
-    return loss * temperature**2 if t2 else loss

@@ -6,15 +6,17 @@ backward, step the optimiser that the update names. Because `updates` is a gener
 networks after that step; this is how a discriminator and a student take turns without a special case in the loop.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Protocol, Self
 
 import torch
 from pydantic import BaseModel, ConfigDict
+from pydantic_core import PydanticCustomError
 from torch import Tensor, nn
 
 from compressor.batch import Batch
+from compressor.methods.taps import shapes
 
 
 class Config(BaseModel):
@@ -23,12 +25,23 @@ class Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+def refusal(message: str, *, key: str = "", hint: str = "") -> PydanticCustomError:
+    """Return an error to raise in a validator: `message` goes on after the dotted name, `key` is relative to it."""
+    return PydanticCustomError("recipe", "{message}", {"message": message, "key": key, "hint": hint})
+
+
+def _alone(tensor: Tensor) -> Tensor:
+    return tensor
+
+
 @dataclass(frozen=True)
 class Setting:
     """What an objective is built from. The objective must not change the teachers.
 
-    `student` is the network to train *through* (a distributed wrapper, where there is one); `std` is the per-channel
-    standard deviation `[C]` that one unit of the attack's step means, in pixel units.
+    `student` is the network to train *through* (a distributed wrapper, where there is one); `samples` counts the
+    labelled training images, 0 for a method without data; `std` is the per-channel standard deviation `[C]` that one
+    unit of the attack's step means, in pixel units. `gather` returns the rows `[B, ...]` of all processes, in the order
+    of their ranks, without gradients; one process has all of them already.
     """
 
     student: nn.Module
@@ -38,20 +51,28 @@ class Setting:
     samples: int
     std: Tensor
     device: torch.device
+    gather: Callable[[Tensor], Tensor] = _alone
+
+    def shapes(self, network: nn.Module, paths: Sequence[str]) -> dict[str, tuple[int, ...]]:
+        """Return the output shape of inner modules of one of the networks, the batch left out (see `taps.shapes`)."""
+        return shapes(network, paths, input_shape=self.input_shape, device=self.device)
 
 
 @dataclass(frozen=True)
 class Moment:
     """Where in the training a batch stands.
 
-    `epoch` counts from 0 and `step` from 0 over all epochs. `generator` lives on the training device and is seeded
-    from the run's seed and `step` alone, so a resumed run draws what the uninterrupted one would have drawn.
+    `epoch` counts from 0 and `step` from 0 over all epochs. `generator` lives on the training device and is seeded from
+    the run's seed, `step` and `rank` alone, so a resumed run draws what the uninterrupted one would have drawn. `rank`
+    counts the processes that train together from 0, `world` is how many there are.
     """
 
     epoch: int
     epochs: int
     step: int
     generator: torch.Generator
+    rank: int = 0
+    world: int = 1
 
     @property
     def elapsed(self) -> float:
@@ -63,26 +84,47 @@ class Moment:
 class Update:
     """One optimiser step: weighted scalar terms, summed by the loop and logged under their names.
 
-    `player` names whose optimiser steps: `"student"`, or a key of the objective's `optimisers`. No terms: no step (all
-    samples of the batch were skipped).
+    `player` names who steps: `"student"`, or a key of the objective's `players()`. No terms: no step (all samples of
+    the batch were skipped).
     """
 
     terms: Mapping[str, Tensor]
     player: str = "student"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Player:
+    """Parameters that are trained apart from the student's, and how. What is None is as the recipe has it.
+
+    `parameters` are parameters, or groups `{"params": ..., "lr": ..., "weight_decay": ...}` of them, as torch's
+    optimisers take them. `optimizer` is the name of one of the recipe's, or makes one from groups that hold their `lr`
+    and `weight_decay`: `partial(torch.optim.Adam, betas=(0.5, 0.999))`. `schedule` maps a step, from 0 over all epochs,
+    and the number of all steps to the factor of every group's own rate.
+    """
+
+    parameters: Iterable[nn.Parameter] | Iterable[dict[str, Any]]
+    lr: float | None = None
+    optimizer: Literal["sgd", "adamw"] | Callable[[list[dict[str, Any]]], torch.optim.Optimizer] | None = None
+    weight_decay: float | None = None
+    schedule: Callable[[int, int], float] | None = None
+
+
 class Objective(nn.Module):
     """What a method does with a batch. Subclasses implement `updates` and keep their networks as attributes.
 
     As a module, all that it owns (a discriminator, last epoch's predictions in a buffer) is in its `state_dict` and is
-    saved and resumed with the run. The student and the teachers belong to the `Setting`, which is no module, so they
-    are not. Parameters of own modules that no entry of `optimisers` holds are trained with the student's optimiser.
+    saved and resumed with the run, and is never exported. The student and the teachers belong to the `Setting`, which
+    is no module, so they are not. Parameters of own modules that no player holds are trained with the student's
+    optimiser.
     """
 
     def __init__(self, setting: Setting) -> None:
         super().__init__()
         self.setting = setting
-        self.optimisers: dict[str, torch.optim.Optimizer] = {}
+
+    def players(self) -> dict[str, Player]:
+        """Return who is trained beside the student, by name. Asked once, when all networks are where they stay."""
+        return {}
 
     def updates(self, batch: Batch, moment: Moment) -> Iterator[Update]:
         """Yield the updates of one batch, in order. Called under the loop's autocast, networks in training mode."""
@@ -94,15 +136,24 @@ class Objective(nn.Module):
 
 @dataclass(frozen=True)
 class Needs:
-    """What a method must be given: how many teachers, whether labelled data, whether an unlabelled stream."""
+    """What a method must be given. What a recipe lacks of it, or has and no use for, is refused before a training.
+
+    `teachers` are the fewest and `most` the most that it learns from, None without a limit. One teacher may be named
+    beyond that: the first is what a student is compared with. `data`: labelled images, else batches are empty.
+    `unlabelled`: a second stream. `views`: how many augmentations of each labelled image. `gradients`: whether it
+    differentiates teachers by their images.
+    """
 
     teachers: int = 1
+    most: int | None = 1
     data: bool = True
     unlabelled: bool = False
+    views: int = 1
+    gradients: bool = False
 
 
 class Method(Protocol):
-    """Frozen hyper-parameters, one of `METHODS`; `kind` is the name in the recipe."""
+    """Frozen hyper-parameters: a `Config`, one of `METHODS` or a plug-in; `kind` is the name in the recipe."""
 
     needs: ClassVar[Needs]
 
@@ -111,42 +162,4 @@ class Method(Protocol):
 
     def build(self, setting: Setting) -> Objective: ...
 
-
-@dataclass
-class Taps:
-    """The outputs of inner modules, by module path, of the latest forward pass.
-
-    `Taps(student, ["layer3"])` then `student(images)` then `taps["layer3"]`. Refuses a path that does not exist.
-    Call `close` (or leave the `with` block) to remove the hooks.
-    """
-
-    network: nn.Module
-    paths: Sequence[str]
-    outputs: dict[str, Tensor] = field(default_factory=dict, init=False)
-
-    def __post_init__(self) -> None:
-        modules = dict(self.network.named_modules())
-        missing = [path for path in self.paths if path not in modules]
-        if missing:
-            raise KeyError(f"no module {missing[0]!r}; the network has {', '.join(filter(None, modules))}")
-        self._hooks = [modules[path].register_forward_hook(self._keep(path)) for path in self.paths]
-
-    def _keep(self, path: str) -> Any:
-        def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
-            self.outputs[path] = output
-
-        return hook
-
-    def __getitem__(self, path: str) -> Tensor:
-        return self.outputs[path]
-
-    def close(self) -> None:
-        for hook in self._hooks:
-            hook.remove()
-        self.outputs.clear()
-
-    def __enter__(self) -> "Taps":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def model_copy(self, *, update: Mapping[str, Any] | None = None) -> Self: ...

@@ -66,7 +66,7 @@ def open_pair(a: Path, b: Path, data: Data, tell: Tell, opening: Opening) -> Pai
     device = choose_device(opening.device or "auto")
     opened = [_opened(path, opening, device) for path in paths]
     _match(*(_named(path, one) for path, one in zip(paths, opened, strict=True)))
-    found = open_inputs(_data_of(data, paths, opened), None, tell, device=device, examine=False).data
+    found = open_inputs(_data_of(data, paths, opened), [], tell, device=device, examine=False).data
     _match(_named(paths[0], opened[0]), (found.source, len(found.classes), found.input_shape))
     first, second = (_runner(path, one, found, opening, device, tell) for path, one in zip(paths, opened, strict=True))
     if opening.guide is not None and isinstance(first, TorchRunner) and isinstance(second, TorchRunner):

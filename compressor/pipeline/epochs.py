@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shlex
 from collections.abc import Iterator
 
@@ -29,20 +28,20 @@ def new_state(prepared: Prepared) -> TrainingState:
     student = prepared.new_student()
     setting = Setting(
         student=student,
-        teachers=(teacher.module,) if teacher is not None and recipe.method.needs.teachers > 0 else (),
+        teachers=[each.module for each in prepared.teachers[: recipe.method.needs.most]],
         classes=len(data.classes),
         input_shape=data.input_shape,
-        samples=len(data.train),
+        samples=len(data.train) if recipe.method.needs.data else 0,
         std=torch.tensor(data.std if teacher is None else teacher.std, device=prepared.device),
         device=prepared.device,
     )
     return TrainingState(
         student,
-        recipe.method.build(setting).to(prepared.device),
+        recipe.method.build(setting),
         recipe.train,
         seed=recipe.seed,
         device=prepared.device,
-        steps_per_epoch=_steps(prepared),
+        steps_per_epoch=prepared.source.steps,
     )
 
 
@@ -63,25 +62,20 @@ def run_epochs(prepared: Prepared, state: TrainingState, run: Run, tell: Tell, t
         Interrupted: by a signal; the state was saved first.
         Diverged: a loss term is NaN or infinite; the last finished epoch was saved.
     """
-    recipe, data = prepared.recipe, prepared.data
-    images = state.steps_per_epoch * recipe.data.batch_size
+    recipe = prepared.recipe
     best = max((row["validation_top1"] or 0.0 for row in run.epochs()), default=0.0)
     with (
         interruptible() as stop,
         tell.training(
             epochs=recipe.train.epochs,
             batches=state.steps_per_epoch,
-            images=min(images, len(data.train)),
+            images=prepared.source.images,
             done=state.epoch,
         ) as shown,
     ):
 
         def batches(epoch: int, start: int) -> Iterator[Batch]:
-            drop_last = _leaves_one(prepared)
-            given = data.train.batches(
-                recipe.data.batch_size, epoch=epoch, seed=recipe.seed, augment=True, drop_last=drop_last, start=start
-            )
-            for number, batch in enumerate(given, start):
+            for number, batch in enumerate(prepared.source.batches(epoch, start), start):
                 if stop.requested:
                     raise Interrupted("interrupted")
                 shown.advance(len(batch.images), epoch=epoch, batch=number, losses=state.losses.means())
@@ -121,18 +115,6 @@ def run_epochs(prepared: Prepared, state: TrainingState, run: Run, tell: Tell, t
                 f"interrupted in epoch {where} of {recipe.train.epochs}; the state is saved",
                 hint=f"compress distill --resume {shlex.quote(str(run.folder))}",
             ) from None
-
-
-def _steps(prepared: Prepared) -> int:
-    """Return the batches of an epoch."""
-    samples, size = len(prepared.data.train), prepared.recipe.data.batch_size
-    return samples // size if _leaves_one(prepared) else math.ceil(samples / size)
-
-
-def _leaves_one(prepared: Prepared) -> bool:
-    """Whether the last batch would hold a single image: BatchNorm has no variance of one, so it is dropped."""
-    samples, size = len(prepared.data.train), prepared.recipe.data.batch_size
-    return samples > size > 1 and samples % size == 1
 
 
 def _validation_top1(prepared: Prepared, state: TrainingState) -> float | None:

@@ -83,7 +83,8 @@ def open_foreign(
                 hint="--data folder:PATH finds out; --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 says it",
             )
         return ForeignGraph(network, None)
-    inputs = open_inputs(fitting(data, network.input_shape), teacher, tell, device=device, examine=True)
+    teachers = [] if teacher is None else [teacher]
+    inputs = open_inputs(fitting(data, network.input_shape), teachers, tell, device=device, examine=True)
     checked = checkpoint.check_teacher(network, inputs.data, normalize=given.normalize)
     tell(f"{path.name}: {checked.sentence}")
     return ForeignGraph(checked.network, inputs)

@@ -6,6 +6,7 @@ A stage whose inputs are the same is not done again.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from compressor.files import sha256
@@ -24,12 +25,14 @@ FINGERPRINT = "fingerprint"  # of the data, which the training begins with too: 
 def training_inputs(recipe: Recipe) -> dict[str, Any]:
     """Return what the weights depend on, as far as that shows before the data are open: they count by their name."""
     sections = recipe.model_dump(mode="json", by_alias=True, exclude=set(AFTER_TRAINING))
-    teacher = None
-    if recipe.teacher is not None:
-        given = recipe.teacher.checkpoint
-        path = Run(given).student if is_run(given) else given
-        teacher = sha256(path) if path.is_file() else None  # what is wrong with it is said when it is opened
-    return {**sections, "teacher_sha256": teacher}
+    first, *others = [_content(teacher.checkpoint) for teacher in recipe.teachers] or [None]
+    return {**sections, "teacher_sha256": first, **{f"teacher_{n}_sha256": each for n, each in enumerate(others, 2)}}
+
+
+def _content(given: Path) -> str | None:
+    """Return the hash of a teacher; None where there is none: what is wrong with it is said when it is opened."""
+    path = Run(given).student if is_run(given) else given
+    return sha256(path) if path.is_file() else None
 
 
 def other_training(stages: Stages, inputs: Mapping[str, Any]) -> list[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from compressor.inputs import prepare
 from compressor.methods.ce import CE
+from compressor.methods.kd import Distillation
 from compressor.pipeline.run import run
 from compressor.pipeline.train import check, train
 from compressor.progress import Tell
@@ -21,8 +22,9 @@ _SAMPLES = 32
 def smoke(recipe: Recipe, tell: Tell) -> record.Result:
     """Try a recipe: open its data and its teacher, then train, export, validate and time tiny networks as it says.
 
-    Digits, a small LeNet and two batches take the place of data, networks and epochs; method, exports, measures and
-    gates are the recipe's. The values mean nothing, so gates are measured and not enforced. Nothing is kept.
+    Digits, a small LeNet and two batches take the place of data, networks and epochs; method (without its losses
+    between inner outputs, whose modules a LeNet has not), exports, measures and gates are the recipe's. The values mean
+    nothing, so gates are measured and not enforced. Nothing is kept.
 
     Raises:
         CompressError, ExporterError: as the recipe itself would.
@@ -34,7 +36,7 @@ def smoke(recipe: Recipe, tell: Tell) -> record.Result:
         tiny = _tiny(recipe)
         if recipe.teacher is not None:
             train(_teacher(tiny), Tell(quiet=True), out=folder / "teacher", latest=False)
-            tiny = tiny.model_copy(update={"teacher": Teacher(checkpoint=folder / "teacher")})
+            tiny = tiny.with_teachers([Teacher(checkpoint=folder / "teacher")] * len(recipe.teachers))
         tell("smoke: tiny networks from here on; their values mean nothing, and their files are removed at the end")
         own = Tell(
             tell.console, quiet=tell.quiet
@@ -58,8 +60,17 @@ def _teacher(tiny: Recipe) -> Recipe:
 def _tiny(recipe: Recipe) -> Recipe:
     """Return the recipe with digits, a tiny student, two batches, and as little measuring as there can be."""
     training = recipe.train.model_copy(
-        update={"epochs": 1, "lr": min(recipe.train.lr, 0.05), "schedule": Schedule(kind="constant"), "compile": False}
+        update={
+            "epochs": 1,
+            "lr": min(recipe.train.lr, 0.05),
+            "schedule": Schedule(kind="constant"),
+            "compile": False,
+            "steps_per_epoch": recipe.train.steps_per_epoch and 2,
+        }
     )
+    method = recipe.method
+    if isinstance(method, Distillation):
+        method = method.model_copy(update={"features": ()})  # the tiny networks have other modules
     measured = {
         "boundary_samples": recipe.validation.boundary_samples,
         "attack_samples": recipe.validation.attack_samples,
@@ -72,7 +83,8 @@ def _tiny(recipe: Recipe) -> Recipe:
     quick = {"warmup_s": 0.01, "duration_s": 0.05, "min_iterations": 3}
     return recipe.model_copy(
         update={
-            "data": _DATA,
+            "data": _DATA.model_copy(update={"unlabelled": recipe.data.unlabelled and _DATA.name}),
+            "method": method,
             "student": Student(arch=_NETWORK),
             "train": training,
             "export": exports,

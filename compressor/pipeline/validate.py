@@ -55,7 +55,7 @@ def validate_file(
         inputs = foreign.known_inputs()
         runner = foreign.normalised(open_artifact(path, device=chosen, provider=provider))
     else:
-        inputs = open_inputs(data, teacher, tell, device=chosen, examine=True)
+        inputs = open_inputs(data, [teacher] if teacher else [], tell, device=chosen, examine=True)
         runner = open_artifact(path, device=chosen, provider=provider, data=inputs.data)
     if runner.classes != len(inputs.data.classes):
         raise InputRejected(

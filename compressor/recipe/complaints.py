@@ -89,7 +89,7 @@ def _place(detail: ErrorDetails, values: Any) -> Place:
             place.append(part)
     context = detail.get("ctx", {})
     if "discriminator" in context:
-        place.append(str(context["discriminator"]).strip("'"))
+        place.append(str(context["discriminator"]).strip("'()"))
     return (*place, *filter(None, str(context.get("key", "")).split(".")))
 
 

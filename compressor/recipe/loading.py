@@ -82,8 +82,12 @@ class _Draft:
         self.overrides.append(override)
 
 
-def load(path: Path, overrides: Sequence[str | Override] = ()) -> Recipe:
+def load(path: Path, overrides: Sequence[str | Override] = (), *, trusted: bool = False) -> Recipe:
     """Return the recipe in a file after `overrides` apply in turn; a plain string is what `--set` takes, `a.b=c`.
+
+    Args:
+        trusted: the file is the user's own, so that what it names as `package.module:name` is imported. In any other,
+            such as the one stored in a run folder, these sections are kept as values (`methods.NotLoaded`).
 
     Raises:
         UsageError: the file is not a recipe. The message has the line, the dotted name and what was expected.
@@ -95,12 +99,15 @@ def load(path: Path, overrides: Sequence[str | Override] = ()) -> Recipe:
         raise UsageError(f"{path}: a recipe is made of keys, such as student: {{arch: resnet20}}")
     draft = _Draft(document.values, str(path), document.lines)
     draft.values = _absolute(draft.values, path.absolute().parent)
-    return _recipe(draft, overrides)
+    return _recipe(draft, overrides, trusted=trusted)
 
 
 def build(values: Mapping[str, Any], overrides: Sequence[str | Override] = (), *, base: Path) -> Recipe:
-    """Return the recipe in `values`, nested like a file, with relative paths from `base`, after `overrides` apply."""
-    return _recipe(_Draft(_absolute(_plain(values), base.absolute())), overrides)
+    """Return the recipe in `values`, nested like a file, with relative paths from `base`, after `overrides` apply.
+
+    The values are the caller's own: plug-ins that they name are imported.
+    """
+    return _recipe(_Draft(_absolute(_plain(values), base.absolute())), overrides, trusted=True)
 
 
 def export_target(overrides: Sequence[Override]) -> Export:
@@ -116,12 +123,12 @@ def dump(recipe: Recipe) -> str:
     return f"# Resolved recipe of {recipe.name}: every default written out.\n{text}"
 
 
-def _recipe(draft: _Draft, overrides: Sequence[str | Override]) -> Recipe:
+def _recipe(draft: _Draft, overrides: Sequence[str | Override], *, trusted: bool) -> Recipe:
     for each in overrides:
         draft.set(each if isinstance(each, Override) else Override.typed(each))
     values = _absolute(_plain(draft.values), Path.cwd())
     try:
-        return Recipe.model_validate_json(json.dumps(values), strict=True)
+        return Recipe.model_validate_json(json.dumps(values), strict=True, context={"trusted": trusted})
     except ValidationError as error:
         raise explain(error, values, draft.where) from None
 

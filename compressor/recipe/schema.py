@@ -1,8 +1,9 @@
 """What a recipe may say. Each class is a section; what fields cannot express, a validator below them checks."""
 
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import (
     AfterValidator,
@@ -11,23 +12,20 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    SerializerFunctionWrapHandler,
     field_validator,
+    model_serializer,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
 
 from compressor.errors import UsageError
-from compressor.methods import AnyMethod, Config
+from compressor.methods import AnyMethod, Config, Needs
 from compressor.methods.bss import BSS
+from compressor.methods.protocol import refusal
 
 Format = Literal["onnx", "trt", "trt-rtx", "openvino"]
 FORMATS: tuple[str, ...] = get_args(Format)
 ENGINES = ("trt", "trt-rtx")
-
-
-def refusal(message: str, *, key: str = "", hint: str = "") -> PydanticCustomError:
-    """Return an error to raise in a validator: `message` goes on after the dotted name, `key` is relative to it."""
-    return PydanticCustomError("recipe", "{message}", {"message": message, "key": key, "hint": hint})
 
 
 def _distinct(sizes: tuple[float, ...]) -> tuple[float, ...]:
@@ -72,6 +70,18 @@ class Data(Config):
         default="auto", description="auto: crop-flip for photographs, crop for digits and characters"
     )
     workers: NonNegativeInt = Field(default=2, description="loading processes, for data that is streamed")
+    unlabelled: Annotated[str, Field(min_length=1, json_schema_extra={"format": "data-name"})] | None = Field(
+        default=None,
+        description="a second stream, for methods that use one: the name of a data set, whose training images it "
+        "gives, or folder:PATH, all images below it",
+    )
+    unlabelled_batch: PositiveInt | None = Field(default=None, description="of those, a step; null: batch_size")
+
+    @model_validator(mode="after")
+    def _settings_have_an_effect(self) -> Self:
+        if self.unlabelled is None and self.unlabelled_batch is not None:
+            raise refusal("is for the stream data.unlabelled, and there is none", key="unlabelled_batch")
+        return self
 
 
 class Teacher(Config):
@@ -119,6 +129,9 @@ class Training(Config):
     """The optimiser and its loop."""
 
     epochs: PositiveInt = 80
+    steps_per_epoch: PositiveInt | None = Field(
+        default=None, description="of methods without data; null: the batches of the data"
+    )
     optimizer: Literal["sgd", "adamw"] = "sgd"
     lr: PositiveFloat = Field(default=0.1, description="highest learning rate")
     momentum: Annotated[float, Field(ge=0, lt=1)] = Field(default=0.9, description="of sgd")
@@ -128,7 +141,9 @@ class Training(Config):
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     channels_last: bool = True
     compile: bool = False
-    clip_norm: PositiveFloat | None = Field(default=None, description="largest norm of all gradients together")
+    clip_norm: PositiveFloat | None = Field(
+        default=None, description="largest norm of all the student's gradients together"
+    )
     ema: Annotated[float, Field(gt=0, lt=1)] | None = Field(
         default=None, description="decay of an averaged copy to report"
     )
@@ -352,7 +367,10 @@ class Recipe(Config):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     device: str = Field(default="auto", description="auto, cpu, cuda, cuda:1, ...")
     data: Data = Data()
-    teacher: Teacher | None = None
+    teacher: Teacher | None = Field(default=None, description="the only teacher")
+    teachers: tuple[Teacher, ...] = Field(
+        default=(), description="several teachers, in place of teacher; results are compared with the first"
+    )
     student: Student
     method: AnyMethod = BSS()
     train: Training = Training()
@@ -361,6 +379,32 @@ class Recipe(Config):
     bench: Bench = Bench()
     gates: Gates = Gates()
     tracking: tuple[Tracking, ...] = Field(default=(), description="where a run is told of, beside its folder")
+
+    @model_validator(mode="after")
+    def _teachers_are_said_once(self) -> Self:
+        """Let `teachers` hold them all and `teacher` the first, whichever was written."""
+        if self.teacher is not None and self.teachers and self.teacher != self.teachers[0]:
+            raise refusal(
+                "teacher and teachers are both given", hint="list all in teachers; the first is what is compared with"
+            )
+        self._keep_teachers(self.teachers or (() if self.teacher is None else (self.teacher,)))
+        return self
+
+    def _keep_teachers(self, teachers: tuple[Teacher, ...]) -> None:
+        self.__dict__.update(teacher=teachers[0] if teachers else None, teachers=teachers)  # for the model is frozen
+
+    @model_serializer(mode="wrap")
+    def _one_teacher_by_itself(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Write `teacher` or `teachers`, as a recipe may have it."""
+        values: dict[str, Any] = handler(self)
+        values.pop("teacher" if len(self.teachers) > 1 else "teachers", None)
+        return values
+
+    def with_teachers(self, teachers: Sequence[Teacher]) -> Self:
+        """Return the recipe with other teachers."""
+        changed = self.model_copy()
+        changed._keep_teachers(tuple(teachers))
+        return changed
 
     @field_validator("export")
     @classmethod
@@ -393,18 +437,60 @@ class Recipe(Config):
 
 
 def require_runnable(recipe: Recipe) -> None:
-    """See that a recipe names all that a run needs: flags may fill what a shared recipe leaves open.
+    """See that a recipe names all that a run needs, and nothing that its method has no use for.
+
+    Flags may fill what a shared recipe leaves open.
 
     Raises:
-        UsageError: no teacher for a method that learns from one, or no data set and no teacher to tell it.
+        UsageError: teachers are missing or too many, there is no data set and no teacher to tell it, or the recipe has
+            an unlabelled stream, views or steps that the method does not take, or lacks what it does.
     """
-    if recipe.method.needs.teachers and recipe.teacher is None:
-        raise UsageError(
-            f"method {recipe.method.kind} learns from a teacher, and the recipe names none",
-            hint="--teacher FILE, or teacher: {checkpoint: FILE} in the recipe",
-        )
+    needs, name = recipe.method.needs, f"method {recipe.method.kind}"
+    _require_teachers(needs, name, len(recipe.teachers))
     if recipe.data.name is None and recipe.teacher is None:
         raise UsageError(
             "the recipe names no data set, and no teacher that could tell it",
             hint="--data cifar10, --data folder:PATH, or data: {name: ...} in the recipe",
         )
+    if needs.unlabelled and recipe.data.unlabelled is None:
+        raise UsageError(
+            f"{name} learns from unlabelled images too, and the recipe names none",
+            hint="--set data.unlabelled=folder:PATH",
+        )
+    if not needs.unlabelled and recipe.data.unlabelled is not None:
+        raise UsageError(f"{name} has no use for unlabelled images", hint="leave out data.unlabelled")
+    if needs.views > 1 and recipe.data.augment == "none":
+        raise UsageError(
+            f"{name} compares {needs.views} views of an image, and without augmentation they are the same",
+            hint="--set data.augment=auto",
+        )
+    if needs.data and recipe.train.steps_per_epoch is not None:
+        raise UsageError(
+            f"{name} trains on data, whose batches are an epoch: train.steps_per_epoch has no meaning",
+            hint="leave it out, or change data.batch_size",
+        )
+    if not needs.data and recipe.train.steps_per_epoch is None:
+        raise UsageError(
+            f"{name} trains without data, and the recipe does not say how many steps are an epoch",
+            hint="--set train.steps_per_epoch=100",
+        )
+
+
+def _require_teachers(needs: Needs, name: str, given: int) -> None:
+    if needs.teachers and not given:
+        raise UsageError(
+            f"{name} learns from {_teachers(needs.teachers)}, and the recipe names none",
+            hint="--teacher FILE, or teacher: {checkpoint: FILE} in the recipe",
+        )
+    if given < needs.teachers:
+        raise UsageError(
+            f"{name} learns from {_teachers(needs.teachers)}, and the recipe names {given}",
+            hint="teachers: [{checkpoint: FILE}, {checkpoint: FILE}] in the recipe",
+        )
+    if needs.most is not None and given > max(needs.most, 1):  # the first is what results are compared with
+        most = f"{_teachers(needs.most)} at most" if needs.most > 1 else _teachers(needs.most)
+        raise UsageError(f"{name} learns from {most}, and the recipe names {given}", hint="leave the others out")
+
+
+def _teachers(count: int) -> str:
+    return {0: "no teacher", 1: "a teacher"}.get(count, f"{count} teachers")

@@ -1,12 +1,12 @@
 """Training: a state that can be saved after any step, and a loop that yields once an epoch and does no I/O.
 
-The loop owns the student's optimiser, the schedule and the precision. What is minimised is the objective's affair; what
-is logged, evaluated and saved is the caller's, who sees the live networks between epochs.
+The loop owns the optimisers, their schedules and the precision. What is minimised is the objective's affair; what is
+logged, evaluated and saved is the caller's, who sees the live networks between epochs.
 """
 
 import copy
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from time import perf_counter
@@ -21,10 +21,8 @@ from compressor.errors import UsageError
 from compressor.methods.protocol import Moment, Objective, Update
 from compressor.recipe import Training
 from compressor.training.losses import Losses
-from compressor.training.optimiser import learning_rate, optimiser, parameters, trained_parameters
-
-# (epoch, start), both from 0 -> the batches of that epoch from number `start` on.
-Batches = Callable[[int, int], Iterable[Batch]]
+from compressor.training.optimiser import STUDENT, players, rate_factor
+from compressor.training.sources import Batches
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _READ_EVERY = 50  # steps between two readings of the losses where a reading stalls the device
@@ -32,7 +30,7 @@ _READ_EVERY = 50  # steps between two readings of the losses where a reading sta
 
 @dataclass(frozen=True, kw_only=True)
 class Epoch:
-    """What one epoch did. `number` counts from 1, `lr` is the rate of its last step, `seconds` include the data's.
+    """What one epoch did. `number` counts from 1, `lr` is the student's rate at its last step, `seconds` include data.
 
     `losses` are means over the updates in which the term appeared; a term that never did is absent.
     """
@@ -74,17 +72,18 @@ def fit(state: "TrainingState", batches: Batches) -> Iterator[Epoch]:
 class TrainingState:
     """Everything that changes while training, and the one step that changes it.
 
-    The student's optimiser also trains the objective's own parameters that no entry of `objective.optimisers` holds.
-    `clip_norm` bounds the gradient of whichever player steps. The teachers are frozen here (`requires_grad` off) and
-    kept in eval mode by the loop. With `config.compile` the student's call is compiled in place: its state keeps its
-    keys, and copies of it are not compiled.
+    The objective is moved to `device`; then its players get their optimisers (`optimiser.players`). `clip_norm` and
+    `ema` are the student's: other players are neither clipped nor averaged. The teachers are frozen here
+    (`requires_grad` off) and kept in eval mode by the loop. With `config.compile` the student's call is compiled in
+    place: its state keeps its keys, and copies of it are not compiled.
 
-    All that is random in a step, dropout included, is drawn from the seed and the step's number alone, and torch's
-    global generators are left as they were: what the caller draws between steps changes nothing.
+    All that is random in a step, dropout included, is drawn from the seed, the step's number and the rank alone, and
+    torch's global generators are left as they were: what the caller draws between steps changes nothing.
 
     Args:
         student: the bare network, on `device`; the objective may train it through a wrapper (`Setting.student`).
         steps_per_epoch: batches in each epoch.
+        rank, world: which of how many processes that train together this is, from 0.
     """
 
     def __init__(
@@ -96,11 +95,14 @@ class TrainingState:
         seed: int,
         device: torch.device,
         steps_per_epoch: int,
+        rank: int = 0,
+        world: int = 1,
     ) -> None:
         if steps_per_epoch < 1:
             raise ValueError(f"an epoch needs at least one batch, not {steps_per_epoch}")
-        self.student, self.objective, self.config = student, objective, config
+        self.student, self.objective, self.config = student, objective.to(device), config
         self.seed, self.device, self.steps_per_epoch = seed, device, steps_per_epoch
+        self.rank, self.world = rank, world
         self.epoch = 0  # epochs finished
         self.batch = 0  # batches of the current epoch done
         self.images = 0  # seen in the current epoch
@@ -112,10 +114,7 @@ class TrainingState:
         if config.channels_last:
             for network in (student, *objective.setting.teachers):
                 network.to(memory_format=torch.channels_last)
-        self.optimiser = optimiser(config, trained_parameters(student, objective))
-        if "student" in objective.optimisers:
-            raise ValueError("an objective's own optimiser cannot be called 'student', that is the loop's")
-        self.players: dict[str, torch.optim.Optimizer] = {"student": self.optimiser, **objective.optimisers}
+        self.players = players(config, student, objective, steps_per_epoch)
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
         self.average = None if config.ema is None else copy.deepcopy(student).requires_grad_(False).eval()
         self._generator = torch.Generator(device)
@@ -142,12 +141,12 @@ class TrainingState:
     def advance(self, batch: Batch) -> None:
         """Run all updates of one batch."""
         batch = self._placed(batch)
-        for group in self.optimiser.param_groups:
-            group["lr"] = learning_rate(self.config, self.step, self.steps_per_epoch)
-        generator = self._generator.manual_seed(_mixed("generator", self.seed, self.step))
-        moment = Moment(self.epoch, self.config.epochs, self.step, generator)
+        for player in self.players.values():
+            player.set_rates(self.step)
+        generator = self._generator.manual_seed(_mixed("generator", self.seed, self.step, self.rank))
+        moment = Moment(self.epoch, self.config.epochs, self.step, generator, self.rank, self.world)
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
-            torch.manual_seed(_mixed("global", self.seed, self.step))
+            torch.manual_seed(_mixed("global", self.seed, self.step, self.rank))
             for update in self._updates(batch, moment):
                 if update.terms:
                     self._apply(update)
@@ -167,7 +166,7 @@ class TrainingState:
         finished = Epoch(
             number=self.epoch + 1,
             losses=self.losses.means(),
-            lr=learning_rate(self.config, self.step - 1, self.steps_per_epoch),
+            lr=self.config.lr * rate_factor(self.config, self.step - 1, self.steps_per_epoch),
             steps=self.batch,
             images=self.images,
             seconds=self.seconds + perf_counter() - mark,  # reading waits for the device to finish
@@ -192,7 +191,7 @@ class TrainingState:
                 "losses": {"sums": self.losses.sums, "counts": self.losses.counts},
                 "student": dict(self.student.state_dict()),
                 "objective": dict(self.objective.state_dict()),
-                "players": {name: player.state_dict() for name, player in self.players.items()},
+                "players": {name: player.optimizer.state_dict() for name, player in self.players.items()},
                 "scaler": self.scaler.state_dict(),
                 "average": None if self.average is None else dict(self.average.state_dict()),
             }
@@ -217,7 +216,7 @@ class TrainingState:
         self.student.load_state_dict(saved["student"])
         self.objective.load_state_dict(saved["objective"])
         for name, player in self.players.items():
-            player.load_state_dict(copy.deepcopy(saved["players"][name]))  # torch would share the tensors
+            player.resume(copy.deepcopy(saved["players"][name]))  # torch would share the tensors
         self.scaler.load_state_dict(saved["scaler"])
         if self.average is not None:
             self.average.load_state_dict(saved["average"])
@@ -240,6 +239,7 @@ class TrainingState:
             labels=batch.labels.to(self.device, non_blocking=True),
             indices=batch.indices.to(self.device, non_blocking=True),
             unlabelled=None if batch.unlabelled is None else images(batch.unlabelled),
+            views=tuple(map(images, batch.views)),
         )
 
     def _updates(self, batch: Batch, moment: Moment) -> Iterator[Update]:
@@ -260,17 +260,17 @@ class TrainingState:
                 f"{type(self.objective).__name__} yields an update for {update.player!r}, "
                 f"its players are {', '.join(map(repr, self.players))}"
             )
-        player = self.players[update.player]
+        player, optimizer = self.players[update.player], self.players[update.player].optimizer
         self.losses.add(update.terms, self.step)
         if self.device.type == "cpu" or self.step % _READ_EVERY == 0:
             self.losses.read(self.epoch)
         total = torch.stack([term.float() for term in update.terms.values()]).sum()
-        player.zero_grad()  # right before: other players' backward passes have left gradients here
+        optimizer.zero_grad()  # right before: other players' backward passes have left gradients here
         self.scaler.scale(total).backward()
-        self.scaler.unscale_(player)
-        if self.config.clip_norm is not None:
-            nn.utils.clip_grad_norm_(parameters(player), self.config.clip_norm)
-        self.scaler.step(player)
+        self.scaler.unscale_(optimizer)
+        if self.config.clip_norm is not None and update.player == STUDENT:
+            nn.utils.clip_grad_norm_(player.parameters, self.config.clip_norm)
+        self.scaler.step(optimizer)
         self.scaler.update()  # after every step, since a player may step again in the same batch
 
     def _follow(self, average: nn.Module) -> None:
@@ -290,6 +290,7 @@ class TrainingState:
                 counter.copy_(value)
 
 
-def _mixed(stream: str, seed: int, step: int) -> int:
-    """Return a seed of 63 bits for one step: streams and neighbouring seeds and steps share nothing."""
-    return int.from_bytes(hashlib.blake2b(f"{stream}/{seed}/{step}".encode(), digest_size=8).digest()) >> 1
+def _mixed(stream: str, seed: int, step: int, rank: int) -> int:
+    """Return a seed of 63 bits for one step: streams, ranks and neighbouring seeds and steps share nothing."""
+    named = f"{stream}/{seed}/{step}" + (f"/{rank}" if rank else "")  # the first rank draws what one process alone does
+    return int.from_bytes(hashlib.blake2b(named.encode(), digest_size=8).digest()) >> 1

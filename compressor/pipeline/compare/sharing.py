@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -60,10 +61,10 @@ def _cuda_memory(prepared: Prepared, recipes: Mapping[Cell, Recipe]) -> tuple[fl
 
 def dry_step(prepared: Prepared, recipe: Recipe) -> None:
     """Train one step of a cell and throw it away."""
-    trial = Prepared(prepared.device, prepared.data, prepared.teacher, recipe)
+    trial = replace(prepared, recipe=recipe)
     state = new_state(trial)
     state.enter_training()
-    state.advance(next(iter(prepared.data.train.batches(recipe.data.batch_size, seed=recipe.seed, augment=True))))
+    state.advance(next(iter(trial.source.batches(0, 0))))
 
 
 def _available_bytes() -> int | None:

@@ -1,0 +1,31 @@
+"""Losses as terms. To add one: its module, then its line in `LOGIT_LOSSES` or `FEATURE_LOSSES`."""
+
+from typing import Annotated
+
+from pydantic import BaseModel
+
+from compressor.methods.kinds import Kinds
+from compressor.methods.losses.attention import AT
+from compressor.methods.losses.dist import DIST
+from compressor.methods.losses.dkd import DKD
+from compressor.methods.losses.features import Features
+from compressor.methods.losses.fitnet import FitNet
+from compressor.methods.losses.kl import KL, LSKD
+from compressor.methods.losses.protocol import Feature, FeatureLoss, LogitLoss, LogitTerm
+
+LOGIT_LOSSES: dict[str, type[BaseModel]] = {"kl": KL, "lskd": LSKD, "dkd": DKD, "dist": DIST}
+FEATURE_LOSSES: dict[str, type[BaseModel]] = {"fitnet": FitNet, "at": AT}
+AnyLogitLoss = Annotated[LogitLoss, Kinds(LOGIT_LOSSES, "mypackage.losses:Mine")]
+AnyFeatureLoss = Annotated[FeatureLoss, Kinds(FEATURE_LOSSES, "mypackage.losses:Mine")]
+
+__all__ = [
+    "FEATURE_LOSSES",
+    "LOGIT_LOSSES",
+    "AnyFeatureLoss",
+    "AnyLogitLoss",
+    "Feature",
+    "FeatureLoss",
+    "Features",
+    "LogitLoss",
+    "LogitTerm",
+]
