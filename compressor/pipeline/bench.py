@@ -94,15 +94,17 @@ def bench(
     device: str | None = None,
     options: BenchOptions = NO_OPTIONS,
     overrides: Sequence[Override] = (),
+    allow: Sequence[str] = (),
 ) -> record.Result:
     """Time every file of a run, in turn, so that their ratios hold, and judge the gates that are measured by now.
 
     Args:
         overrides: of the run's recipe, for this call only.
+        allow: code of the user's own that the run names and that may be imported.
     """
     folder = find(where)
     with working(folder):
-        opened = open_run(folder, tell, device=device, overrides=overrides)
+        opened = open_run(folder, tell, device=device, overrides=overrides, allow=allow)
         return bench_stage(opened, tell, options).result
 
 

@@ -30,11 +30,13 @@ def export(
     *,
     overrides: Sequence[Override] = (),
     device: str | None = None,
+    allow: Sequence[str] = (),
 ) -> record.Result:
     """Export the student of a run, as its recipe says or as asked, and prove each file against the network.
 
     Args:
         overrides: of `export.0`; what they make of its defaults takes the place of all that the recipe exports.
+        allow: code of the user's own that the run or an override names and that may be imported.
 
     Raises:
         ExportFailed: a file could not be made, or does not answer as the network does; it is not left behind.
@@ -45,7 +47,7 @@ def export(
     for each in targets:
         exporter_of(each.format).require()  # before anything slow
     with working(folder):
-        return export_stage(open_run(folder, tell, device=device), targets, tell).result
+        return export_stage(open_run(folder, tell, device=device, allow=allow), targets, tell).result
 
 
 def rebuild(where: Path | None, tell: Tell) -> record.Result | record.Artifact:

@@ -14,7 +14,8 @@ from compressor.gates import judge, promised
 from compressor.inputs import Prepared, prepare
 from compressor.measure.scores import Predictions
 from compressor.progress import Tell
-from compressor.recipe import Override, load
+from compressor.recipe import Override, Recipe, load
+from compressor.recipe.code import code_named
 from compressor.runs import manifest, record
 from compressor.runs.folder import Run
 from exporters import Runner
@@ -71,15 +72,47 @@ class FinishedRun:
         return files
 
 
-def open_run(folder: Run, tell: Tell, *, device: str | None = None, overrides: Sequence[Override] = ()) -> FinishedRun:
+def stored_recipe(folder: Run, overrides: Sequence[Override] = (), *, allow: Sequence[str] = ()) -> Recipe:
+    """Return the recipe of a run, after `overrides` apply.
+
+    Args:
+        allow: code of the user's own, `package.module:name`, that the user's command names too. A run folder may come
+            from elsewhere, so what its recipe names is not imported for that alone.
+
+    Raises:
+        InputRejected: the recipe names code that is not allowed.
+    """
+    recipe = load(folder.recipe, overrides)  # imports nothing
+    named = code_named(recipe)
+    strange = [name for name in named if name not in allow]
+    if strange:
+        options = " ".join(f"--allow {name}" for name in named)
+        raise InputRejected(
+            f"{folder.folder} names code of its own, {strange[0]}, which is imported only where your command names it",
+            hint=f"{options}, if you trust it",
+        )
+    return load(folder.recipe, overrides, trusted=True) if named else recipe
+
+
+def open_run(
+    folder: Run,
+    tell: Tell,
+    *,
+    device: str | None = None,
+    overrides: Sequence[Override] = (),
+    allow: Sequence[str] = (),
+) -> FinishedRun:
     """Open a run whose student is trained; `overrides` replace what its recipe says, for now only.
+
+    Args:
+        allow: as for `stored_recipe`.
 
     Raises:
         InputRejected: it has no record yet, or its data, its teacher or its student are not what the record tells of.
     """
     tell.keep(folder.log)
     result = record.read(folder.folder)
-    recipe = load(folder.recipe, overrides)
+    recipe = stored_recipe(folder, overrides, allow=allow)
     if device is not None:
         recipe = recipe.model_copy(update={"device": device})
     tell(f"run: {folder.folder}")

@@ -22,10 +22,10 @@ from compressor.machine.devices import choose_device
 from compressor.measure import gallery
 from compressor.measure.predictions import StoredPredictions
 from compressor.methods.bss import BSS
-from compressor.pipeline.finished_run import FinishedRun, open_student
+from compressor.pipeline.finished_run import FinishedRun, open_student, stored_recipe
 from compressor.pipeline.identity import stage_inputs
 from compressor.progress import Tell
-from compressor.recipe import Recipe, load
+from compressor.recipe import Recipe
 from compressor.report.contents import STUDENT, TEACHER, Contents, Gallery, Missing
 from compressor.runs import manifest, record
 from compressor.runs.folder import Run, find
@@ -226,7 +226,7 @@ def _attack(recipe: Recipe) -> BoundaryAttack:
 
 
 def _open(folder: Run) -> tuple[Prepared, Network]:
-    recipe = load(folder.recipe).model_copy(update={"device": "auto"})  # to look needs no particular device
+    recipe = stored_recipe(folder).model_copy(update={"device": "auto"})  # to look needs no particular device
     prepared = prepare(recipe, Tell(quiet=True), examine=False)
     return prepared, open_student(folder, prepared)
 
@@ -234,7 +234,7 @@ def _open(folder: Run) -> tuple[Prepared, Network]:
 def _test_split(folder: Run) -> Split | None:
     """Return the test images alone, for when the networks cannot be had."""
     try:
-        data = load(folder.recipe).data
+        data = stored_recipe(folder).data
         return None if data.name is None else open_data(data, device=choose_device("auto")).test
     except CompressError:
         return None

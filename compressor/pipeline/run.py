@@ -20,6 +20,7 @@ from compressor.pipeline.train import check, new_training, resumed_training
 from compressor.pipeline.validate import validate_stage
 from compressor.progress import Tell
 from compressor.recipe import Recipe, dump
+from compressor.recipe.code import code_named
 from compressor.report.bom import write_bom
 from compressor.report.card import write_card
 from compressor.report.ci import write_ci
@@ -79,7 +80,8 @@ def _earlier_training(recipe: Recipe, folder: Run, tell: Tell) -> Iterator[Finis
     """Hold an earlier run, trained to its end, under the later sections of the recipe as it is now."""
     with working(folder):
         when = Stages(folder).finished("train")
-        run = resumed_training(folder, tell) if when is None else open_run(folder, tell)
+        allow = code_named(recipe)
+        run = resumed_training(folder, tell, allow=allow) if when is None else open_run(folder, tell, allow=allow)
         if when is not None:
             tell(f"train: unchanged since {when}, skipped")
         then = run.prepared.recipe

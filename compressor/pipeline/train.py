@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,11 @@ from compressor.gates import require_same_data, unmeasurable
 from compressor.inputs import Prepared, prepare
 from compressor.machine.hardware import clashes, hardware, versions
 from compressor.pipeline.epochs import new_state, reported, run_epochs
-from compressor.pipeline.finished_run import FinishedRun, require_same
+from compressor.pipeline.finished_run import FinishedRun, require_same, stored_recipe
 from compressor.pipeline.identity import FINGERPRINT, training_inputs
 from compressor.pipeline.trained import first_record, write_student
 from compressor.progress import Tell
-from compressor.recipe import Recipe, dump, load, require_runnable
+from compressor.recipe import Recipe, dump, require_runnable
 from compressor.runs import manifest, record
 from compressor.runs.folder import Run, find, new_run, working
 from compressor.runs.stages import Stages
@@ -50,11 +50,15 @@ def train(
         return run.result, run.folder
 
 
-def resume(where: Path, tell: Tell) -> tuple[record.Result, Run]:
-    """Go on with a run where it stopped; on a CPU the student ends with the very weights of an undisturbed run."""
+def resume(where: Path, tell: Tell, *, allow: Sequence[str] = ()) -> tuple[record.Result, Run]:
+    """Go on with a run where it stopped; on a CPU the student ends with the very weights of an undisturbed run.
+
+    Args:
+        allow: code of the user's own that the run names and that may be imported.
+    """
     folder = find(where)
     with working(folder):
-        return resumed_training(folder, tell).result, folder
+        return resumed_training(folder, tell, allow=allow).result, folder
 
 
 @contextmanager
@@ -89,14 +93,17 @@ def new_training(
         yield _trained(prepared, state, folder, tell)
 
 
-def resumed_training(folder: Run, tell: Tell) -> FinishedRun:
+def resumed_training(folder: Run, tell: Tell, *, allow: Sequence[str]) -> FinishedRun:
     """Train what is left of a run; a run that stopped before its first epoch begins anew.
+
+    Args:
+        allow: as for `stored_recipe`.
 
     Raises:
         InputRejected: its data or its teacher are others than those it began with.
     """
     tell.keep(folder.log)
-    recipe = load(folder.recipe)
+    recipe = stored_recipe(folder, allow=allow)
     tracking.require(recipe)
     prepared = prepare(recipe, tell, examine=False)
     begun = Stages(folder).inputs("train")

@@ -26,16 +26,22 @@ AnyMetrics = TypeVar("AnyMetrics", bound=record.Metrics)
 
 
 def validate(
-    where: Path | None, tell: Tell, *, device: str | None = None, overrides: Sequence[Override] = ()
+    where: Path | None,
+    tell: Tell,
+    *,
+    device: str | None = None,
+    overrides: Sequence[Override] = (),
+    allow: Sequence[str] = (),
 ) -> record.Result:
     """Measure every file of a run on the same images, and judge the gates that are measured by now.
 
     Args:
         overrides: of the run's recipe, for this call only.
+        allow: code of the user's own that the run names and that may be imported.
     """
     folder = find(where)
     with working(folder):
-        return validate_stage(open_run(folder, tell, device=device, overrides=overrides), tell).result
+        return validate_stage(open_run(folder, tell, device=device, overrides=overrides, allow=allow), tell).result
 
 
 def validate_file(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from compressor.files import write_text
@@ -40,10 +41,10 @@ def compare(planned: Plan, tell: Tell, *, bench: bool = False) -> Comparison:
         return compared
 
 
-def compare_cell(where: Path) -> None:
+def compare_cell(where: Path, allow: Sequence[str] = ()) -> None:
     """Train and examine one cell, from where it stands; what `compare` starts processes for."""
     run = find(where)
     tell = Tell(quiet=True)  # all goes to the log of the run
     if not (run.folder / record.NAME).exists():
-        resume(where, tell)
-    validate(where, tell)
+        resume(where, tell, allow=allow)
+    validate(where, tell, allow=allow)

@@ -17,7 +17,8 @@ from compressor.machine.workers import Ended, Task, side_by_side
 from compressor.measure.paired import Cell
 from compressor.pipeline.compare.planning import Plan
 from compressor.progress import Tell
-from compressor.recipe import dump
+from compressor.recipe import Recipe, dump
+from compressor.recipe.code import code_named
 from compressor.report.comparison import Failure
 from compressor.runs import record
 from compressor.runs.folder import new_run
@@ -34,7 +35,9 @@ def train_cells(planned: Plan, tell: Tell) -> dict[str, Failure]:
     for cell in todo.values():
         _lay_out(planned, cell)
     failures: dict[str, Failure] = {}
-    tasks = [Task(("compare-cell", str(log.parent)), log) for log in todo]
+    tasks = [
+        Task(("compare-cell", str(log.parent), *_allowed(planned.recipes[cell])), log) for log, cell in todo.items()
+    ]
     done, begun = len(planned.recipes) - len(todo), time.monotonic()
     with _bar(planned, tell) as tick:
         for number, ended in enumerate(side_by_side(tasks, jobs=planned.jobs, threads=planned.threads, tick=tick), 1):
@@ -72,11 +75,16 @@ def time_students(planned: Plan, tell: Tell) -> dict[str, Failure]:
     runs = [planned.run(cell) for cell in planned.recipes if planned.finished(cell)]
     todo = [run for run in runs if record.read(run.folder).student.latency_ms is None]
     tell(f"timing {len(todo)} students, one at a time")
-    tasks = [Task(("bench", str(run.folder), "--quiet"), run.log) for run in todo]
+    tasks = [Task(("bench", str(run.folder), "--quiet", *_allowed(planned.prepared.recipe)), run.log) for run in todo]
     ended = list(side_by_side(tasks, jobs=1, threads=len(cores())))
     if len(ended) < len(tasks) or any(each.interrupted for each in ended):
         raise Interrupted("interrupted while timing", hint="the same command goes on")
     return {name: Failure(name, each.code, each.reason) for each in ended if each.code and (name := _name(each))}
+
+
+def _allowed(recipe: Recipe) -> list[str]:
+    """Return the flags that let a cell import what the recipe of the comparison names."""
+    return [word for name in code_named(recipe) for word in ("--allow", name)]
 
 
 def _say_plan(planned: Plan, todo: int, tell: Tell) -> None:
