@@ -103,7 +103,7 @@ def test_results_are_per_file_with_their_intervals(card):
         ["student.int8.onnx", "onnx", "int8"],
         ["student.fp16.plan", "trt", "fp16"],
     ]
-    assert found[5:] == [["student", "cpu", "1", "0.500", "3.500", "1,234"]]
+    assert found[5:] == [["student", "cpu", "1", "0.500", "3.50", "1,234"]]
     assert "export/student.fp16.plan: there is no GPU." in section(text, "Results")
     assert (
         "export/student.int8.onnx was quantised with 512 training images, 128 of them on a decision boundary; "

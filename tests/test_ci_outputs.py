@@ -20,7 +20,7 @@ from shell import ran, typed
 from test_report import result as record_of
 
 from compressor import cli
-from compressor.gates import UNITS
+from compressor.gates import GATES
 from compressor.report.ci import write_ci
 from compressor.report.github import benchmark, workflow_commands
 from compressor.report.junit import junit
@@ -177,7 +177,7 @@ def test_the_table_has_every_file_with_a_dash_for_what_was_not_measured():
     assert files[0][-1] == "p50 ms, batch 1"
     assert [row[0] for row in files[2:]] == ["teacher", "student", ONNX]
     assert files[2][1:] == ["pytorch fp32, resnet20", "0.30", "98.00", "–", "–", "–", "–"]
-    assert files[4][1:] == ["onnx fp32", "0.30", "97.50", "–", "–", "–", "2"]
+    assert files[4][1:] == ["onnx fp32", "0.30", "97.50", "–", "–", "–", "2.00"]
     assert gates[2:] == [
         ["✅ held", r"min\_top1", ONNX, "97.5 %, promised"],
         ["❌ broken", r"max\_ece", ONNX, "97.5 %, promised"],
@@ -476,7 +476,7 @@ def test_every_command_of_the_document_exists_with_its_flags(example):
 
 def test_the_tables_of_the_document_name_every_gate_and_verdict():
     named = re.findall(r"^\| `(\w+)` \|", DOCUMENT, flags=re.M)
-    assert set(UNITS) <= set(named)
+    assert set(GATES) <= set(named)
     assert {"held", "broken", "undecided", "unmeasured"} <= set(named)
 
 

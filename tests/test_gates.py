@@ -10,8 +10,8 @@ from test_report import result as record_of
 
 from compressor.errors import GateFailed, InputRejected
 from compressor.gates import (
-    REGRESSIONS,
-    UNITS,
+    GATES,
+    GateType,
     broken,
     enforce,
     judge,
@@ -20,9 +20,11 @@ from compressor.gates import (
     require_same_data,
     unmeasurable,
 )
+from compressor.gates.reading import Reading
 from compressor.recipe import Gates, Recipe
 from compressor.runs.record import Artifact, Network, Parity, Timing
 
+REGRESSIONS = [name for name, gate in GATES.items() if "baseline" in gate.needs]
 FILE = {"format": "onnx", "precision": "fp32", "provider": "cpu", "sha256": "0" * 64, "size_bytes": 1_500_000}
 
 
@@ -121,7 +123,34 @@ def test_each_gate_holds_at_its_limit_and_breaks_just_beyond(gate, value, kept, 
 
 
 def test_every_gate_of_the_recipe_is_known_here():
-    assert set(UNITS) == set(Gates.model_fields) - {"undecided", "baseline"}
+    assert set(GATES) == set(Gates.model_fields) - {"undecided", "baseline"}
+
+
+def test_a_gate_is_one_entry_and_one_field_of_the_recipe(monkeypatch):
+    class More(Gates):
+        max_nll: float | None = None
+
+    entry = GateType(
+        read=lambda subject: Reading(value=subject.file.nll, basis="a basis"),
+        unit=" nats",
+        needs=("running", "teacher"),
+    )
+    monkeypatch.setitem(GATES, "max_nll", entry)
+    held, lost = (judge(More(max_nll=limit), run(artifact(nll=0.5)))[0] for limit in (0.5, 0.4))
+
+    assert (held.verdict, lost.verdict) == ("held", "broken")
+    assert held.detail == "0.5 nats, promised at most 0.5 nats; a basis"
+    alone = recipe({}, teacher=None).model_copy(update={"gates": More(max_nll=1)})
+    assert unmeasurable(alone) == ["the gate max_nll compares with a teacher, and the recipe has none"]
+
+
+@pytest.mark.parametrize("gate", GATES)
+def test_a_file_that_did_not_run_has_its_size_and_nothing_else(gate):
+    limit = {"max": 1} if gate.endswith("_ms") else 0.5
+    found = verdict(gate, limit, provider=None)
+
+    sized = gate in ("max_size_mb", "max_size_regression")
+    assert found.detail.endswith("the file could not be run where it was built") is not sized
 
 
 def test_latency_gates_look_at_their_own_batch_size_and_percentile():
@@ -145,6 +174,11 @@ def test_noise_is_told_with_the_latency():
     found = verdict("p50_ms", {"max": 5}, latency_ms={"1": timing(2.0, 3.0, other_load=0.4)})
 
     assert found.detail.endswith("; other processes used 40% of the CPU meanwhile")
+    busy = timing(12.0, 13.0, gpu_shared=True)
+    assert (
+        "another process was on the GPU meanwhile"
+        in verdict("min_speedup", 2, teacher=teacher(latency_ms={"1": busy})).detail
+    )
 
 
 # Undecided
@@ -309,7 +343,7 @@ def test_a_gate_that_nothing_will_measure_is_named(gates, values, sentence):
 
 
 def test_gates_that_will_be_measured_are_not_named():
-    absolute = [gate for gate in UNITS if gate not in REGRESSIONS]
+    absolute = [gate for gate in GATES if gate not in REGRESSIONS]
     everything = dict.fromkeys(absolute, 1) | {"p50_ms": {"max": 1}, "p99_ms": {"batch": 32, "max": 1}}
 
     assert unmeasurable(recipe(everything)) == []
@@ -324,7 +358,7 @@ def test_what_no_gate_needs_may_be_left_out():
 ENGINE = {"export": [{"format": "onnx"}, {"format": "trt", "precision": "fp16"}]}
 
 
-@pytest.mark.parametrize("gate", [gate for gate in UNITS if gate not in REGRESSIONS and gate != "max_size_mb"])
+@pytest.mark.parametrize("gate", [gate for gate in GATES if gate not in REGRESSIONS and gate != "max_size_mb"])
 def test_a_gate_on_a_file_that_the_device_cannot_run_is_named(gate):
     limit = {"max": 1} if gate.endswith("_ms") else 0.5
 

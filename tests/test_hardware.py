@@ -9,7 +9,17 @@ import pytest
 import torch
 
 from compressor.machine import hardware as module
-from compressor.machine.hardware import busy_seconds, clashes, clock_mhz, cores, hardware, own_cpu_seconds, versions
+from compressor.machine.hardware import (
+    busy_seconds,
+    clashes,
+    clock_mhz,
+    cores,
+    differing,
+    hardware,
+    other_machine,
+    own_cpu_seconds,
+    versions,
+)
 
 STAT = """\
 cpu  1000 0 0 0 0 0 0 0 0 0
@@ -150,3 +160,14 @@ def test_two_onnx_runtimes_side_by_side_are_a_clash(installed):
     assert clashes() == ()
     installed(onnxruntime="1.1")
     assert clashes() == ()
+
+
+def test_machines_are_told_apart_by_what_their_times_depend_on():
+    one = {"cpu": "Abacus 9", "cores": 2, "gpus": ["Loom"], "memory_bytes": 1, "os": "Linux 6"}
+    other = one | {"cores": 4, "gpus": [], "memory_bytes": 2, "os": "Linux 7"}
+
+    assert differing(one, other) == ("cores", "gpus")
+    assert differing(one, one | {"os": "Linux 7"}) == ()
+    assert other_machine(one, other) == "the baseline is of another machine: cores 2, here 4, gpus ['Loom'], here []"
+    assert other_machine(one, dict(one)) is None
+    assert differing(hardware(), hardware()) == ()

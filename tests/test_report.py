@@ -155,9 +155,9 @@ def test_the_table_has_a_row_a_file_and_a_dash_for_what_was_not_measured():
 
     teacher, student, onnx = (line.split() for line in lines)
     assert teacher[:2] == ["teacher", "resnet20"]
-    assert "270.0" in teacher
-    assert teacher[-1] == "-"  # it was not timed, so there is no speed-up either
-    assert "75.0" in student
+    assert "270.00" in teacher
+    assert teacher[-1] == "–"  # it was not timed, so there is no speed-up either
+    assert "75.00" in student
     assert onnx[:3] == ["onnx", "fp32", "resnet8"]
     assert "97.50" in onnx
 
@@ -167,17 +167,66 @@ def test_the_speed_up_is_the_first_rows_median_over_the_files():
 
     onnx = next(line for line in shown(summary(timed)).splitlines() if "onnx" in line)
 
-    assert onnx.split()[-1] == "1.5x"
+    assert onnx.split()[-1] == "1.5×"
 
 
-def test_latencies_below_a_millisecond_have_one_more_digit():
+def test_no_speed_up_is_claimed_between_devices():
+    before = result()
+    (onnx,) = before.artifacts
+    teacher = before.teacher.model_copy(update={"provider": "cuda", "latency_ms": onnx.latency_ms})
+
+    lines = shown(summary(before.model_copy(update={"teacher": teacher}))).splitlines()
+    cells = {line.split()[0]: line.split()[-1] for line in lines if re.search("teacher|student|onnx", line)}
+
+    assert cells == {"teacher": "1.0×", "student": "–", "onnx": "–"}
+
+
+def test_a_speed_up_is_the_references_median_over_the_files():
+    before = result()
+    (onnx,) = before.artifacts
+
+    assert record.speed_up(onnx, before.student, "1") == 1.5
+    assert record.speed_up(onnx, before.student, "2") is None
+    assert record.speed_up(onnx, before.teacher, "1") is None  # it was not timed
+    assert record.speed_up(onnx.model_copy(update={"provider": "cuda"}), before.student, "1") is None
+
+
+def test_the_files_of_a_run_are_teacher_student_and_artifacts():
+    before = result()
+    (onnx,) = before.artifacts
+    found = before.files()
+
+    assert [(file.name, file.label, file.file_name) for file in found] == [
+        ("teacher", "teacher", "teacher"),
+        ("student", "student", "student"),
+        ("export/student.fp32.onnx", "onnx fp32", "student.fp32.onnx"),
+    ]
+    assert [file.metrics for file in found] == [before.teacher, before.student, onnx]
+    assert [file.network for file in found] == [before.teacher, before.student, before.student]
+    assert [file.teacher for file in found] == [None, before.teacher, before.teacher]
+    assert [file.name for file in result(teacher=None, artifacts=()).files()] == ["student"]
+
+
+def test_each_file_of_a_record_is_given_what_is_new_of_it():
+    before = result()
+    after = before.mapped(lambda file: {} if file.name == "teacher" else {"top1": len(file.name)})
+
+    assert after.teacher == before.teacher
+    assert (after.student.top1, after.artifacts[0].top1) == (7, 24)
+    assert after == before.mapped(lambda file: {"top1": file.metrics.top1}).model_copy(
+        update={"student": after.student, "artifacts": after.artifacts}
+    )
+    assert result(teacher=None).mapped(lambda _: {"top1": 1.0}).teacher is None
+
+
+def test_latencies_have_about_three_digits():
     (onnx,) = result().artifacts
     times = {
         batch: onnx.latency_ms["1"].model_copy(update={"p50": p50}) for batch, p50 in (("1", 0.0312), ("8", 12.345))
     }
     row = shown(single(onnx.model_copy(update={"latency_ms": times})))
 
-    assert re.search(r" 0\.031 +12\.3[45] ", row)
+    assert re.search(r" 0\.031 +12\.3 ", row)
 
 
 def test_memory_and_energy_have_columns_where_they_were_measured():
@@ -192,7 +241,7 @@ def test_memory_and_energy_have_columns_where_they_were_measured():
     assert "memory" not in shown(summary(before))
     assert header.split("speed-up")[1].split() == ["memory", "MB", "J", "a", "batch"]
     assert row.split()[-2:] == ["1,234.6", "0.25"]  # of the largest batch
-    assert student.split()[-2:] == ["-", "-"]
+    assert student.split()[-2:] == ["–", "–"]
 
 
 def test_files_of_one_precision_are_told_apart_by_what_they_take_and_return():

@@ -8,6 +8,7 @@ from report_contents import answer, contents, gate, measured, with_gates
 
 from compressor.measure.predictions import StoredPredictions
 from compressor.report import sections
+from compressor.report.lost import lost_most
 from compressor.report.sections.disagreements import DisagreementCount
 from compressor.report.sections.speed import pareto
 from compressor.report.sections.summary import kept_and_lost
@@ -124,8 +125,8 @@ def test_the_table_has_a_column_a_file_and_a_dash_for_what_is_not_known():
     assert found["Accuracy on the test images", "Top-1, with 95 % interval"] == ["98.00", "97.00", "97.00"]
     assert found["Against the teacher", "Agreement"] == ["–", "0.950", "0.950"]
     assert found["Against the teacher", "Largest logit error against the student"] == ["–", "–", "1e-06"]
-    assert found["Latency, batch 8", "Median (p50), with 95 % interval"] == ["20.0", "10.0", "5.000"]
-    assert found["Latency, batch 1", "Speed-up over the teacher"] == ["–", "2.00×", "8.00×"]
+    assert found["Latency, batch 8", "Median (p50), with 95 % interval"] == ["20.0", "10.0", "5.00"]
+    assert found["Latency, batch 1", "Speed-up over the teacher"] == ["–", "2.0×", "8.0×"]
     assert ("Accuracy on the test images", "Top-5") not in found  # nobody has it
 
 
@@ -209,8 +210,24 @@ def test_with_many_classes_the_pairs_that_changed_most_are_listed():
 def test_the_classes_that_lost_most_come_first():
     found = sections.class_changes(contents())
 
-    assert [(each.name, each.change) for each in found[:2]] == [("zero", -3.0), ("one", -2.0)]
-    assert (found[0].teacher, found[0].student, found[0].images) == (90.0, 90.0, 4)
+    assert [(each.lost.name, each.lost.change) for each in found] == [("zero", -3.0), ("one", -2.0), ("two", -1.0)]
+    assert (found[0].lost.teacher, found[0].lost.student, found[0].images) == (90.0, 90.0, 4)
+    assert [each.images for each in sections.class_changes(contents(answers=None))] == [None] * 3
+
+
+def test_a_class_that_lost_nothing_is_not_among_those_that_lost_most():
+    changes = {"a": 1.0, "b": None, "c": 0.0, "d": -2.0, "e": -5.0, "f": -2.0}
+    run = measured(tuple(changes))
+    student = run.student.model_copy(update={"class_change": changes, "class_accuracy": {"e": 80.0}})
+    result = run.model_copy(update={"student": student})
+
+    assert [(each.number, each.name, each.student) for each in lost_most(result, 9)] == [
+        (4, "e", 80.0),
+        (3, "d", None),
+        (5, "f", None),
+    ]
+    assert [each.name for each in lost_most(result, 2)] == ["e", "d"]
+    assert lost_most(run.model_copy(update={"teacher": None}), 1)[0].teacher is None
 
 
 def test_disagreements_are_counted_by_who_is_right():

@@ -101,17 +101,6 @@ def alike(one: Latency, other: Latency) -> bool:
     return all(getattr(one, key) == getattr(other, key) for key in keys)
 
 
-def other_machine(baseline: Benchmark) -> str | None:
-    """Return a sentence when the baseline is of another machine, so that its ratios say little of the artifacts."""
-    here = hardware()
-    differing = [key for key in ("cpu", "cores", "gpus") if baseline.hardware.get(key) != here[key]]
-    if not differing:
-        return None
-    return "the baseline is of another machine: " + ", ".join(
-        f"{key} {baseline.hardware.get(key)!r}, here {here[key]!r}" for key in differing
-    )
-
-
 def write(
     path: Path, latencies: Mapping[str, tuple[Latency, ...]], memory: Mapping[str, tuple[Memory, ...]] | None = None
 ) -> None:

@@ -17,7 +17,7 @@ from compressor.bench.energy import Meter, meter_of
 from compressor.bench.statistics import median_interval, percentile
 from compressor.errors import InputRejected
 from compressor.machine.gpu import Gpu
-from compressor.machine.hardware import busy_seconds, clock_mhz, cores, own_cpu_seconds
+from compressor.machine.hardware import NOISY, busy_seconds, clock_mhz, cores, own_cpu_seconds
 from exporters.errors import ExporterError
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from exporters import Runner
 
 ROUNDS = 5
-NOISY = 0.1
 
 Watch = Callable[[int, int, int], None]
 """Is told before each turn: the number of the runner, the batch size, the round; all numbers from 0."""

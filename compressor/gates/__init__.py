@@ -1,13 +1,13 @@
-"""Promises of a recipe, held against what the record says of each file."""
+"""Promises of a recipe, held against what the record says of each file. `table` lists the gates there are."""
 
 from compressor.gates.foresight import require_same_data, unmeasurable
 from compressor.gates.regression import read_baseline
-from compressor.gates.units import REGRESSIONS, UNITS
+from compressor.gates.table import GATES, GateType
 from compressor.gates.verdict import broken, enforce, judge, promised
 
 __all__ = [
-    "REGRESSIONS",
-    "UNITS",
+    "GATES",
+    "GateType",
     "broken",
     "enforce",
     "judge",

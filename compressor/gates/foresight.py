@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from compressor.errors import InputRejected
 from compressor.gates.regression import read_baseline
-from compressor.gates.units import REGRESSIONS, SPEEDUP_BATCH, UNITS
+from compressor.gates.table import GATES, Need, limits, needing
 from compressor.recipe import ENGINES
-from compressor.runs.record import batches
+from compressor.runs.record import Metrics, Result
 
 if TYPE_CHECKING:
     from compressor.recipe import Export, Gates, Recipe
-    from compressor.runs.record import Metrics, Result
-
-_TEACHER = (
-    *("max_accuracy_drop", "min_agreement", "min_boundary_agreement", "max_class_drop", "min_speedup"),
-    "max_agreement_regression",
-)
-_WITHOUT_RUNNING = ("max_size_mb", "max_size_regression")
 
 
 def unmeasurable(recipe: Recipe) -> list[str]:
@@ -27,14 +21,14 @@ def unmeasurable(recipe: Recipe) -> list[str]:
     Raises:
         InputRejected: the baseline is not there, is damaged or is of another schema.
     """
-    names = [gate for gate in UNITS if getattr(recipe.gates, gate) is not None]
-    return [
-        *_without_teacher(recipe, names),
-        *_unmeasured(recipe),
-        *_untimed(recipe),
-        *_without_device(recipe, names),
-        *_without_baseline(recipe, names),
+    asked = list(limits(recipe.gates))
+    found = [
+        f"the gate {name} {why}"
+        for need, missing in _MISSING.items()
+        for name in asked
+        if need in GATES[name].needs and (why := missing(recipe)) is not None
     ]
+    return [*found, *_untimed(recipe), *_without_baseline(recipe, asked)]
 
 
 def require_same_data(gates: Gates, fingerprint: str) -> None:
@@ -43,9 +37,7 @@ def require_same_data(gates: Gates, fingerprint: str) -> None:
     Raises:
         InputRejected: it was not, and a gate compares accuracies with it.
     """
-    compared = [
-        gate for gate in ("max_top1_regression", "max_agreement_regression") if getattr(gates, gate) is not None
-    ]
+    compared = [name for name in limits(gates) if "same images" in GATES[name].needs]
     if gates.baseline is not None and compared and read_baseline(gates.baseline).data.fingerprint != fingerprint:
         raise InputRejected(
             f"the baseline {gates.baseline} was measured on other images, so the gate {compared[0]} has nothing "
@@ -54,48 +46,45 @@ def require_same_data(gates: Gates, fingerprint: str) -> None:
         )
 
 
-def _without_teacher(recipe: Recipe, names: list[str]) -> list[str]:
-    if recipe.teacher is not None:
-        return []
-    return [f"the gate {gate} compares with a teacher, and the recipe has none" for gate in _TEACHER if gate in names]
+def _no_teacher(recipe: Recipe) -> str | None:
+    return None if recipe.teacher is not None else "compares with a teacher, and the recipe has none"
 
 
-def _unmeasured(recipe: Recipe) -> list[str]:
-    gates, found = recipe.gates, []
-    if gates.min_boundary_agreement is not None and recipe.validation.boundary_samples == 0:
-        found.append("the gate min_boundary_agreement needs boundary samples, and validate.boundary_samples is 0")
-    if gates.min_robust_top1 is not None and recipe.validation.attack_samples == 0:
-        found.append("the gate min_robust_top1 needs attacked images, and validate.attack_samples is 0")
-    if gates.max_parity_error is not None and not recipe.export:
-        found.append("the gate max_parity_error compares an export with the student, and the recipe exports nothing")
-    return found
+def _no_boundary(recipe: Recipe) -> str | None:
+    wanted = recipe.validation.boundary_samples > 0
+    return None if wanted else "needs boundary samples, and validate.boundary_samples is 0"
 
 
-def _untimed(recipe: Recipe) -> list[str]:
-    gates = recipe.gates
-    batches = {
-        "p50_ms": gates.p50_ms and gates.p50_ms.batch,
-        "p99_ms": gates.p99_ms and gates.p99_ms.batch,
-        "min_speedup": gates.min_speedup and SPEEDUP_BATCH,
-    }
-    has = ", ".join(map(str, recipe.bench.batch_sizes))
-    return [
-        f"the gate {gate} needs the latency of batch {batch}, and bench.batch_sizes has only {has}"
-        for gate, batch in batches.items()
-        if batch and batch not in recipe.bench.batch_sizes
-    ]
+def _no_attack(recipe: Recipe) -> str | None:
+    wanted = recipe.validation.attack_samples > 0
+    return None if wanted else "needs attacked images, and validate.attack_samples is 0"
 
 
-def _without_device(recipe: Recipe, names: list[str]) -> list[str]:
-    """Name the gates on a file that can be made on the chosen device and not be run there."""
-    running = [gate for gate in names if gate not in _WITHOUT_RUNNING]
+def _no_export(recipe: Recipe) -> str | None:
+    return None if recipe.export else "compares an export with the student, and the recipe exports nothing"
+
+
+def _not_running(recipe: Recipe) -> str | None:
+    """Name the first file that can be made on the chosen device and not be run there."""
     stuck = [f"{target.format} {target.precision}" for target in recipe.export if _needs_gpu(target)]
-    if stuck and _on_cpu(recipe.device):
-        return [f"the gate {gate} has to run {stuck[0]}, and that needs a GPU" for gate in running]
-    formats = {target.format for target in recipe.export}
-    if "openvino" in formats and recipe.gates.min_speedup is not None and not _on_cpu(recipe.device):
-        return ["the gate min_speedup compares openvino on the CPU with a teacher on the GPU"]
-    return []
+    return f"has to run {stuck[0]}, and that needs a GPU" if stuck and _on_cpu(recipe.device) else None
+
+
+def _two_devices(recipe: Recipe) -> str | None:
+    if "openvino" in {target.format for target in recipe.export} and not _on_cpu(recipe.device):
+        return "compares openvino on the CPU with a teacher on the GPU"
+    return None
+
+
+# What a recipe lacks of what a gate needs, to follow the gate's name in a sentence.
+_MISSING: dict[Need, Callable[[Recipe], str | None]] = {
+    "teacher": _no_teacher,
+    "boundary": _no_boundary,
+    "attack": _no_attack,
+    "export": _no_export,
+    "running": _not_running,
+    "one device": _two_devices,
+}
 
 
 def _needs_gpu(target: Export) -> bool:
@@ -110,20 +99,36 @@ def _on_cpu(device: str) -> bool:
     return not torch.cuda.is_available()
 
 
-def _without_baseline(recipe: Recipe, names: list[str]) -> list[str]:
+def _untimed(recipe: Recipe) -> list[str]:
+    timed = recipe.bench.batch_sizes
+    needed = {name: GATES[name].needed_batch(limit) for name, limit in limits(recipe.gates).items()}
+    return [
+        f"the gate {name} needs the latency of batch {batch}, and bench.batch_sizes has only "
+        + ", ".join(map(str, timed))
+        for name, batch in needed.items()
+        if batch is not None and batch not in timed
+    ]
+
+
+def _without_baseline(recipe: Recipe, names: Sequence[str]) -> list[str]:
     gates = recipe.gates
-    comparing = [gate for gate in REGRESSIONS if gate in names]
+    comparing = [name for name in names if "baseline" in GATES[name].needs]
     if gates.baseline is None:
         how = "--baseline, or gates.baseline in a recipe"
-        return [f"the gate {gate} compares with a baseline, and none is named: {how}" for gate in comparing]
+        return [f"the gate {name} compares with a baseline, and none is named: {how}" for name in comparing]
     before = read_baseline(gates.baseline)
     if not comparing:
-        return [f"no gate compares with the baseline {gates.baseline}: set {', '.join(REGRESSIONS)}"]
+        return [f"no gate compares with the baseline {gates.baseline}: set {', '.join(needing('baseline'))}"]
     files = _counterparts(recipe, before)
     if not files:
         made = sorted({f"{target.format} {target.precision}" for target in recipe.export}) or ["the student alone"]
         return [f"the baseline {gates.baseline} has no file like those that the recipe makes: {', '.join(made)}"]
-    return [sentence for gate in comparing if (sentence := _missing(gate, files, recipe))]
+    return [
+        f"the gate {name} {why}"
+        for name in comparing
+        if (lacking := GATES[name].lacking) is not None
+        and (why := lacking(files, recipe.bench.batch_sizes)) is not None
+    ]
 
 
 def _counterparts(recipe: Recipe, before: Result) -> list[Metrics]:
@@ -131,16 +136,3 @@ def _counterparts(recipe: Recipe, before: Result) -> list[Metrics]:
         return [before.student]
     made = {(target.format, target.precision) for target in recipe.export}
     return [artifact for artifact in before.artifacts if (artifact.format, artifact.precision) in made]
-
-
-def _missing(gate: str, files: list[Metrics], recipe: Recipe) -> str | None:
-    """Return what no file of the baseline has, of that which a gate compares."""
-    if gate == "max_top1_regression" and all(file.top1 is None for file in files):
-        return f"the gate {gate} compares accuracies, and the baseline has none"
-    if gate == "max_agreement_regression" and all(file.agreement is None for file in files):
-        return f"the gate {gate} compares agreements with the teacher, and the baseline has none"
-    timed = batches(files)
-    if gate == "max_latency_regression" and not {*timed} & {*map(str, recipe.bench.batch_sizes)}:
-        has = ", ".join(timed) or "none"
-        return f"the gate {gate} compares latencies, and of bench.batch_sizes the baseline has {has}"
-    return None

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from compressor.bench import NOISY
-from compressor.gates.units import SPEEDUP_BATCH
 from compressor.measure.scores import wilson
-from compressor.runs.record import Artifact, Metrics, Result, Timing
+from compressor.runs.record import Artifact, Metrics, Result, Timing, speed_up
 
 Interval = tuple[float, float]
 
@@ -26,49 +24,108 @@ class Reading:
     doubt: str | None = None
 
 
-def read(gate: str, batch: int | None, metrics: Metrics, result: Result) -> Reading:
-    """Read what a gate on one file is about from the record of its run; `batch` is that of the latency gates."""
-    if metrics.provider is None and gate != "max_size_mb":
-        return Reading(value=None, basis="the file could not be run where it was built")
-    images = _images(metrics)
-    match gate:
-        case "p50_ms" | "p99_ms":
-            return _latency(gate, batch or 1, metrics)
-        case "min_speedup":
-            return _speedup(SPEEDUP_BATCH, metrics, result.teacher)
-        case "min_boundary_agreement":
-            basis = "on images at the teacher's boundary"
-            return _share(metrics.boundary_agreement, result.data.boundary_samples, basis)
-        case "min_robust_top1":
-            attacked = [top1 for top1 in (metrics.fgsm_top1, metrics.pgd_top1) if top1 is not None]
-            return _share(min(attacked, default=None), result.data.attack_samples, "on attacked images", whole=100)
-        case "max_parity_error":
-            parity = metrics.parity if isinstance(metrics, Artifact) else None
-            value = None if parity is None else parity.max_error
-            return Reading(value=value, basis="largest difference from the student's logits")
-        case "max_size_mb":
-            return Reading(value=metrics.size_bytes / 1e6, basis="1 MB is a million bytes")
-        case "min_top1":
-            return Reading(value=metrics.top1, basis=images, interval=metrics.top1_ci)
-        case "max_ece":
-            return Reading(value=metrics.ece, basis=images)
-        case "max_accuracy_drop":
-            return Reading(value=metrics.accuracy_drop, basis=_against(metrics), interval=metrics.accuracy_drop_ci)
-        case "min_agreement":
-            return _share(metrics.agreement, metrics.samples, _against(metrics))
-        case "max_class_drop":
-            return Reading(value=metrics.worst_class_drop, basis=f"{_against(metrics)}, the class that lost most")
-    raise AssertionError(f"no reading for gate {gate}")
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """What a gate looks at: one file of a run, the record of the run, the batch size that a latency gate is about.
+
+    `before` is the record of the baseline, or why there is none.
+    """
+
+    file: Metrics
+    result: Result
+    batch: int | None = None
+    before: Result | str = "there is no baseline"
 
 
-def noise(timing: Timing) -> str | None:
-    """Return what may have made a time longer than the file alone would need."""
-    load = timing.other_load or 0.0
-    if load > NOISY:
-        return f"other processes used {load:.0%} of the CPU meanwhile"
-    if timing.gpu_shared:
-        return "another process was on the GPU meanwhile"
-    return None
+def top1(subject: Subject) -> Reading:
+    """The accuracy in percent, with Wilson's interval."""
+    return Reading(value=subject.file.top1, basis=_images(subject.file), interval=subject.file.top1_ci)
+
+
+def ece(subject: Subject) -> Reading:
+    """The expected calibration error, a fraction."""
+    return Reading(value=subject.file.ece, basis=_images(subject.file))
+
+
+def accuracy_drop(subject: Subject) -> Reading:
+    """The points of top-1 below the teacher, with their paired interval."""
+    file = subject.file
+    return Reading(value=file.accuracy_drop, basis=_against(file), interval=file.accuracy_drop_ci)
+
+
+def agreement(subject: Subject) -> Reading:
+    """The fraction of images with the teacher's top class."""
+    return _share(subject.file.agreement, subject.file.samples, _against(subject.file))
+
+
+def boundary_agreement(subject: Subject) -> Reading:
+    """The same fraction of images at the teacher's boundary."""
+    samples = subject.result.data.boundary_samples
+    return _share(subject.file.boundary_agreement, samples, "on images at the teacher's boundary")
+
+
+def class_drop(subject: Subject) -> Reading:
+    """The points that the class that lost most against the teacher has lost."""
+    file = subject.file
+    return Reading(value=file.worst_class_drop, basis=f"{_against(file)}, the class that lost most")
+
+
+def parity_error(subject: Subject) -> Reading:
+    """The largest difference of a logit from what the file was exported from."""
+    parity = subject.file.parity if isinstance(subject.file, Artifact) else None
+    value = None if parity is None else parity.max_error
+    return Reading(value=value, basis="largest difference from the student's logits")
+
+
+def robust_top1(subject: Subject) -> Reading:
+    """The accuracy in percent under the attack that costs most of it."""
+    attacked = [top1 for top1 in (subject.file.fgsm_top1, subject.file.pgd_top1) if top1 is not None]
+    samples = subject.result.data.attack_samples
+    return _share(min(attacked, default=None), samples, "on attacked images", whole=100)
+
+
+def size(subject: Subject) -> Reading:
+    """The size of the file in MB."""
+    return Reading(value=subject.file.size_bytes / 1e6, basis="1 MB is a million bytes")
+
+
+def p50(subject: Subject) -> Reading:
+    """The median latency in ms, with its interval."""
+    timing = _timing(subject)
+    if timing is None:
+        return _untimed(subject)
+    return Reading(value=timing.p50, basis=_timed(subject, timing), interval=timing.median_ci)
+
+
+def p99(subject: Subject) -> Reading:
+    """The 99th percentile of the latency in ms."""
+    timing = _timing(subject)
+    return _untimed(subject) if timing is None else Reading(value=timing.p99, basis=_timed(subject, timing))
+
+
+def speedup(subject: Subject) -> Reading:
+    """How many times shorter the median latency is than the teacher's."""
+    ours, teacher = _timing(subject), subject.result.teacher
+    theirs = None if teacher is None else teacher.timing(str(subject.batch))
+    if ours is None or theirs is None or teacher is None:
+        whose = "the artifact" if ours is None else "the teacher"
+        return Reading(value=None, basis=f"no latency of batch {subject.batch} of {whose}")
+    times = speed_up(subject.file, teacher, str(subject.batch))
+    if times is None:
+        ran = f"the artifact ran on {subject.file.provider} and the teacher on {teacher.provider}"
+        return Reading(value=None, basis=ran)
+    disturbed = ours.disturbed or theirs.disturbed
+    return Reading(
+        value=times,
+        basis=f"batch {subject.batch}, {theirs.p50:.3g} ms to {ours.p50:.3g} ms at the median"
+        + (f"; {disturbed}" if disturbed else ""),
+        interval=ratio_interval(theirs.median_ci, ours.median_ci),
+    )
+
+
+def ratio_interval(above: Interval | None, below: Interval | None) -> Interval | None:
+    """Return the widest range that the ratio of two values has while each is within its interval."""
+    return None if above is None or below is None else (above[0] / below[1], above[1] / below[0])
 
 
 def _share(value: float | None, samples: int | None, basis: str, *, whole: float = 1) -> Reading:
@@ -88,33 +145,14 @@ def _images(metrics: Metrics) -> str:
     return "the file is not validated yet" if metrics.samples is None else f"on {metrics.samples} images"
 
 
-def _latency(gate: str, batch: int, metrics: Metrics) -> Reading:
-    timing = metrics.timing(str(batch))
-    if timing is None:
-        return Reading(value=None, basis=f"no latency of batch {batch}")
-    disturbed = noise(timing)
-    basis = f"batch {batch}, {timing.iterations} samples" + (f"; {disturbed}" if disturbed else "")
-    if gate == "p50_ms":
-        return Reading(value=timing.p50, basis=basis, interval=timing.median_ci)
-    return Reading(value=timing.p99, basis=basis)
+def _timing(subject: Subject) -> Timing | None:
+    return subject.file.timing(str(subject.batch))
 
 
-def _speedup(batch: int, metrics: Metrics, teacher: Metrics | None) -> Reading:
-    ours, theirs = metrics.timing(str(batch)), None if teacher is None else teacher.timing(str(batch))
-    if ours is None or theirs is None or teacher is None:
-        whose = "the artifact" if ours is None else "the teacher"
-        return Reading(value=None, basis=f"no latency of batch {batch} of {whose}")
-    if metrics.provider != teacher.provider:
-        return Reading(
-            value=None, basis=f"the artifact ran on {metrics.provider} and the teacher on {teacher.provider}"
-        )
-    return Reading(
-        value=theirs.p50 / ours.p50,
-        basis=f"batch {batch}, {theirs.p50:.3g} ms to {ours.p50:.3g} ms at the median",
-        interval=ratio_interval(theirs.median_ci, ours.median_ci),
-    )
+def _untimed(subject: Subject) -> Reading:
+    return Reading(value=None, basis=f"no latency of batch {subject.batch}")
 
 
-def ratio_interval(above: Interval | None, below: Interval | None) -> Interval | None:
-    """Return the widest range that the ratio of two values has while each is within its interval."""
-    return None if above is None or below is None else (above[0] / below[1], above[1] / below[0])
+def _timed(subject: Subject, timing: Timing) -> str:
+    disturbed = f"; {timing.disturbed}" if timing.disturbed else ""
+    return f"batch {subject.batch}, {timing.iterations} samples{disturbed}"

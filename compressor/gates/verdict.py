@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from math import isinf
 from typing import TYPE_CHECKING
 
 from compressor.errors import GateFailed, InputRejected
-from compressor.gates.reading import Interval, Reading, read
-from compressor.gates.regression import read_baseline, read_regression
-from compressor.gates.units import REGRESSIONS, UNITS
+from compressor.gates.reading import Interval, Reading, Subject
+from compressor.gates.regression import read_baseline
+from compressor.gates.table import GATES, GateType, limits
 from compressor.runs.record import Gate, Metrics, Result, Verdict
 
 if TYPE_CHECKING:
     from compressor.recipe import Gates
+    from compressor.recipe.schema import PerBatch
 
 
 def judge(gates: Gates, result: Result) -> tuple[Gate, ...]:
@@ -27,8 +29,12 @@ def judge(gates: Gates, result: Result) -> tuple[Gate, ...]:
     """
     before = _baseline(gates)
     judged: tuple[Metrics, ...] = result.artifacts or (result.student,)
-    names = [gate for gate in UNITS if getattr(gates, gate) is not None]
-    return tuple(_judged(gate, gates, metrics, result, before) for metrics in judged for gate in names)
+    asked = limits(gates)
+    return tuple(
+        _judged(name, limit, Subject(file=file, result=result, before=before), undecided=gates.undecided)
+        for file in judged
+        for name, limit in asked.items()
+    )
 
 
 def promised(verdicts: Sequence[Gate]) -> bool | None:
@@ -77,15 +83,15 @@ def _baseline(gates: Gates) -> Result | str:
         return error.message
 
 
-def _judged(gate: str, gates: Gates, metrics: Metrics, result: Result, before: Result | str) -> Gate:
-    asked = getattr(gates, gate)
-    batch, limit = (None, asked) if isinstance(asked, int | float) else (asked.batch, asked.max)
-    reading = _reading(gate, batch, metrics, result, before)
-    word = _word(gate, limit, reading, gates)
-    passed = {"held": True, "broken": False, "undecided": False if gates.undecided == "fail" else None}
+def _judged(name: str, asked: float | PerBatch, subject: Subject, *, undecided: str | None) -> Gate:
+    gate = GATES[name]
+    limit = asked if isinstance(asked, int | float) else asked.max
+    reading = _read(gate, replace(subject, batch=gate.needed_batch(asked)))
+    word = _word(gate, limit, reading, undecided)
+    passed = {"held": True, "broken": False, "undecided": False if undecided == "fail" else None}
     return Gate(
-        gate=gate,
-        artifact=metrics.path,
+        gate=name,
+        artifact=subject.file.path,
         limit=limit,
         value=reading.value,
         verdict=word,
@@ -94,38 +100,34 @@ def _judged(gate: str, gates: Gates, metrics: Metrics, result: Result, before: R
     )
 
 
-def _reading(gate: str, batch: int | None, metrics: Metrics, result: Result, before: Result | str) -> Reading:
-    if gate not in REGRESSIONS:
-        return read(gate, batch, metrics, result)
-    if isinstance(before, str):
-        return Reading(value=None, basis=before)
-    return read_regression(gate, metrics, result, before)
+def _read(gate: GateType, subject: Subject) -> Reading:
+    if "running" in gate.needs and subject.file.provider is None:
+        return Reading(value=None, basis="the file could not be run where it was built")
+    return gate.read(subject)
 
 
-def _word(gate: str, limit: float, reading: Reading, gates: Gates) -> Verdict:
+def _word(gate: GateType, limit: float, reading: Reading, undecided: str | None) -> Verdict:
     if reading.doubt is not None:
         return "undecided"
     if reading.value is None:
         return "unmeasured"
-    held = reading.value >= limit if gate.startswith("min_") else reading.value <= limit
-    if _within(limit, reading.interval) and _needs_proof(gate, gates, held=held):
+    held = gate.keeps(reading.value, limit)
+    if _within(limit, reading.interval) and _needs_proof(gate, undecided, held=held):
         return "undecided"
     return "held" if held else "broken"
 
 
-def _needs_proof(gate: str, gates: Gates, *, held: bool) -> bool:
+def _needs_proof(gate: GateType, undecided: str | None, *, held: bool) -> bool:
     """Whether it matters that the interval holds the limit: noise alone must not fail a build."""
-    if gate == "max_accuracy_drop":
-        return True
-    if gate in REGRESSIONS:
-        return not held or gates.undecided == "fail"
-    return gates.undecided is not None
+    if gate.proof == "breaking":
+        return not held or undecided == "fail"
+    return gate.proof == "always" or undecided is not None
 
 
-def _detail(gate: str, limit: float, reading: Reading, word: Verdict) -> str:
+def _detail(gate: GateType, limit: float, reading: Reading, word: Verdict) -> str:
     if word == "unmeasured":
         return f"not measured: {reading.basis}"
-    unit, side = UNITS[gate], "least" if gate.startswith("min_") else "most"
+    unit, side = gate.unit, "least" if gate.direction == "min" else "most"
     parts = [] if reading.doubt is None else [reading.doubt]
     if reading.value is not None:
         known = "" if reading.interval is None else _interval(reading.interval)

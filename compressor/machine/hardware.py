@@ -3,8 +3,10 @@
 import os
 import platform
 import sys
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from compressor.machine.gpu import driver
 
@@ -25,6 +27,8 @@ PACKAGES = (
     "nvidia-ml-py",
 )
 PROC = Path("/proc")
+MACHINE = ("cpu", "cores", "gpus")  # of `hardware()`: times of machines that differ in one of these do not compare
+NOISY = 0.1  # share of our cores that other processes may use before a time is doubted
 
 
 def versions() -> dict[str, str]:
@@ -56,6 +60,21 @@ def hardware() -> dict[str, str | int | float | list[str] | list[int] | None]:
     runtime that PyTorch brings, None where it sees no GPU; `driver` is None where NVML does not tell it.
     """
     return {**machine(), **_gpus(), "driver": driver()}
+
+
+def differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the keys of `MACHINE` in which two descriptions by `hardware()` differ: none where times compare."""
+    return tuple(key for key in MACHINE if before.get(key) != now.get(key))
+
+
+def other_machine(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
+    """Return a sentence when a baseline is of another machine, so that its times say nothing of the files."""
+    keys = differing(before, now)
+    if not keys:
+        return None
+    return "the baseline is of another machine: " + ", ".join(
+        f"{key} {before.get(key)!r}, here {now.get(key)!r}" for key in keys
+    )
 
 
 def machine() -> dict[str, str | int | None]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic
-from typing import TypeVar
+from typing import Any
 
 import torch
 
@@ -29,7 +29,7 @@ from compressor.bench.energy import meter_of
 from compressor.errors import InputRejected, UsageError
 from compressor.machine.devices import choose_device
 from compressor.machine.gpu import Gpu, NvmlMissing, cuda_uuid, find_gpu
-from compressor.machine.hardware import hardware
+from compressor.machine.hardware import hardware, other_machine
 from compressor.pipeline.finished_run import FinishedRun, open_run
 from compressor.pipeline.identity import stage_inputs
 from compressor.progress import Tell
@@ -39,7 +39,6 @@ from compressor.runs.folder import find, working
 from compressor.runs.stages import Stages
 from exporters import Runner
 
-AnyMetrics = TypeVar("AnyMetrics", bound=record.Metrics)
 SILENCE_S = 10.0
 
 
@@ -145,25 +144,22 @@ def bench_stage(opened: FinishedRun, tell: Tell, options: BenchOptions = NO_OPTI
     teacher = opened.prepared.teacher
     archs = {"teacher": None if teacher is None else teacher.arch, "student": opened.student.arch}
 
-    def timed(name: str, metrics: AnyMetrics) -> AnyMetrics:
-        if name not in files:
-            return metrics
-        return metrics.model_copy(update={"provider": files[name].provider, "latency_ms": costs.timings(name)})
+    def timed(file: record.Named) -> dict[str, Any]:
+        if file.name not in files:
+            return {}
+        return {"provider": files[file.name].provider, "latency_ms": costs.timings(file.name)}
 
     with Stages(opened.folder).doing("bench", stage_inputs("bench", opened)):
         costs = _measure(files, archs, config, opened.prepared.device, tell)
         for path in (opened.folder.bench, options.out):
             if path is not None:
                 baseline.write(path, costs.latencies, costs.memory)
-        opened = opened.noting(
-            teacher=result.teacher and timed("teacher", result.teacher),
-            student=timed("student", result.student),
-            artifacts=tuple(timed(artifact.path, artifact) for artifact in result.artifacts),
-            hardware=hardware(),  # latencies are this machine's, which need not be the one that trained
-        ).saved()
+        opened = replace(opened, result=result.mapped(timed))
+        # Latencies are this machine's, which need not be the one that trained.
+        opened = opened.noting(hardware=hardware()).saved()
     _warn(costs.latencies, tell)
     if budget is not None:
-        tell(choose(costs.latencies, budget, top1=_accuracies(result)).sentence)
+        tell(choose(costs.latencies, budget, top1={file.name: file.metrics.top1 for file in result.files()}).sentence)
     _compare(costs.latencies, options.before, tell)  # last: one that does not fit must not cost the measurement
     return opened
 
@@ -253,7 +249,7 @@ def _compare(times: Mapping[str, tuple[Latency, ...]], before: baseline.Benchmar
     """
     if before is None:
         return
-    other = baseline.other_machine(before)
+    other = other_machine(before.hardware, hardware())
     if other:
         tell(f"warning: {other}")
     changes: list[Change] = []
@@ -280,11 +276,6 @@ def _compare(times: Mapping[str, tuple[Latency, ...]], before: baseline.Benchmar
             raise misfit
         tell(f"{name} was measured in another way in the baseline")
     tell(baseline.summary(changes))
-
-
-def _accuracies(result: record.Result) -> dict[str, float | None]:
-    known = {artifact.path: artifact.top1 for artifact in result.artifacts} | {"student": result.student.top1}
-    return known | ({} if result.teacher is None else {"teacher": result.teacher.top1})
 
 
 def _timing(latency: Latency, memory: Memory | None) -> record.Timing:

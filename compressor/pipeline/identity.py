@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from compressor.files import sha256
-from compressor.machine.hardware import hardware
+from compressor.machine.hardware import MACHINE, hardware
 from compressor.pipeline.finished_run import FinishedRun
 from compressor.recipe import Export, Recipe
 from compressor.runs import record
@@ -67,7 +67,7 @@ def stage_inputs(stage: Stage, run: FinishedRun, exports: tuple[Export, ...] | N
     if stage == "validate":
         return {**inputs, "validate": recipe.validation.model_dump(mode="json"), "seed": recipe.seed}
     found = hardware()
-    machine = {key: found[key] for key in ("cpu", "cores", "gpus")}
+    machine = {key: found[key] for key in MACHINE}
     return {**inputs, "bench": recipe.bench.model_dump(mode="json"), "machine": machine}
 
 

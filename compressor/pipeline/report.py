@@ -26,9 +26,10 @@ from compressor.pipeline.finished_run import FinishedRun, open_student, stored_r
 from compressor.pipeline.identity import stage_inputs
 from compressor.progress import Tell
 from compressor.recipe import Recipe
-from compressor.report.contents import STUDENT, TEACHER, Contents, Gallery, Missing
+from compressor.report.contents import Contents, Gallery, Missing
 from compressor.runs import manifest, record
 from compressor.runs.folder import Run, find
+from compressor.runs.record import STUDENT, TEACHER
 from compressor.runs.stages import Stages
 
 COMPARISON = Path("report.html")

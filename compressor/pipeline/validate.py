@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 from compressor.artifacts.opening import facts, open_artifact, torch_runner
 from compressor.errors import InputRejected
@@ -21,8 +22,6 @@ from compressor.recipe import Data, Override, Teacher, Validate
 from compressor.runs import record
 from compressor.runs.folder import find, working
 from compressor.runs.stages import Stages
-
-AnyMetrics = TypeVar("AnyMetrics", bound=record.Metrics)
 
 
 def validate(
@@ -90,23 +89,20 @@ def validate_stage(opened: FinishedRun, tell: Tell) -> FinishedRun:
     tell(f"validating {len(files)} files: {evaluation.sentence}")
     predictions: dict[str, FilePredictions] = {}
 
-    def evaluated(name: str, metrics: AnyMetrics) -> AnyMetrics:
+    def evaluated(file: record.Named) -> dict[str, Any]:
+        name = file.name
         if name not in files:
-            return metrics
-        teacher = name == "teacher"
+            return {}
+        teacher = name == record.TEACHER
         said = evaluation.teacher if teacher else known.get(name)
         said = said or predict(files[name], evaluation.data.test)
-        predictions[name] = FilePredictions.of(said, metrics.sha256)
+        predictions[name] = FilePredictions.of(said, file.metrics.sha256)
         measures = evaluate(files[name], evaluation, teacher=teacher, said=said)
-        return metrics.model_copy(update={"provider": files[name].provider, **measures})
+        return {"provider": files[name].provider, **measures}
 
     with Stages(opened.folder).doing("validate", stage_inputs("validate", opened)):
-        opened = opened.noting(
-            teacher=result.teacher and evaluated("teacher", result.teacher),
-            student=evaluated("student", result.student),
-            artifacts=tuple(evaluated(artifact.path, artifact) for artifact in result.artifacts),
-            data=result.data.model_copy(update=evaluation.sizes),
-        )
+        opened = replace(opened, result=result.mapped(evaluated))
+        opened = opened.noting(data=result.data.model_copy(update=evaluation.sizes))
         stored = StoredPredictions(fingerprint=evaluation.data.fingerprint, files=predictions)
         stored.write(opened.folder.predictions)
         return opened.saved()

@@ -13,6 +13,8 @@ import yaml
 
 from compressor.files import write_text
 from compressor.report.bom import data_name
+from compressor.report.lost import lost_most
+from compressor.report.numbers import megabytes, milliseconds, number
 from compressor.report.rendering import Verbatim, render
 from compressor.runs import manifest, record
 from compressor.runs.folder import Run
@@ -35,16 +37,17 @@ def write_card(run: Run, result: record.Result) -> Path:
         name=result.name,
         result=result,
         data=data_name(result.data),
-        files=_files(result),
+        files=[(file.file_name, file.metrics) for file in result.files()],
         latencies=_latencies(result),
-        lost=_lost(result.student),
+        lost=lost_most(result, _LOST_MOST),
         unmeasured=_unmeasured(result),
         lineage=lineage,
         placeholder=Verbatim("**To be filled in by the publisher.**"),
         number=_number,
         interval=_interval,
         points=_points,
-        mb=_mb,
+        mb=megabytes,
+        milliseconds=milliseconds,
     )
     path = run.report.with_name(NAME)
     write_text(path, text)
@@ -75,27 +78,13 @@ def _method(run: Run) -> str:
     return yaml.safe_dump(sections, sort_keys=False, allow_unicode=True).rstrip()
 
 
-def _files(result: record.Result) -> list[tuple[str, record.Metrics]]:
-    teacher: list[tuple[str, record.Metrics]] = [("teacher", result.teacher)] if result.teacher else []
-    return [*teacher, ("student", result.student), *((Path(each.path).name, each) for each in result.artifacts)]
-
-
 def _latencies(result: record.Result) -> list[tuple[str, str, str, record.Timing]]:
     """Return what was timed: the file, what ran it, the batch size, the times."""
     return [
-        (name, metrics.provider or "", batch, timing)
-        for name, metrics in _files(result)
-        for batch, timing in (metrics.latency_ms or {}).items()
+        (file.file_name, file.metrics.provider or "", batch, timing)
+        for file in result.files()
+        for batch, timing in (file.metrics.latency_ms or {}).items()
     ]
-
-
-def _lost(student: record.Network) -> list[tuple[str, float, float | None]]:
-    """Return the classes that the student lost most on, with points and the accuracy that is left."""
-    changes, accuracy = student.class_change or {}, student.class_accuracy or {}
-    worse = [
-        (name, change, accuracy.get(name)) for name, change in changes.items() if change is not None and change < 0
-    ]
-    return sorted(worse, key=lambda row: (row[1], row[0]))[:_LOST_MOST]
 
 
 def _unmeasured(result: record.Result) -> list[str]:
@@ -114,7 +103,7 @@ def _unmeasured(result: record.Result) -> list[str]:
 
 
 def _number(value: float | None, digits: int = 2) -> str:
-    return "–" if value is None else f"{value:,.{digits}f}"
+    return number(value, f",.{digits}f")
 
 
 def _points(value: float | None) -> str:
@@ -124,7 +113,3 @@ def _points(value: float | None) -> str:
 
 def _interval(bounds: tuple[float, float] | None) -> Verbatim:
     return Verbatim("" if bounds is None else f" ({bounds[0]:.2f} to {bounds[1]:.2f})")
-
-
-def _mb(size: int) -> str:
-    return f"{size / 1e6:.2f}"

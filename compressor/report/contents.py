@@ -10,9 +10,7 @@ from typing import Any
 from compressor.bench import Benchmark
 from compressor.measure.gallery import BoundaryExample, Disagreement, Slice
 from compressor.measure.predictions import FilePredictions, StoredPredictions
-from compressor.runs.record import Metrics, Network, Result
-
-TEACHER, STUDENT = "teacher", "student"
+from compressor.runs.record import Named, Result
 
 
 @dataclass(frozen=True)
@@ -35,24 +33,6 @@ class Gallery:
 
 
 @dataclass(frozen=True)
-class File:
-    """One file of a run: `label` says what it is in two words, unlike the others'; `network` is what it holds."""
-
-    name: str
-    label: str
-    metrics: Metrics
-    network: Network
-    teacher: Metrics | None
-
-    def speed_up(self, batch: str) -> float | None:
-        """Return how many times shorter its median latency is than the teacher's, where both ran on the same device."""
-        if self.teacher is None or self.name == TEACHER or self.metrics.provider != self.teacher.provider:
-            return None
-        ours, theirs = self.metrics.timing(batch), self.teacher.timing(batch)
-        return None if ours is None or theirs is None else theirs.p50 / ours.p50
-
-
-@dataclass(frozen=True)
 class Contents:
     """A run as far as it came. `name` tells it from others of the same report.
 
@@ -71,18 +51,9 @@ class Contents:
     missing: tuple[Missing, ...] = ()
 
     @property
-    def files(self) -> tuple[File, ...]:
+    def files(self) -> tuple[Named, ...]:
         """Teacher, student and artifacts, as far as the record has them."""
-        result = self.result
-        if result is None:
-            return ()
-        files = [] if result.teacher is None else [File(TEACHER, TEACHER, result.teacher, result.teacher, None)]
-        files.append(File(STUDENT, STUDENT, result.student, result.student, result.teacher))
-        plain = [each.label for each in result.artifacts]
-        for label, each in zip(plain, result.artifacts, strict=True):
-            own = label if plain.count(label) == 1 else f"{label} ({Path(each.path).name})"
-            files.append(File(each.path, own, each, result.student, result.teacher))
-        return tuple(files)
+        return () if self.result is None else self.result.files()
 
     @property
     def classes(self) -> tuple[str, ...]:

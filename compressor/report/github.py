@@ -6,7 +6,7 @@ import json
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from compressor.runs.record import Gate, Metrics, Result
+from compressor.runs.record import TEACHER, Gate, Result
 
 _DATA = str.maketrans({"%": "%25", "\r": "%0D", "\n": "%0A"})
 _PROPERTY = {**_DATA, **str.maketrans({":": "%3A", ",": "%2C"})}
@@ -26,10 +26,9 @@ def benchmark(result: Result) -> str:
 
     `range` is half the 95 % interval of the median.
     """
-    files: list[tuple[str, Metrics]] = [("student", result.student)]
-    files += [(artifact.path, artifact) for artifact in result.artifacts]
     rows: list[dict[str, Any]] = []
-    for name, file in files:
+    ours = [(each.name, each.metrics) for each in result.files() if each.name != TEACHER]
+    for name, file in ours:
         rows.append({"name": f"{name} size", "unit": "MB", "value": file.size_bytes / 1e6})
         for batch, timing in (file.latency_ms or {}).items():
             row = {"name": f"{name} batch {batch} p50", "unit": "ms", "value": timing.p50}

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from compressor.report import sections
-from compressor.report.contents import STUDENT, Contents
+from compressor.report.contents import Contents
 from compressor.report.rendering import render
+from compressor.runs.record import STUDENT
 
 
 def page(contents: Contents) -> str:

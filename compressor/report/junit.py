@@ -65,7 +65,7 @@ def _count(element: ElementTree.Element, gates: Sequence[Gate]) -> None:
 
 
 def _facts(result: Result, artifact: str) -> dict[str, str]:
-    digests = {file.path: file.sha256 for file in (result.student, *result.artifacts)}
+    digests = {file.metrics.path: file.metrics.sha256 for file in result.files()}
     facts = {"sha256": digests.get(artifact, ""), "recipe_sha256": result.recipe_sha256, "data": result.data.source}
     machine = {key: str(result.hardware.get(key) or "none") for key in ("cpu", "gpus")}
     return {**facts, **machine, **{f"version.{name}": version for name, version in result.versions.items()}}

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from compressor.report.lost import lost_most
+from compressor.report.numbers import megabytes, milliseconds, number
 from compressor.report.rendering import escape_markdown
 from compressor.report.tally import tally
-from compressor.runs.record import Gate, Metrics, Network, Result, Timing, batches
+from compressor.runs.record import Gate, Metrics, Network, Result, batches
 
-_NONE = "–"
 _WORST_CLASSES = 3
 
 
@@ -19,7 +20,7 @@ def markdown(result: Result) -> str:
         _sentence(result),
         _files(result),
         _gates(result.gates),
-        _classes(result.student),
+        _classes(result),
         _environment(result),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -53,9 +54,8 @@ def _sentence(result: Result) -> str:
 
 
 def _files(result: Result) -> str:
-    files: list[tuple[str, Metrics]] = [("teacher", result.teacher)] if result.teacher else []
-    files += [("student", result.student), *((artifact.path, artifact) for artifact in result.artifacts)]
-    timed = batches(file for _, file in files)
+    files = result.files()
+    timed = batches(file.metrics for file in files)
     heads = [
         "file",
         "format",
@@ -66,7 +66,7 @@ def _files(result: Result) -> str:
         "ECE",
         *(f"p50 ms, batch {batch}" for batch in timed),
     ]
-    rows = [[name, *_row(file, timed)] for name, file in files]
+    rows = [[file.name, *_row(file.metrics, timed)] for file in files]
     return _table(heads, rows, numbers=len(heads) - 2)
 
 
@@ -75,14 +75,10 @@ def _row(file: Metrics, timed: Sequence[str]) -> list[str]:
     shown = [(file.top1, ".2f"), (file.agreement, ".4f"), (file.boundary_agreement, ".4f"), (file.ece, ".4f")]
     return [
         f"{file.label}{arch}",
-        f"{file.size_bytes / 1e6:.2f}",
-        *(_NONE if value is None else format(value, form) for value, form in shown),
-        *(_milliseconds(file.timing(batch)) for batch in timed),
+        megabytes(file.size_bytes),
+        *(number(value, form) for value, form in shown),
+        *(milliseconds(None if timing is None else timing.p50) for timing in map(file.timing, timed)),
     ]
-
-
-def _milliseconds(timing: Timing | None) -> str:
-    return _NONE if timing is None else f"{timing.p50:.3g}"
 
 
 def _gates(gates: Sequence[Gate]) -> str:
@@ -98,17 +94,10 @@ def _sign(gate: Gate) -> str:
     return "⚠️" if gate.passed is None and gate.verdict == "undecided" else "❌"
 
 
-def _classes(student: Network) -> str:
-    """Return the classes that lost most against the teacher."""
-    changes = {name: points for name, points in (student.class_change or {}).items() if points is not None}
-    worst = sorted((points, name) for name, points in changes.items() if points < 0)[:_WORST_CLASSES]
-    if not worst:
-        return ""
-    return (
-        "Classes that lost most: "
-        + ", ".join(f"{escape_markdown(name)} {points:+.2f} points" for points, name in worst)
-        + "."
-    )
+def _classes(result: Result) -> str:
+    worst = lost_most(result, _WORST_CLASSES)
+    named = (f"{escape_markdown(each.name)} {each.change:+.2f} points" for each in worst)
+    return f"Classes that lost most: {', '.join(named)}." if worst else ""
 
 
 def _environment(result: Result) -> str:

@@ -6,7 +6,8 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from compressor.runs.record import Gate, Metrics, Network, Result, batches
+from compressor.report.numbers import count, megabytes, milliseconds, number, times
+from compressor.runs.record import Gate, Metrics, Network, Result, batches, speed_up
 
 # Costs of the largest batch beyond its latency, shown where they were measured.
 COSTS = {"memory_mb": ("memory MB", ",.1f"), "gpu_memory_mb": ("GPU MB", ",.1f"), "energy_j": ("J a batch", ".3g")}
@@ -15,9 +16,7 @@ Row = tuple[str, Metrics, Network | None]  # what to call it, what was measured,
 
 def summary(result: Result) -> Table:
     """Return one table of teacher, student and artifacts; a dash stands for what was not measured."""
-    rows: list[Row] = [("teacher", result.teacher, result.teacher)] if result.teacher else []
-    rows.append(("student", result.student, result.student))
-    rows += [(artifact.label, artifact, result.student) for artifact in result.artifacts]
+    rows = [(file.label, file.metrics, file.network) for file in result.files()]
     return _table(rows, f"{result.name}: {result.data.source}, {result.data.test:,} test images")
 
 
@@ -50,26 +49,20 @@ def _table(rows: Sequence[Row], title: str) -> Table:
         cells = [
             label,
             "?" if network is None or network.arch is None else network.arch,
-            _count(None if network is None else network.parameters),
-            f"{metrics.size_bytes / 1e6:.2f}",
-            _number(metrics.top1, ".2f"),
-            _number(metrics.agreement, ".3f"),
-            _number(metrics.boundary_agreement, ".3f"),
-            _number(metrics.ece, ".3f"),
-            _number(metrics.pgd_top1, ".1f"),
+            count(None if network is None else network.parameters),
+            megabytes(metrics.size_bytes),
+            number(metrics.top1, ".2f"),
+            number(metrics.agreement, ".3f"),
+            number(metrics.boundary_agreement, ".3f"),
+            number(metrics.ece, ".3f"),
+            number(metrics.pgd_top1, ".1f"),
         ]
-        cells += [_milliseconds(_p50(metrics, batch)) for batch in timed]
+        cells += [milliseconds(None if timing is None else timing.p50) for timing in map(metrics.timing, timed)]
         if timed:
-            ours, first = _p50(metrics, timed[0]), _p50(rows[0][1], timed[0])
-            cells.append(f"{first / ours:.1f}x" if ours and first else "-")
-        cells += [_number(_cost(metrics, cost), COSTS[cost][1]) for cost in costs]
+            cells.append(times(speed_up(metrics, rows[0][1], timed[0])))
+        cells += [number(_cost(metrics, cost), COSTS[cost][1]) for cost in costs]
         table.add_row(*cells)
     return table
-
-
-def _p50(metrics: Metrics, batch: str) -> float | None:
-    timing = metrics.timing(batch)
-    return timing.p50 if timing else None
 
 
 def _cost(metrics: Metrics, key: str) -> float | None:
@@ -77,17 +70,3 @@ def _cost(metrics: Metrics, key: str) -> float | None:
     timed = batches([metrics])
     cost: float | None = getattr(metrics.timing(timed[-1]), key) if timed else None
     return cost
-
-
-def _number(value: float | None, form: str) -> str:
-    return "-" if value is None else format(value, form)
-
-
-def _milliseconds(value: float | None) -> str:
-    return _number(value, ".2f" if value is None or value >= 1 else ".3f")
-
-
-def _count(value: int | None) -> str:
-    if value is None:
-        return "-"
-    return f"{value / 1e6:.2f} M" if value >= 1e6 else f"{value / 1e3:.1f} k"

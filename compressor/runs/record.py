@@ -5,16 +5,19 @@ not measured is null, never zero.
 """
 
 import shlex
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from compressor.errors import InputRejected
 from compressor.files import write_text
+from compressor.machine.hardware import NOISY
 
 NAME = "result.json"
+TEACHER, STUDENT = "teacher", "student"
 
 
 class Record(BaseModel):
@@ -46,6 +49,14 @@ class Timing(Record):
     memory_mb: float | None = None
     peak_memory_mb: float | None = None
     gpu_memory_mb: float | None = None
+
+    @property
+    def disturbed(self) -> str | None:
+        """What may have made the times longer than the file alone would need."""
+        load = self.other_load or 0.0
+        if load > NOISY:
+            return f"other processes used {load:.0%} of the CPU meanwhile"
+        return "another process was on the GPU meanwhile" if self.gpu_shared else None
 
 
 class Parity(Record):
@@ -199,6 +210,58 @@ class Result(Record):
     def write(self, folder: Path) -> None:
         """Write `result.json` into a run folder, whole or not at all."""
         write_text(folder / NAME, self.model_dump_json(indent=2) + "\n")
+
+    def files(self) -> tuple["Named", ...]:
+        """Return teacher (where there is one), student and artifacts, each under its own name."""
+        files = [] if self.teacher is None else [Named(TEACHER, TEACHER, self.teacher, self.teacher, None)]
+        files.append(Named(STUDENT, STUDENT, self.student, self.student, self.teacher))
+        plain = [each.label for each in self.artifacts]
+        for label, each in zip(plain, self.artifacts, strict=True):
+            own = label if plain.count(label) == 1 else f"{label} ({Path(each.path).name})"
+            files.append(Named(each.path, own, each, self.student, self.teacher))
+        return tuple(files)
+
+    def mapped(self, changes: Callable[["Named"], Mapping[str, Any]]) -> "Result":
+        """Return the record with what is new of each file, by the keys of its metrics."""
+        new = {file.name: file.metrics.model_copy(update=dict(changes(file))) for file in self.files()}
+        artifacts = tuple(new[each.path] for each in self.artifacts)
+        return self.model_copy(update={"teacher": new.get(TEACHER), "student": new[STUDENT], "artifacts": artifacts})
+
+
+@dataclass(frozen=True)
+class Named:
+    """One file of a run.
+
+    `name` is `teacher`, `student`, or the path of an artifact in the run folder; `label` says what it is in two words,
+    unlike the others'. `network` is what it holds, `teacher` what it is compared with, None for the teacher itself.
+    """
+
+    name: str
+    label: str
+    metrics: Metrics
+    network: Network
+    teacher: Network | None
+
+    @property
+    def file_name(self) -> str:
+        """`teacher`, `student`, or the artifact's file name."""
+        return Path(self.name).name
+
+    def speed_up(self, batch: str) -> float | None:
+        """Return how many times as fast as its teacher it is; see `speed_up`."""
+        return None if self.teacher is None else speed_up(self.metrics, self.teacher, batch)
+
+
+def speed_up(file: Metrics, reference: Metrics, batch: str) -> float | None:
+    """Return how many times shorter the median latency of a file is than that of a reference.
+
+    None where one of them was not timed at the batch size, or they ran on different devices: then the ratio is the
+    devices', not the files'.
+    """
+    ours, theirs = file.timing(batch), reference.timing(batch)
+    if ours is None or theirs is None or file.provider != reference.provider:
+        return None
+    return theirs.p50 / ours.p50
 
 
 def batches(files: Iterable[Metrics]) -> list[str]:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, Literal, get_args
 
+from compressor.dotted import dotted
 from compressor.files import write_text
 from compressor.runs.folder import Run
 
@@ -31,7 +32,7 @@ class Stages:
     def changed(self, stage: Stage, inputs: Mapping[str, Any]) -> list[str]:
         """Return the dotted names of inputs that differ from those the stage was last begun with."""
         before = self.inputs(stage)
-        now = _flat(inputs)
+        now = _plain(inputs)
         return sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
 
     def finished(self, stage: Stage) -> str | None:
@@ -43,7 +44,7 @@ class Stages:
         """Note what the stage is begun with. Until it is done, it counts as not done, and so do all after it."""
         for later in STAGES[STAGES.index(stage) :]:
             self._known.pop(later, None)
-        self._known[stage] = {"inputs": _flat(inputs), "finished": None}
+        self._known[stage] = {"inputs": _plain(inputs), "finished": None}
         self._write()
 
     @contextmanager
@@ -79,11 +80,6 @@ def _read(content: bytes) -> dict[str, dict[str, Any]]:
     return {stage: entry for stage, entry in known.items() if isinstance(entry, dict)}
 
 
-def _flat(values: Any, name: str = "") -> dict[str, Any]:
-    """Return nested values by dotted names, as JSON has them."""
-    if isinstance(values, Mapping) and values:
-        found: dict[str, Any] = {}
-        for key, value in values.items():
-            found |= _flat(value, f"{name}.{key}" if name else str(key))
-        return found
-    return {name: json.loads(json.dumps(values, default=str))}
+def _plain(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return inputs by dotted names, as JSON gives them back."""
+    return dotted(json.loads(json.dumps(inputs, default=str)))

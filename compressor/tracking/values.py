@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
+from compressor.dotted import dotted
 from compressor.recipe import Recipe
 from compressor.runs import record
 
@@ -20,17 +20,11 @@ _TIMES = ("p50", "p99", "images_per_s")
 def parameters(recipe: Recipe) -> dict[str, str]:
     """Return the recipe by dotted names, `train.lr`, without what is null and what the trackers are told about."""
     values = recipe.model_dump(mode="json", by_alias=True, exclude={"tracking"})
-    return {name: value if isinstance(value, str) else json.dumps(value) for name, value in _flat(values)}
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, list) and value and isinstance(value[0], dict):
-            value = {str(index): each for index, each in enumerate(value)}
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        elif value is not None:
-            yield f"{prefix}{key}", value
+    return {
+        name: value if isinstance(value, str) else json.dumps(value)
+        for name, value in dotted(values).items()
+        if value is not None
+    }
 
 
 def of_epoch(row: Mapping[str, Any]) -> dict[str, float]:
@@ -42,11 +36,9 @@ def of_epoch(row: Mapping[str, Any]) -> dict[str, float]:
 
 def of_result(result: record.Result) -> dict[str, float]:
     """Return what was measured of each file, `student/top1` or `student.int8.onnx/p50_ms_b1`, in the record's units."""
-    files: dict[str, record.Metrics] = {"student": result.student}
-    if result.teacher is not None:
-        files["teacher"] = result.teacher
-    files |= {Path(artifact.path).name: artifact for artifact in result.artifacts}
-    return {f"{name}/{measure}": value for name, file in files.items() for measure, value in _of_file(file)}
+    return {
+        f"{file.file_name}/{measure}": value for file in result.files() for measure, value in _of_file(file.metrics)
+    }
 
 
 def _of_file(file: record.Metrics) -> Iterator[tuple[str, float]]:

@@ -6,9 +6,9 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from compressor import models
+from compressor.dotted import dotted
 from compressor.errors import InputRejected, UsageError, did_you_mean
 from compressor.inputs import Prepared, prepare
 from compressor.measure.paired import Cell, grid
@@ -116,7 +116,7 @@ def _require_same(run: Run, wanted: Recipe, prepared: Prepared) -> None:
     """See that what a cell's folder holds was made with the recipe, the data and the teacher of today."""
     if not run.recipe.is_file():
         return
-    there, now = (_flat(json.loads(each.model_dump_json(by_alias=True))) for each in (load(run.recipe), wanted))
+    there, now = (dotted(json.loads(each.model_dump_json(by_alias=True))) for each in (load(run.recipe), wanted))
     changed = [key for key in now | there if now.get(key) != there.get(key)]
     hint = "--overwrite trains it anew, --out DIR keeps it"
     if changed:
@@ -130,11 +130,3 @@ def _require_same(run: Run, wanted: Recipe, prepared: Prepared) -> None:
     sha = prepared.teacher and prepared.teacher.sha256
     if (result.teacher and result.teacher.sha256) != sha:
         raise InputRejected(f"{run.folder} was compared with another teacher", hint=hint)
-
-
-def _flat(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested sections by dotted names."""
-    flat: dict[str, Any] = {}
-    for key, value in section.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat

@@ -3,7 +3,8 @@
 A section is a function of what is known of a run that returns what the templates only have to set: numbers as text,
 figures as SVG, a dash for what is not known. It returns nothing where there is nothing to show, and the page leaves the
 section out. In the order of the page: `summary`, `files`, `training`, `speed`, `classes`, `boundary`, `disagreements`,
-`origin`; `several` is for a page of several runs. They share `pieces`, and write numbers as `numbers` does.
+`origin`; `several` is for a page of several runs. They share `pieces`, and write numbers as
+`report.numbers` does.
 """
 
 from compressor.report.sections.boundary import boundary_cards, plane

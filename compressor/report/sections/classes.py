@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from compressor.measure.predictions import FilePredictions
-from compressor.report.contents import STUDENT, TEACHER, Contents
+from compressor.report.contents import Contents
+from compressor.report.lost import LostClass, lost_most
+from compressor.runs.record import STUDENT, TEACHER
 
 HEAT_MAP = 20  # classes; with more, a list of pairs is easier to read
 PAIRS = 12
@@ -16,13 +18,10 @@ CLASSES = 10
 
 @dataclass(frozen=True)
 class ClassChange:
-    """A class: its test images, the accuracy of both in percent, and the change from teacher to student in points."""
+    """A class that lost, and how many test images there are of it, None where that is not known."""
 
-    name: str
+    lost: LostClass
     images: int | None
-    teacher: float | None
-    student: float | None
-    change: float
 
 
 @dataclass(frozen=True)
@@ -59,21 +58,12 @@ def class_changes(contents: Contents) -> tuple[ClassChange, ...]:
     """Return the classes that lost most from teacher to student, the worst first."""
     if contents.result is None:
         return ()
-    student, teacher = contents.result.student, contents.result.teacher
-    if student.class_change is None:
-        return ()
-    before = (teacher and teacher.class_accuracy) or {}
-    after = student.class_accuracy or {}
     answer = contents.answer(STUDENT)
-    images = (
-        {} if answer is None else dict(enumerate(np.bincount(answer.labels, minlength=len(contents.classes)).tolist()))
+    images = None if answer is None else np.bincount(answer.labels, minlength=len(contents.classes)).tolist()
+    return tuple(
+        ClassChange(each, None if images is None else images[each.number])
+        for each in lost_most(contents.result, CLASSES)
     )
-    found = [
-        ClassChange(name, images.get(number), before.get(name), after.get(name), change)
-        for number, (name, change) in enumerate(student.class_change.items())
-        if change is not None
-    ]
-    return tuple(sorted(found, key=lambda each: each.change)[:CLASSES])
 
 
 def confusion(contents: Contents) -> Confusion | None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from compressor.report.contents import STUDENT, TEACHER, Contents
+from compressor.report.contents import Contents
 from compressor.report.pictures import Picture, picture
 from compressor.report.sections.pieces import Bar
+from compressor.runs.record import STUDENT, TEACHER
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from compressor.report.contents import File
-from compressor.report.sections.numbers import NONE, count, signed
-from compressor.runs.record import Artifact, Timing, batches
+from compressor.report.numbers import NONE, count, megabytes, milliseconds, number, signed, times
+from compressor.runs.record import Artifact, Named, Timing, batches
 
 
 @dataclass(frozen=True)
@@ -41,10 +40,10 @@ class Row:
 
     label: str
     unit: str
-    show: Callable[[File], Cell]
+    show: Callable[[Named], Cell]
 
 
-def measures(files: Sequence[File]) -> tuple[Group, ...]:
+def measures(files: Sequence[Named]) -> tuple[Group, ...]:
     """Return the table of all files; rows that nobody has are left out."""
     timed = batches(file.metrics for file in files)
     rows = _ROWS | {f"Latency, batch {batch}": _latency(batch) for batch in timed}
@@ -52,13 +51,13 @@ def measures(files: Sequence[File]) -> tuple[Group, ...]:
     return tuple(group for group in groups if group.measures)
 
 
-def _measures(files: Sequence[File], rows: Sequence[Row]) -> tuple[Measure, ...]:
+def _measures(files: Sequence[Named], rows: Sequence[Row]) -> tuple[Measure, ...]:
     found = [Measure(row.label, row.unit, tuple(map(row.show, files))) for row in rows]
     return tuple(row for row in found if any(cell.text != NONE for cell in row.cells))
 
 
 def _cell(value: float | None, form: str) -> Cell:
-    return Cell(NONE if value is None else format(value, form))
+    return Cell(number(value, form))
 
 
 def _with_interval(value: float | None, ends: tuple[float, float] | None) -> Cell:
@@ -67,7 +66,7 @@ def _with_interval(value: float | None, ends: tuple[float, float] | None) -> Cel
     return Cell(f"{value:.2f}", f"{signed(ends[0])} to {signed(ends[1])}")
 
 
-def _parity(file: File) -> Cell:
+def _parity(file: Named) -> Cell:
     known = file.metrics.parity if isinstance(file.metrics, Artifact) else None
     return _cell(None if known is None else known.max_error, ".2g")
 
@@ -97,7 +96,7 @@ _ROWS: dict[str, tuple[Row, ...]] = {
     "Size": (
         Row("Parameters", "", lambda file: Cell(count(file.network.parameters))),
         Row("Multiply-accumulates an image", "", lambda file: Cell(count(file.network.macs))),
-        Row("File size", "MB", lambda file: _cell(file.metrics.size_bytes / 1e6, ".3f")),
+        Row("File size", "MB", lambda file: Cell(megabytes(file.metrics.size_bytes))),
     ),
 }
 
@@ -105,15 +104,15 @@ _ROWS: dict[str, tuple[Row, ...]] = {
 def _latency(batch: str) -> tuple[Row, ...]:
     """Return the rows of a batch size, which files that were not timed at it have no number in."""
 
-    def timed(show: Callable[[Timing], Cell]) -> Callable[[File], Cell]:
+    def timed(show: Callable[[Timing], Cell]) -> Callable[[Named], Cell]:
         return lambda file: Cell(NONE) if (timing := file.metrics.timing(batch)) is None else show(timing)
 
     return (
         Row("Median (p50), with 95 % interval", "ms", timed(_median)),
-        Row("p90", "ms", timed(lambda timing: Cell(_milliseconds(timing.p90)))),
-        Row("p99", "ms", timed(lambda timing: Cell(_milliseconds(timing.p99)))),
+        Row("p90", "ms", timed(lambda timing: Cell(milliseconds(timing.p90)))),
+        Row("p99", "ms", timed(lambda timing: Cell(milliseconds(timing.p99)))),
         Row("Throughput", "images/s", timed(lambda timing: _cell(timing.images_per_s, ",.0f"))),
-        Row("Speed-up over the teacher", "", lambda file: _speed_up(file, batch)),
+        Row("Speed-up over the teacher", "", lambda file: Cell(times(file.speed_up(batch)))),
         Row("Energy a call", "J", timed(lambda timing: _cell(timing.energy_j, ".4g"))),
         Row("Peak memory", "MB", timed(lambda timing: _cell(timing.peak_memory_mb, ".4g"))),
     )
@@ -121,13 +120,4 @@ def _latency(batch: str) -> tuple[Row, ...]:
 
 def _median(timing: Timing) -> Cell:
     ends = timing.median_ci
-    return Cell(_milliseconds(timing.p50), "" if ends is None else " to ".join(map(_milliseconds, ends)))
-
-
-def _milliseconds(value: float) -> str:
-    return f"{value:.3f}" if value < 10 else f"{value:.1f}"
-
-
-def _speed_up(file: File, batch: str) -> Cell:
-    times = file.speed_up(batch)
-    return Cell(NONE if times is None else f"{times:.2f}×")
+    return Cell(milliseconds(timing.p50), "" if ends is None else " to ".join(map(milliseconds, ends)))

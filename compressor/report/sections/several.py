@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from compressor.report.contents import TEACHER, Contents, File
-from compressor.runs.record import Result
+from compressor.machine.hardware import differing
+from compressor.report.contents import Contents
+from compressor.runs.record import TEACHER, Named, Result
 
 
-def compared(several: Sequence[Contents]) -> tuple[File, ...]:
+def compared(several: Sequence[Contents]) -> tuple[Named, ...]:
     """Return the files of all runs under labels that tell them apart; a teacher that several share comes once."""
-    files: list[File] = []
+    files: list[Named] = []
     for contents in several:
         for file in contents.files:
             if file.name != TEACHER:
@@ -28,4 +29,4 @@ def same_data(results: Sequence[Result]) -> bool:
 
 def same_machine(results: Sequence[Result]) -> bool:
     """Whether the latencies of all runs are of one kind of machine."""
-    return len({tuple(str(result.hardware.get(key)) for key in ("cpu", "cores", "gpus")) for result in results}) <= 1
+    return not any(differing(results[0].hardware, result.hardware) for result in results)

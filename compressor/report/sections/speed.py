@@ -8,21 +8,21 @@ from dataclasses import dataclass
 import numpy as np
 
 from compressor.report import figures
-from compressor.report.contents import Contents, File
+from compressor.report.contents import Contents
 from compressor.report.sections.pieces import Chart
-from compressor.runs.record import batches
+from compressor.runs.record import Named, batches
 
 
 @dataclass(frozen=True)
 class Fastest:
     """The file that is `times` as fast as its teacher at a batch size."""
 
-    file: File
+    file: Named
     batch: str
     times: float
 
 
-def fastest(files: Sequence[File]) -> Fastest | None:
+def fastest(files: Sequence[Named]) -> Fastest | None:
     """Return the file with the largest speed-up at the smallest batch that was timed."""
     timed = batches(file.metrics for file in files)
     if not timed:
@@ -31,7 +31,7 @@ def fastest(files: Sequence[File]) -> Fastest | None:
     return max(found, key=lambda each: each.times, default=None)
 
 
-def frontiers(files: Sequence[File]) -> tuple[Chart, ...]:
+def frontiers(files: Sequence[Named]) -> tuple[Chart, ...]:
     """Draw accuracy over latency with the Pareto front, a chart a batch size."""
     charts = [_frontier(files, batch) for batch in batches(file.metrics for file in files)]
     return tuple(chart for chart in charts if chart is not None)
@@ -71,7 +71,7 @@ def latencies(contents: Contents) -> tuple[Chart, ...]:
     )
 
 
-def _frontier(files: Sequence[File], batch: str) -> Chart | None:
+def _frontier(files: Sequence[Named], batch: str) -> Chart | None:
     """Draw the files that were timed at a batch size and whose accuracy is known."""
     placed = [
         (number, file, timing.p50, file.metrics.top1)
@@ -91,7 +91,7 @@ def _frontier(files: Sequence[File], batch: str) -> Chart | None:
     return Chart(f"Batch {batch}", svg, f"On the front: {best}.")
 
 
-def _spread(rows: Sequence[figures.Row], files: Sequence[File]) -> str:
+def _spread(rows: Sequence[figures.Row], files: Sequence[Named]) -> str:
     words = []
     for row in rows:
         p50, p90, p99 = np.percentile(row.samples, [50, 90, 99], method="inverted_cdf")

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from compressor.report.contents import Contents, File
-from compressor.report.sections.numbers import count, signed
+from compressor.report.contents import Contents
+from compressor.report.numbers import count, megabytes, signed
 from compressor.report.sections.speed import fastest
 from compressor.report.tally import tally
-from compressor.runs.record import Gate, Network, Result
+from compressor.runs.record import Gate, Named, Network, Result
 
 State = Literal["held", "broken", "open", "plain"]
 
@@ -104,8 +104,8 @@ def tiles(contents: Contents) -> tuple[Tile, ...]:
     if student.parameters is not None:
         before = "" if teacher is None or teacher.parameters is None else f"teacher {count(teacher.parameters)}"
         found.append(Tile("Parameters", count(student.parameters), before))
-    before = "" if teacher is None else f"teacher {teacher.size_bytes / 1e6:.2f} MB"
-    found.append(Tile("File size", f"{student.size_bytes / 1e6:.2f} MB", before))
+    before = "" if teacher is None else f"teacher {megabytes(teacher.size_bytes)} MB"
+    found.append(Tile("File size", f"{megabytes(student.size_bytes)} MB", before))
     best = fastest(contents.files)
     if best is not None:
         found.append(
@@ -125,7 +125,7 @@ def _within(ends: tuple[float, float] | None, unit: str) -> str:
     return "" if ends is None else f" (95 % interval {signed(ends[0])} to {signed(ends[1])}{unit})"
 
 
-def _bought(files: Sequence[File], student: Network, teacher: Network) -> str:
+def _bought(files: Sequence[Named], student: Network, teacher: Network) -> str:
     """Say how much smaller and faster the student is, where both are known."""
     best = fastest(files)
     if not teacher.parameters or not student.parameters or best is None:
