@@ -17,6 +17,7 @@ from compressor.errors import UsageError
 from compressor.machine.devices import choose_device
 from compressor.progress import Tell
 from compressor.recipe import Data, Recipe, Teacher
+from compressor.recipe.code import is_code
 from compressor.training.sources import Source, empty_batches, with_unlabelled
 
 
@@ -97,6 +98,11 @@ def open_inputs(data: Data, teachers: Sequence[Teacher], tell: Tell, *, device: 
         reason = f" ({origin}; --data chooses another)"
     if name is None:
         raise UsageError("no data set is named, and the teacher does not tell", hint="--data cifar10 or folder:PATH")
+    if data.name is None and is_code(name):
+        raise UsageError(
+            f"the teacher's file says that its data are {name}, which is code, and a file never makes us import any",
+            hint=f"--data {name} does, where it is your own",
+        )
     tell(f"data: {name}{reason}")
     titles = [network.called.removeprefix("the ") for network in networks]
     for title, network in zip(titles, networks, strict=True):

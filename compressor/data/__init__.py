@@ -11,20 +11,33 @@ from compressor.data.augment import Augmentation, chosen
 from compressor.data.folder import open_folder
 from compressor.data.holdout import hold_out
 from compressor.data.named import NORMALISATIONS, OFFICIAL, open_digits, open_official
+from compressor.data.objects import from_objects, open_factory
+from compressor.data.order import ordered
 from compressor.data.part import Loaded, Part, Statistics
 from compressor.data.split import Dataset, Shard, Split
 from compressor.data.unlabelled import open_images
 from compressor.errors import InputRejected, UsageError, did_you_mean
 from compressor.recipe import Data
+from compressor.recipe.code import is_code
 
 NAMES = ("digits", *OFFICIAL)
 _SAMPLE = 10_000  # training images, at most, whose mean and standard deviation are measured
 
-__all__ = ["NAMES", "NORMALISATIONS", "Dataset", "Shard", "Split", "open_data", "open_unlabelled"]
+__all__ = [
+    "NAMES",
+    "NORMALISATIONS",
+    "Dataset",
+    "Shard",
+    "Split",
+    "divided",
+    "from_objects",
+    "open_data",
+    "open_unlabelled",
+]
 
 
 def open_data(config: Data, *, device: torch.device, seed: int = 0, held: bool | None = None) -> Dataset:
-    """Open the data set of a recipe.
+    """Open the data set of a recipe, importing it where its name is `package.module:factory`.
 
     Args:
         device: where batches are wanted.
@@ -33,10 +46,20 @@ def open_data(config: Data, *, device: torch.device, seed: int = 0, held: bool |
         held: hold the images of a folder on the device, or stream them, whatever their size.
 
     Raises:
-        UsageError: the name is not one of `NAMES` or `folder:PATH`, or too many images are to be held out.
+        UsageError: the name is not one of `NAMES`, `folder:PATH` or a factory's, or too many images are to be held out.
         InputRejected: files are missing, damaged or do not fit together.
     """
-    loaded = _load(config, device, held)
+    return divided(_load(config, device, held), config, device=device, seed=seed)
+
+
+def divided(loaded: Loaded, config: Data, *, device: torch.device, seed: int = 0) -> Dataset:
+    """Return a data set that was read, such as `from_objects` reads one, with the splits that a recipe asks for.
+
+    Raises:
+        UsageError: too many images are to be held out, or `class_order` does not name the classes.
+    """
+    if config.class_order is not None:
+        loaded = ordered(loaded, config.class_order)
     notes = list(loaded.notes)
     train, test, validation = loaded.train, loaded.test, loaded.validation
     if test is None:
@@ -112,7 +135,7 @@ def measured(split: Split) -> Statistics:
 
 def _load(config: Data, device: torch.device, held: bool | None) -> Loaded:
     name = config.name
-    offered = f"offered: {', '.join(NAMES)}, folder:PATH"
+    offered = f"offered: {', '.join(NAMES)}, folder:PATH, package.module:factory"
     if name is None:
         raise UsageError("no data set is named", hint=f"name one with --data; {offered}")
     if name == "digits":
@@ -124,6 +147,13 @@ def _load(config: Data, device: torch.device, held: bool | None) -> Loaded:
         if not rest:
             raise UsageError("'folder:' names no folder", hint="write folder:PATH")
         return open_folder(rest, config, device, held)
+    if scheme == "object" and colon:
+        raise UsageError(
+            f"the data set {rest!r} is an object of Python, which no recipe can open",
+            hint="give the object again; or write a function that makes it, and name that as package.module:function",
+        )
+    if is_code(name):
+        return open_factory(name, config, device, held)
     if Path(name).is_dir():
         raise UsageError(f"{name!r} is not the name of a data set", hint=f"did you mean 'folder:{name}'?")
     if colon:

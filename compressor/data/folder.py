@@ -1,6 +1,7 @@
 """Folders of images: which layout this is, which image has which label, and what is wrong with it."""
 
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,12 +12,13 @@ import torch
 from compressor.data.images import SUFFIXES, Damaged, listed
 from compressor.data.part import Loaded, Part
 from compressor.data.reading import open_files
+from compressor.data.splits import TEST, TRAIN, VALIDATION, folders_of, is_foreign, splits_of
 from compressor.errors import InputRejected, did_you_mean
 from compressor.recipe import Data
 
-_TRAIN = "train"
-_VALIDATION = ("val", "valid", "validation")
-_TEST = "test"
+_FEW = 5  # images of a class
+# Files that lie beside images by custom: labels, lists, notes, catalogues.
+_BESIDE = {".txt", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".md", ".html", ".log", ".ini", ".db"}
 
 
 @dataclass(eq=False)
@@ -30,17 +32,20 @@ class _Found:
 @dataclass
 class _Layout:
     classes: tuple[str, ...]
-    train: _Found
+    train: _Found = field(default_factory=_Found)
     validation: _Found | None = None
     test: _Found | None = None
     notes: list[str] = field(default_factory=list)
+    skipped: Counter[str] = field(default_factory=Counter)  # files that are not read as images, by suffix
+    foreign: Counter[str] = field(default_factory=Counter)  # folders that are passed over, by name
 
 
 def open_folder(place: str, config: Data, device: torch.device, held: bool | None = None) -> Loaded:
     """Open `train/` with `val/` or `test/` or both, or one folder of class folders that has yet to be split.
 
-    Every class has a folder, whose images may lie deeper; classes are numbered in the order of their names. With only
-    one of `val/` and `test/`, that is the test part. Either may be flat, with a table of labels `*annotations.txt`.
+    Splits may have any of their usual names (`splits.py`). Every class has a folder, whose images may lie deeper;
+    classes are numbered in the order of their names. With only one of `val/` and `test/`, that is the test part. Either
+    may be flat, with a table of labels `*annotations.txt`.
 
     Args:
         held: hold the images on the device, or stream them, whatever their size.
@@ -111,79 +116,91 @@ def _layout(root: Path) -> _Layout:
         raise InputRejected(f"{root} is a file, not a folder of images", hint="unpack it, if it is an archive")
     if not any(root.iterdir()):
         raise InputRejected(f"the folder {root} is empty")
-    folders = {path.name.lower(): path for path in _folders(root)}
-    if _TRAIN not in folders:
-        if folders and folders.keys() <= {*_VALIDATION, _TEST}:
-            raise InputRejected(
-                f"{root} has {next(iter(folders))}/ but no train/",
-                hint="give the folder that has both, or one of class folders",
-            )
-        classes = _classes(root)
-        return _Layout(classes, _by_class(root, classes))
-    classes = _classes(folders[_TRAIN])
-    layout = _Layout(classes, _by_class(folders[_TRAIN], classes))
-    validations = [name for name in _VALIDATION if name in folders]
-    if len(validations) > 1:
-        raise InputRejected(
-            f"{root} has both {validations[0]}/ and {validations[1]}/", hint="keep the one to validate on"
-        )
-    if _TEST in folders:
-        layout.test = _labelled(folders[_TEST], classes, layout.notes)
-    if validations:
-        layout.validation = _labelled(folders[validations[0]], classes, layout.notes)
-        if layout.validation is None:
-            raise InputRejected(
-                f"the images of {folders[validations[0]]} have no labels",
-                hint="put those of each class in a folder, or list them in a file val_annotations.txt there",
-            )
-    elif _TEST in folders and layout.test is None:
-        raise InputRejected(
-            f"the images of {folders[_TEST]} have no labels",
-            hint="put those of each class in a folder, or remove test/ to have a part of train/ held out",
-        )
-    if layout.validation is not None and layout.test is None:
-        layout.validation, layout.test = None, layout.validation
-        layout.notes.append(f"{validations[0]}/ is the test split")
-    elif layout.validation is not None:
-        layout.notes.append(f"{validations[0]}/ is the validation split, so data.validation is not used")
+    splits = splits_of(root)
+    folder = splits.folders.get(TRAIN, root)
+    layout = _Layout(_classes(folder))
+    layout.train = _by_class(folder, layout)
+    if splits.others:
+        layout.notes.append(f"folders that are no split are left out: {listed(splits.others)}")
+    if splits.folders:
+        _add_parts(layout, splits.folders.get(VALIDATION), splits.folders.get(TEST))
+    layout.notes += [*_few(layout), *_alike(layout.classes), *_passed_over(layout)]
     return layout
 
 
+def _add_parts(layout: _Layout, validation: Path | None, test: Path | None) -> None:
+    """Read the parts beside `train/`; only one of them is the test part."""
+    if test is not None:
+        layout.test = _labelled(test, layout)
+    if validation is not None:
+        layout.validation = _labelled(validation, layout)
+        if layout.validation is None:
+            raise InputRejected(
+                f"the images of {validation} have no labels",
+                hint="put those of each class in a folder, or list them in a file val_annotations.txt there",
+            )
+        if layout.test is None:
+            layout.validation, layout.test = None, layout.validation
+            layout.notes.append(f"{validation.name}/ is the test split")
+        else:
+            layout.notes.append(f"{validation.name}/ is the validation split, so data.validation is not used")
+    elif test is not None and layout.test is None:
+        raise InputRejected(
+            f"the images of {test} have no labels",
+            hint=f"put those of each class in a folder, or remove {test.name}/ to have a part of the rest held out",
+        )
+
+
 def _classes(folder: Path) -> tuple[str, ...]:
-    """Return the sorted names of the class folders."""
-    classes = tuple(path.name for path in _folders(folder))
+    """Return the sorted names of the class folders; those that differ in their Unicode form alone are one."""
+    folders = folders_of(folder)
+    classes = tuple(sorted({_name(path) for path in folders}))
     if not classes:
         what = "holds images but no class folders" if _images(folder) else "holds neither images nor class folders"
         raise InputRejected(f"{folder} {what}", hint="put the images of each class in a folder named after it")
     if len(classes) == 1:
-        inner = _folders(folder / classes[0])
+        inner = folders_of(folders[0])
         raise InputRejected(
             f"{folder} has only one class folder, {classes[0]}/, where a classifier needs two",
-            hint=f"did you mean folder:{folder / classes[0]}?" if inner else None,
+            hint=f"did you mean folder:{folders[0]}?" if inner else None,
         )
     return classes
 
 
-def _by_class(folder: Path, classes: Sequence[str]) -> _Found:
+def _name(folder: Path) -> str:
+    """Return a class folder's name in one Unicode form: file systems and archives write accents in two."""
+    return unicodedata.normalize("NFC", folder.name)
+
+
+def _by_class(folder: Path, layout: _Layout) -> _Found:
     """List the images of each class folder that is there."""
     found = _Found()
-    for inner in _folders(folder):
-        images = _images(inner)
+    number_of = {name: number for number, name in enumerate(layout.classes)}
+    for inner in folders_of(folder):
+        skipped = Counter[str]()
+        images = _images(inner, skipped, layout.foreign)
         if not images:
+            unread = f" that can be read, only {_counted(skipped)}" if skipped else ""
             raise InputRejected(
-                f"the class folder {inner} has no images", hint=f"add some ({', '.join(sorted(SUFFIXES))}) or remove it"
+                f"the class folder {inner} has no images{unread}",
+                hint="convert them to .png or .jpg, or remove it" if unread else "add some, or remove it",
             )
         found.paths += images
-        found.labels += [classes.index(inner.name)] * len(images)
+        found.labels += [number_of[_name(inner)]] * len(images)
+        layout.skipped.update(skipped)
+    layout.foreign.update(path.name for path in folder.iterdir() if path.is_dir() and is_foreign(path.name))
+    if twice := [name for name, count in Counter(map(_name, folders_of(folder))).items() if count > 1]:
+        layout.notes.append(f"folders whose names differ in their Unicode form alone are one class: {listed(twice)}")
     return found
 
 
-def _labelled(folder: Path, classes: Sequence[str], notes: list[str]) -> _Found | None:
+def _labelled(folder: Path, layout: _Layout) -> _Found | None:
     """List the images of a `val/` or `test/` folder; None when they have no labels, which is noted."""
+    classes, notes = layout.classes, layout.notes
     tables = sorted(folder.glob("*annotations.txt"))
     if tables:
         return _by_table(folder, tables[0], classes, notes)
-    inner = [path.name for path in _folders(folder)]
+    inner = [_name(path) for path in folders_of(folder)]
     if not set(inner) & set(classes) and set(inner) <= {"images"}:
         if not _images(folder):
             raise InputRejected(f"{folder} holds no images")
@@ -197,7 +214,7 @@ def _labelled(folder: Path, classes: Sequence[str], notes: list[str]) -> _Found 
             )
     if absent := [name for name in classes if name not in inner]:
         notes.append(f"{folder.name}/ has no images of {len(absent):,} classes: {listed(absent)}")
-    return _by_class(folder, classes)
+    return _by_class(folder, layout)
 
 
 def _by_table(folder: Path, table: Path, classes: Sequence[str], notes: list[str]) -> _Found:
@@ -234,21 +251,59 @@ def _by_table(folder: Path, table: Path, classes: Sequence[str], notes: list[str
     return found
 
 
-def _folders(folder: Path) -> list[Path]:
-    """Return the visible folders within, sorted by name."""
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+def _images(folder: Path, skipped: Counter[str] | None = None, foreign: Counter[str] | None = None) -> list[str]:
+    """Return the image files within and below, sorted by path.
 
-
-def _images(folder: Path) -> list[str]:
-    """Return the visible image files within and below, sorted by path."""
+    Args:
+        skipped: counts, by suffix, files that are not read as images and are not known to hold something else.
+        foreign: counts folders that are passed over, by name.
+    """
 
     def refuse(error: OSError) -> None:
         raise error
 
     found = []
     for inside, folders, files in os.walk(folder, followlinks=True, onerror=refuse):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        if foreign is not None:
+            foreign.update(name for name in folders if is_foreign(name))
+        folders[:] = sorted(name for name in folders if not is_foreign(name))
         for name in sorted(files):
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES:  # noqa: PTH122  # a Path for each of a million files takes seconds
+            if name.startswith("."):
+                continue
+            suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122  # a Path for each of a million files takes seconds
+            if suffix in SUFFIXES:
                 found.append(os.path.join(inside, name))  # noqa: PTH118  # as above
+            elif skipped is not None and suffix not in _BESIDE:
+                skipped[suffix] += 1
     return found
+
+
+def _few(layout: _Layout) -> list[str]:
+    """Say which classes have so few training images that no split can hold some of each."""
+    counts = Counter(layout.train.labels)
+    few = [f"{name} ({counts[number]})" for number, name in enumerate(layout.classes) if counts[number] < _FEW]
+    return [f"{len(few):,} classes have fewer than {_FEW} training images: {listed(few)}"] if few else []
+
+
+def _alike(classes: Sequence[str]) -> list[str]:
+    """Say which classes have names that a reader takes for one."""
+    names: dict[str, list[str]] = {}
+    for name in classes:
+        names.setdefault(unicodedata.normalize("NFKC", name).casefold().strip(), []).append(name)
+    alike = [" and ".join(map(repr, several)) for several in names.values() if len(several) > 1]
+    return [f"class names look alike: {listed(alike)}"] if alike else []
+
+
+def _passed_over(layout: _Layout) -> list[str]:
+    """Say what lies among the images and is not read."""
+    notes = []
+    if layout.skipped:
+        total = layout.skipped.total()
+        notes.append(f"{total:,} files that are not read as images are left out: {_counted(layout.skipped)}")
+    if layout.foreign:
+        notes.append(f"hidden folders and those of other programs are passed over: {listed(sorted(layout.foreign))}")
+    return notes
+
+
+def _counted(suffixes: Counter[str]) -> str:
+    return listed([f"{count:,} {suffix or 'without a suffix'}" for suffix, count in suffixes.most_common()])

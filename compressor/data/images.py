@@ -14,7 +14,12 @@ from compressor.errors import InputRejected
 
 Pixels = npt.NDArray[np.uint8]
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"})
+# Kinds of still images that Pillow decodes by itself. Not each build has AVIF and JPEG 2000.
+_KINDS = {"AVIF", "BMP", "DDS", "DIB", "GIF", "ICNS", "ICO", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "PSD"}
+_KINDS |= {"QOI", "SGI", "SUN", "TGA", "TIFF", "WEBP", "XBM", "XPM"}
+SUFFIXES = frozenset(
+    suffix for suffix, kind in Image.registered_extensions().items() if kind in _KINDS and kind in Image.OPEN
+)
 DAMAGED_LIMIT = 0.01  # the fraction of a set's images that may be unreadable and are then left out
 
 _GREY = frozenset({"1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N"})
@@ -67,10 +72,19 @@ def decode(path: str, size: int | None, channels: int | None = None) -> tuple[He
         with Image.open(path) as image:
             header = _header(image, channels)
             upright = ImageOps.exif_transpose(image)
-            pixels = _fitted(_eight_bits(upright, header.channels), size)
+            pixels = pixels_of(upright, size, channels)
             return header._replace(height=upright.height, width=upright.width), pixels
     except _DAMAGE as error:
         return Damaged(path, _reason(error))
+
+
+def pixels_of(image: Image.Image, size: int | None, channels: int | None) -> Pixels:
+    """Return an image as `decode` does, but as it stands.
+
+    Raises:
+        ValueError: its pixels are of a kind that does not become bytes.
+    """
+    return _fitted(_eight_bits(image, _header(image, channels).channels), size)
 
 
 def refuse_damage(damaged: Sequence[Damaged], total: int) -> None:

@@ -17,6 +17,7 @@ from torch.utils.data import Dataset as TorchDataset
 from compressor.data.images import Damaged, Header, Pixels, decode, listed, read_header, refuse_damage
 from compressor.data.split import Held, Source
 from compressor.errors import InputRejected
+from compressor.machine.workers import end_with_starter
 
 log = logging.getLogger(__name__)
 
@@ -114,15 +115,8 @@ class Streamed:
     damaged: list[Damaged] = field(default_factory=list)
 
     def fetch(self, batches: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-        loader = DataLoader(
-            _Decoder(self.shape, self.size),
-            batch_sampler=([self.paths[row] for row in rows.tolist()] for rows in batches),
-            collate_fn=_as_it_is,
-            num_workers=self.workers,
-            multiprocessing_context=_processes() if self.workers else None,
-            generator=torch.Generator(),  # or the loader would draw from the global one and change what follows
-        )
-        for pixels, places, damaged in loader:
+        wanted = ([self.paths[row] for row in rows.tolist()] for rows in batches)
+        for pixels, places, damaged in batches_of(_Decoder(self.shape, self.size), wanted, self.workers):
             self._note(damaged)
             if len(places) == 0:
                 raise InputRejected(
@@ -166,8 +160,30 @@ class _Decoder(TorchDataset[Any]):
         return pixels[: len(places)], np.asarray(places, dtype=np.int64), damaged
 
 
+def batches_of(reader: TorchDataset[Any], batches: Iterable[list[Any]], workers: int) -> Iterator[Any]:
+    """Begin to read batches, in `workers` processes or, with 0, in this one, and return what is read, in order.
+
+    Args:
+        reader: what is sent to the processes; its `__getitems__` reads a batch.
+    """
+    loader = DataLoader(
+        reader,
+        batch_sampler=batches,
+        collate_fn=_as_it_is,
+        num_workers=workers,
+        multiprocessing_context=_processes() if workers else None,
+        worker_init_fn=_stop_with_starter,
+        generator=torch.Generator(),  # or the loader would draw from the global one and change what follows
+    )
+    return iter(loader)
+
+
 def _as_it_is(batch: Any) -> Any:
     return batch
+
+
+def _stop_with_starter(_: int) -> None:
+    end_with_starter()
 
 
 def _processes() -> Any:

@@ -14,6 +14,7 @@ from compressor.doctor.finding import Finding
 from compressor.doctor.probing import TIMEOUT_S, probe
 from compressor.errors import CompressError, InputRejected, UsageError, did_you_mean
 from compressor.recipe import Recipe, require_runnable
+from compressor.recipe.code import is_code
 from compressor.runs.folder import Run, is_run
 from compressor.tracking import require
 
@@ -128,13 +129,13 @@ def _file(name: str, path: Path, hint: str) -> Finding:
     return Finding(name, name, "ok", str(path), needed=("training",))
 
 
-def _factory(module: str) -> Finding:
-    """Return whether a student's module can be found. Its top package only: a look at more would execute it."""
+def _factory(module: str, what: str = "student") -> Finding:
+    """Return whether a plug-in's module can be found. Its top package only: a look at more would execute it."""
     name = module.partition(".")[0]
     needed = ("training",)
     if importlib.util.find_spec(name) is None:
-        return Finding("student", "student", "absent", f"there is no module {name}", 'export PYTHONPATH="$PWD"', needed)
-    return Finding("student", "student", "ok", f"module {name}", needed=needed)
+        return Finding(what, what, "absent", f"there is no module {name}", 'export PYTHONPATH="$PWD"', needed)
+    return Finding(what, what, "ok", f"module {name}", needed=needed)
 
 
 def _data(recipe: Recipe) -> Finding:
@@ -147,6 +148,8 @@ def _data(recipe: Recipe) -> Finding:
                 "data", "data", "absent", f"there is no folder {folder}", "--data folder:PATH names another", needed
             )
         return Finding("data", "data", "ok", str(folder), needed=needed)
+    if is_code(name):
+        return _factory(name.partition(":")[0], "data")
     if name == _EMBEDDED:
         return Finding("data", "data", "ok", name, needed=needed)
     if name not in OFFICIAL:

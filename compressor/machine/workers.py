@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import re
 import signal
@@ -88,6 +89,21 @@ def stop_with_parent() -> None:
     def watch() -> None:
         os.read(sys.stdin.fileno(), 1)  # not through the file object, whose lock Python wants when it exits
         os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def end_with_starter() -> None:
+    """End this process of `multiprocessing` when the one that started it is gone, however it went.
+
+    Workers from a fork server are children of the server, which lives as long as they do, so neither notices.
+    """
+    starter = multiprocessing.parent_process()
+
+    def watch() -> None:
+        if starter is not None:
+            starter.join()
+            os._exit(1)  # at once: the main thread may wait for ever to hand over a batch
 
     threading.Thread(target=watch, daemon=True).start()
 

@@ -9,7 +9,7 @@ from compressor.plugins import is_plugin
 from compressor.recipe.schema import Recipe
 
 _KEYS = {"arch", "kind", "format", "name", "unlabelled"}  # where `package.module:name` may stand
-_FORMS = ("folder:", "hf:", "wds:")  # of data sets, which are no code
+_FORMS = ("folder:", "hf:", "wds:", "object:")  # of data sets, which are no code
 
 
 def code_named(recipe: Recipe) -> list[str]:
@@ -17,12 +17,17 @@ def code_named(recipe: Recipe) -> list[str]:
     return list(dict.fromkeys(_named(recipe.model_dump(mode="json", by_alias=True))))
 
 
+def is_code(name: str) -> bool:
+    """Whether a name, of a data set too, is that of code to import: nothing but the user's own command may ask for it."""
+    return is_plugin(name) and not name.startswith(_FORMS)
+
+
 def _named(values: Any, key: str = "") -> Iterator[str]:
     if isinstance(values, Mapping):
         for name, value in values.items():
             yield from _named(value, name)
     elif isinstance(values, str):
-        if key in _KEYS and is_plugin(values) and not values.startswith(_FORMS):
+        if key in _KEYS and is_code(values):
             yield values
     elif isinstance(values, Sequence):
         for value in values:

@@ -194,7 +194,7 @@ def _absolute(values: Any, base: Path, node: shape.Node | None = None) -> Any:
     if isinstance(values, list):
         return [_absolute(value, base, shape.child(node, index, values)) for index, value in enumerate(values)]
     formats = {variant.get("format") for variant in shape.variants(node, values)}
-    if isinstance(values, str) and "path" in formats:
+    if isinstance(values, str) and "path" in formats and values not in shape.choices(node):
         return _path(values, base)
     if values == _FOLDER and "data-name" in formats:
         raise UsageError(f"{_FOLDER} names no folder", hint=f"{_FOLDER}PATH")

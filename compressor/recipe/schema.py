@@ -44,11 +44,12 @@ Percentile = Annotated[float, Field(gt=0, lt=100)]
 
 
 class Data(Config):
-    """Where images come from. `name` is `digits`, `cifar10`, ... or `folder:PATH`; empty means: as the teacher says."""
+    """Where images come from; without a name, from where the teacher says."""
 
     name: Annotated[str, Field(min_length=1, json_schema_extra={"format": "data-name"})] | None = Field(
         default=None,
-        description="digits, cifar10, cifar100, mnist, fashion_mnist or folder:PATH; null: as the teacher says",
+        description="digits, cifar10, cifar100, mnist, fashion_mnist, folder:PATH or package.module:factory; null: as "
+        "the teacher says",
     )
     root: Path | None = Field(
         default=None, description="folder with the files of a named data set; looked up when not given"
@@ -68,6 +69,11 @@ class Data(Config):
     )
     augment: Literal["auto", "none", "crop", "crop-flip"] = Field(
         default="auto", description="auto: crop-flip for photographs, crop for digits and characters"
+    )
+    class_order: Literal["natural"] | Path | Annotated[tuple[str, ...], Field(min_length=2)] | None = Field(
+        default=None,
+        description="natural (2 before 10), all names in their order, or a file of them; null: as the data have it, "
+        "which for folders is the order of their names",
     )
     workers: NonNegativeInt = Field(default=2, description="loading processes, for data that is streamed")
     unlabelled: Annotated[str, Field(min_length=1, json_schema_extra={"format": "data-name"})] | None = Field(
