@@ -1045,8 +1045,8 @@ def test_shards_side_by_side_are_the_batches_of_one_process(count, size, world, 
         assert max(lengths) - min(lengths) <= 1
 
 
-def test_a_streamed_shard_leaves_out_a_damaged_file_and_keeps_the_others_crops(folder):
-    opened = open_(folder(cat=9, dog=9), held=False, validation=0, workers=0, test=0.2)
+def test_streamed_shards_side_by_side_are_the_batches_of_one_process(folder):
+    opened = open_(f"folder:{folder(cat=9, dog=9)}", held=False, validation=0, workers=0, test=0.2)
     whole = list(opened.train.batches(4, seed=1, augment=True))
     shards = [list(opened.train.batches(4, seed=1, augment=True, shard=Shard(rank, 2))) for rank in (0, 1)]
     for batch, *parts in zip(whole, *shards, strict=True):
@@ -1078,12 +1078,16 @@ def test_a_folder_with_a_training_part_gives_that_alone(folder, tmp_path):
 
 def test_a_data_set_by_name_gives_its_training_part(folder, tmp_path):
     digits = open_("digits")
-    stream = open_unlabelled(Data(unlabelled="digits"), digits, device=CPU)
-    assert len(stream) == len(digits.train) + len(digits.validation) + len(digits.test)
+    assert open_unlabelled(Data(unlabelled="digits"), digits, device=CPU) is digits.train  # nothing held out
+    other = replace(digits, source="another")
+    assert len(open_unlabelled(Data(unlabelled="digits"), other, device=CPU)) == len(digits.train)
+    root = folder(cat=5, dog=5)
+    own = open_(f"folder:{root}", test=0.4)
+    assert open_unlabelled(Data(unlabelled=f"folder:{root}"), own, device=CPU) is own.train
 
 
 def test_unlabelled_images_of_another_shape_or_none_are_refused(folder, tmp_path):
-    coloured = open_(folder(cat=5, dog=5))
+    coloured = open_(f"folder:{folder(cat=5, dog=5)}")
     with pytest.raises(InputRejected, match=r"unlabelled images are \[1, 8, 8\] and the labelled ones \[3, 8, 8\]"):
         open_unlabelled(Data(unlabelled="digits"), coloured, device=CPU)
     (tmp_path / "empty").mkdir()

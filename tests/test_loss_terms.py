@@ -201,7 +201,10 @@ def test_regressors_fit_maps_and_vectors(tiny):
 @pytest.mark.parametrize(
     ("loss", "sentence"),
     [
-        (FitNet(student="body.0", teacher="body"), "body.0 of the student gives [8, 8, 8], body of the teacher [12, 4, 4]"),
+        (
+            FitNet(student="body.0", teacher="body"),
+            "body.0 of the student gives [8, 8, 8], body of the teacher [12, 4, 4]",
+        ),
         (FitNet(student="body", teacher="head"), "body of the student gives [8, 4, 4], head of the teacher [4]"),
         (AT(student="body.0", teacher="body"), "at cannot compare its taps: body.0 of the student gives [8, 8, 8]"),
         (AT(student="head", teacher="head"), "head of the student gives [4], head of the teacher [4]"),

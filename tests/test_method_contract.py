@@ -347,7 +347,9 @@ def test_a_players_groups_follow_their_own_rates_and_schedule(start):
         def updates(self, batch, moment):
             yield from super().updates(batch, moment)
             yield Update({"late": self.late.sum()}, player="late")
-            self.seen.append([[group["lr"] for group in each.optimizer.param_groups] for each in state.players.values()])
+            self.seen.append(
+                [[group["lr"] for group in each.optimizer.param_groups] for each in state.players.values()]
+            )
 
     state = start(Rates, schedule=Schedule(kind="steps", at=(1, 2)), epochs=3)
     run(state)

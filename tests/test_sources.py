@@ -34,7 +34,9 @@ def test_the_unlabelled_stream_goes_round_without_regard_for_epochs(steps, passe
 
     source = with_unlabelled(numbered(steps), passes, passed)
 
-    found = [(int(batch.labels), tuple(batch.unlabelled.tolist())) for batch in source.batches(epoch, min(start, steps))]
+    found = [
+        (int(batch.labels), tuple(batch.unlabelled.tolist())) for batch in source.batches(epoch, min(start, steps))
+    ]
 
     expected = [
         (100 * epoch + number, divmod(epoch * steps + number, passed)) for number in range(min(start, steps), steps)
