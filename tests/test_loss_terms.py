@@ -1,4 +1,4 @@
-"""Losses between logits and between inner outputs: closed forms on two samples, gradients, and what they cannot take."""
+"""Losses between logits and between inner outputs: closed forms on two samples, gradients, what they refuse."""
 
 import math
 
