@@ -126,8 +126,14 @@ def test_models_and_methods_are_listed():
     listed = json.loads(ran(["models", "--json"]).out)
     assert next(each for each in listed if each["name"] == "resnet20")["parameters"] == 269_722
     assert "resnet20" in ran(["models"]).out
-    assert [each["kind"] for each in json.loads(ran(["methods", "--json"]).out)] == ["ce", "kd", "bss"]
-    assert "temperature: 3.0" in ran(["methods"]).out
+    entries = json.loads(ran(["methods", "--json"]).out)
+    assert [each["kind"] for each in entries if each["what"] == "method"] == ["ce", "kd", "bss"]
+    assert [each["kind"] for each in entries if each["what"] == "soft"] == ["kl", "lskd", "dkd", "dist"]
+    assert [each["kind"] for each in entries if each["what"] == "features"] == ["fitnet", "at"]
+    shown = ran(["methods"]).out
+    assert "temperature: 3.0" in shown
+    assert "needs a teacher, labelled images, gradients through the teacher" in shown
+    assert "student: (must be given)" in shown
 
 
 def test_recipes_are_shown_copied_checked_and_described(tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from compressor.data import NORMALISATIONS, measured, open_data
+from compressor.data import NORMALISATIONS, Shard, measured, open_data, open_unlabelled
 from compressor.data.augment import Augmentation, chosen, to_pixels
 from compressor.data.holdout import hold_out
 from compressor.data.images import decode, read_header
@@ -988,3 +988,110 @@ def test_the_usual_normalisations_have_one_value_a_channel():
     for name, (mean, std) in NORMALISATIONS.items():
         assert len(mean) == len(std) == (1 if "mnist" in name else 3)
         assert all(value > 0 for value in std)
+
+
+# Views, shards, and images without labels
+
+
+def test_the_first_view_is_what_one_view_alone_would_be_and_the_others_differ():
+    split = split_of(12)
+    alone = list(split.batches(5, epoch=2, seed=3, augment=True))
+    several = list(split.batches(5, epoch=2, seed=3, augment=True, views=3))
+    assert same(several, alone)
+    assert all(batch.views == () for batch in alone)
+    for batch in several:
+        views = [batch.images, *batch.views]
+        assert [view.shape for view in views] == [batch.images.shape] * 3
+        assert not any(torch.equal(a, b) for a, b in ((views[0], views[1]), (views[1], views[2]), (views[0], views[2])))
+
+
+def test_views_are_of_the_same_images_and_resume():
+    split = split_of(12, augmentation=Augmentation())  # moves nothing
+    for batch in split.batches(5, seed=3, augment=True, views=2):
+        assert torch.equal(batch.views[0], batch.images)
+    moving = split_of(12)
+    whole = list(moving.batches(5, seed=3, augment=True, views=2))
+    late = list(moving.batches(5, seed=3, augment=True, views=2, start=2))
+    assert torch.equal(late[0].views[0], whole[2].views[0])
+
+
+def test_views_without_augmentation_would_be_the_same():
+    with pytest.raises(ValueError, match="differ by their augmentation alone"):
+        next(split_of().batches(5, views=2))
+
+
+@given(
+    count=st.integers(1, 40),
+    size=st.integers(1, 12),
+    world=st.integers(1, 5),
+    seed=st.none() | st.integers(0, 3),
+    drop_last=st.booleans(),
+    start=st.integers(0, 2),
+)
+def test_shards_side_by_side_are_the_batches_of_one_process(count, size, world, seed, drop_last, start):
+    split = split_of(count, size=4)
+    how = {"epoch": 1, "seed": seed, "augment": seed is not None, "drop_last": drop_last, "start": start}
+    views = 1 if seed is None else 2
+    alone = list(split.batches(size, **how, views=views))
+    shards = [list(split.batches(size, **how, views=views, shard=Shard(rank, world))) for rank in range(world)]
+
+    assert [len(shard) for shard in shards] == [len(alone)] * world
+    for whole, *parts in zip(alone, *shards, strict=True):
+        for field in ("images", "labels", "indices"):
+            assert torch.equal(torch.cat([getattr(part, field) for part in parts]), getattr(whole, field))
+        for view, pieces in zip(whole.views, zip(*(part.views for part in parts), strict=True), strict=True):
+            assert torch.equal(torch.cat(pieces), view)
+        lengths = [len(part.images) for part in parts]
+        assert max(lengths) - min(lengths) <= 1
+
+
+def test_streamed_shards_side_by_side_are_the_batches_of_one_process(folder):
+    opened = open_(f"folder:{folder(cat=9, dog=9)}", held=False, validation=0, workers=0, test=0.2)
+    whole = list(opened.train.batches(4, seed=1, augment=True))
+    shards = [list(opened.train.batches(4, seed=1, augment=True, shard=Shard(rank, 2))) for rank in (0, 1)]
+    for batch, *parts in zip(whole, *shards, strict=True):
+        assert torch.equal(torch.cat([part.images for part in parts]), batch.images)
+
+
+def test_unlabelled_images_are_all_below_a_folder_as_the_labelled_ones_are(tmp_path):
+    digits = open_("digits")
+    for number, place in enumerate(["a.png", "deep/er/b.PNG", "deep/c.jpg", "notes.txt"]):
+        path = tmp_path / "more" / place
+        if path.suffix == ".txt":
+            path.write_text("no image")
+        else:
+            picture(path.with_suffix(".png"), number, size=(20, 30)).rename(path)
+    config = Data(name="digits", unlabelled=f"folder:{tmp_path / 'more'}")
+
+    stream = open_unlabelled(config, digits, device=CPU)
+
+    (batch,) = stream.batches(8)
+    assert batch.images.shape == (3, *digits.input_shape)
+
+
+def test_a_folder_with_a_training_part_gives_that_alone(folder, tmp_path):
+    folder("train", cat=2, dog=2)
+    folder("test", cat=3, dog=3)
+    digits = open_("digits")
+    assert len(open_unlabelled(Data(unlabelled=f"folder:{tmp_path / 'set'}"), digits, device=CPU)) == 4
+
+
+def test_a_data_set_by_name_gives_its_training_part(folder, tmp_path):
+    digits = open_("digits")
+    assert open_unlabelled(Data(unlabelled="digits"), digits, device=CPU) is digits.train  # nothing held out
+    other = replace(digits, source="another")
+    assert len(open_unlabelled(Data(unlabelled="digits"), other, device=CPU)) == len(digits.train)
+    root = folder(cat=5, dog=5)
+    own = open_(f"folder:{root}", test=0.4)
+    assert open_unlabelled(Data(unlabelled=f"folder:{root}"), own, device=CPU) is own.train
+
+
+def test_unlabelled_images_of_another_shape_or_none_are_refused(folder, tmp_path):
+    coloured = open_(f"folder:{folder(cat=5, dog=5)}")
+    with pytest.raises(InputRejected, match=r"unlabelled images are \[1, 8, 8\] and the labelled ones \[3, 8, 8\]"):
+        open_unlabelled(Data(unlabelled="digits"), coloured, device=CPU)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputRejected, match="there is no image below"):
+        open_unlabelled(Data(unlabelled=f"folder:{tmp_path / 'empty'}"), coloured, device=CPU)
+    with pytest.raises(UsageError, match="there is no data set 'digit'"):
+        open_unlabelled(Data(unlabelled="digit"), coloured, device=CPU)

@@ -325,6 +325,104 @@ def test_an_unlabelled_stream_arrives_beside_the_labelled_one(start):
     assert epoch.losses["pixels"] == pytest.approx(pixels.item(), abs=1e-6)
 
 
+# Players
+
+
+def test_a_players_groups_follow_their_own_rates_and_schedule(start):
+    class Rates(Adversarial):
+        seen = []  # noqa: RUF012 (of one test)
+
+        def players(self):
+            first, _, last = self.critic
+            groups = [{"params": [first.weight, last.weight]}, {"params": [first.bias, last.bias], "lr": 0.3}]
+            return {
+                "critic": Player(parameters=groups, lr=0.01, optimizer="sgd", weight_decay=0.5),
+                "late": Player(parameters=[self.late], schedule=lambda step, steps: step / steps),
+            }
+
+        def __init__(self, setting):
+            super().__init__(setting)
+            self.late = nn.Parameter(torch.ones(1))
+
+        def updates(self, batch, moment):
+            yield from super().updates(batch, moment)
+            yield Update({"late": self.late.sum()}, player="late")
+            self.seen.append(
+                [[group["lr"] for group in each.optimizer.param_groups] for each in state.players.values()]
+            )
+
+    state = start(Rates, schedule=Schedule(kind="steps", at=(1, 2)), epochs=3)
+    run(state)
+
+    assert [each[0][0] for each in Rates.seen] == pytest.approx([LR] * 4 + [LR / 10] * 4 + [LR / 100] * 4)
+    rates = torch.tensor([each[1] for each in Rates.seen])
+    torch.testing.assert_close(rates[::4], torch.tensor([[0.01, 0.3], [0.001, 0.03], [0.0001, 0.003]]))
+    assert [each[2][0] for each in Rates.seen] == pytest.approx([LR * step / 12 for step in range(12)])
+    groups = state.players["critic"].optimizer.param_groups
+    assert [group["weight_decay"] for group in groups] == [0.5, 0.5]
+    assert state.players["late"].optimizer.param_groups[0]["weight_decay"] == DECAY
+
+
+def test_clipping_and_the_average_are_the_students_alone(start):
+    state = start(Adversarial, clip_norm=1e-6, ema=0.9, momentum=0.0, weight_decay=0.0, epochs=1)
+    before = weights(state.student), weights(state.objective.critic)
+    run(state)
+    assert (weights(state.student) - before[0]).norm() < 1e-5
+    assert (weights(state.objective.critic) - before[1]).norm() > 1e-2
+    assert state.reported().state_dict().keys() == state.student.state_dict().keys()
+
+
+def test_optimisers_are_made_of_parameters_that_stay(start):
+    state = start(Adversarial, channels_last=True)
+    moved_by = {id(parameter) for player in state.players.values() for parameter in player.parameters}
+    assert moved_by == {id(each) for network in (state.student, state.objective) for each in network.parameters()}
+
+
+@pytest.mark.parametrize("whose", ["student", "teacher", "other"])
+def test_a_parameter_is_trained_by_one_player(start, whose):
+    class Twice(Adversarial):
+        def players(self):
+            networks = {"student": self.setting.student, "teacher": self.setting.teachers[0], "other": self.critic}
+            return super().players() | {"second": Player(parameters=networks[whose].parameters())}
+
+    with pytest.raises(ValueError, match="another player, the student or a teacher"):
+        start(Twice)
+
+
+def test_a_state_saved_before_groups_had_own_rates_resumes(start):
+    state = start(Adversarial)
+    saved = state.state_dict()
+    for player in saved["players"].values():
+        for group in player["param_groups"]:
+            del group["initial_lr"]
+    resumed = start(Adversarial)
+    resumed.load_state_dict(saved)
+    assert [epoch.losses for epoch in run(resumed)] == [epoch.losses for epoch in run(state)]
+
+
+# Ranks
+
+
+def test_draws_differ_between_ranks_and_the_first_draws_what_one_process_does(tiny):
+    class Drawing(Objective):
+        def updates(self, batch, moment):
+            drawn.append((torch.rand(2, generator=moment.generator).tolist(), torch.rand(2).tolist()))
+            where.append((moment.rank, moment.world))
+            yield Update({"x": self.setting.student(batch.images).sum()})
+
+    drawn, where = [], []
+    for place in ({}, {"rank": 0, "world": 2}, {"rank": 1, "world": 2}):
+        student = tiny()
+        objective = Drawing(Setting(student, [], 4, (3, 8, 8), 0, torch.ones(3), CPU))
+        state = TrainingState(student, objective, Training(), seed=0, device=CPU, steps_per_epoch=STEPS, **place)
+        state.advance(next(batches(0, 0)))
+
+    assert where == [(0, 1), (0, 2), (1, 2)]
+    assert drawn[0] == drawn[1]
+    assert len({tuple(each) for pair in drawn for each in pair}) == 4
+    assert objective.setting.gather(torch.ones(2)).tolist() == [1, 1]
+
+
 # Resuming
 
 

@@ -11,9 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compressor.errors import UsageError
-from compressor.methods import METHODS
+from compressor.methods import METHODS, Needs
 from compressor.methods.bss import BSS, Attack
+from compressor.methods.ce import CE
 from compressor.methods.kd import KD
+from compressor.methods.losses.kl import LSKD
 from compressor.recipe import (
     FORMATS,
     Data,
@@ -210,7 +212,7 @@ def test_no_text_is_answered_with_anything_but_values_or_a_sentence(text):
 @pytest.mark.parametrize(
     ("text", "said", "hint"),
     [
-        (STUDENT + "train:\n  learning_rate: 1", ":3: unknown key train.learning_rate", "known: channels_last,"),
+        (STUDENT + "train:\n  learning_rate: 1", ":3: unknown key train.learning_rate", "known: epochs,"),
         (STUDENT + "train:\n  epoch: 1", "unknown key train.epoch", "did you mean 'epochs'?"),
         (STUDENT + "trian: {lr: 1}", "unknown key trian", "did you mean 'train'"),
         (STUDENT + "lr: 1", "unknown key lr", "there is train.lr"),
@@ -589,7 +591,7 @@ def test_the_resolved_copy_spells_every_default_and_absolute_paths(file, tmp_pat
 
     assert load(copy) == recipe
     written = yaml.safe_load(copy.read_text(encoding="utf-8"))
-    assert set(written) == set(schema()["properties"])
+    assert {*written, "teachers"} == set(schema()["properties"])  # of which one is written
     assert written["teacher"]["checkpoint"] == str(tmp_path.resolve() / "t.pt")
     assert written["train"]["schedule"] == {"kind": "steps", "at": [0.5, 0.75], "gamma": 0.1, "warmup": 0.0}
 
@@ -616,6 +618,8 @@ def conforms(value, node, defs) -> bool:
         return False
     if "enum" in node and value not in node["enum"]:
         return False
+    if "pattern" in node and isinstance(value, str) and not re.search(node["pattern"], value):
+        return False
     number = isinstance(value, int | float) and not isinstance(value, bool)
     kinds = {
         "object": isinstance(value, dict),
@@ -631,9 +635,9 @@ def conforms(value, node, defs) -> bool:
     if isinstance(value, dict):
         known = node.get("properties", {})
         return (
-            set(value) <= set(known)
+            (node.get("additionalProperties", True) or set(value) <= set(known))
             and set(node.get("required", [])) <= set(value)
-            and all(conforms(each, known[key], defs) for key, each in value.items())
+            and all(conforms(each, known[key], defs) for key, each in value.items() if key in known)
         )
     if isinstance(value, list):
         nodes = node.get("prefixItems", []) + [node.get("items", {})] * len(value)
@@ -691,6 +695,100 @@ def test_without_data_and_teacher_there_is_nothing_to_run_on(file):
 def test_a_teacher_may_tell_the_data_and_labels_need_no_teacher(file):
     require_runnable(load(file(STUDENT + "teacher: {checkpoint: t.pt}")))
     require_runnable(load(file(STUDENT + "method: {kind: ce}\ndata: {name: digits}")))
+
+
+def needing(monkeypatch, **needs):
+    monkeypatch.setattr(CE, "needs", Needs(**({"teachers": 0, "most": 0} | needs)))
+
+
+@pytest.mark.parametrize(
+    ("needs", "text", "sentence"),
+    [
+        ({}, "teachers: [{checkpoint: a}, {checkpoint: b}]", "learns from no teacher, and the recipe names 2"),
+        ({"teachers": 1, "most": 1}, "teachers: [{checkpoint: a}, {checkpoint: b}]", "from a teacher, .* names 2"),
+        ({"teachers": 2, "most": 3}, "teacher: {checkpoint: a}", "from 2 teachers, and the recipe names 1"),
+        ({"teachers": 2, "most": None}, "", "from 2 teachers, and the recipe names none"),
+        ({"teachers": 1, "most": 2}, f"teachers: [{', '.join(['{checkpoint: a}'] * 3)}]", "2 teachers at most, .* 3"),
+        ({}, "data: {name: digits, unlabelled: mnist}", "has no use for unlabelled images"),
+        ({"unlabelled": True}, "", "learns from unlabelled images too, and the recipe names none"),
+        ({"views": 2}, "data: {name: digits, augment: none}", "compares 2 views of an image, and without"),
+        ({}, "train: {steps_per_epoch: 5}", "train.steps_per_epoch has no meaning"),
+        ({"data": False}, "", "trains without data, and the recipe does not say how many steps"),
+    ],
+)
+def test_what_a_method_lacks_or_has_no_use_for_is_refused(file, monkeypatch, needs, text, sentence):
+    needing(monkeypatch, **needs)
+    rest = text if "data:" in text else f"data: {{name: digits}}\n{text}"
+    with pytest.raises(UsageError, match=sentence) as caught:
+        require_runnable(load(file(f"{STUDENT}method: {{kind: ce}}\n{rest}")))
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("needs", "text"),
+    [
+        ({}, "teacher: {checkpoint: a}"),  # to be compared with
+        ({"teachers": 2, "most": None}, f"teachers: [{', '.join(['{checkpoint: a}'] * 5)}]"),
+        ({"most": 2}, ""),
+        ({"unlabelled": True, "views": 3}, "data: {name: digits, unlabelled: mnist, unlabelled_batch: 7}"),
+        ({"data": False}, "train: {steps_per_epoch: 5}"),
+    ],
+)
+def test_what_a_method_needs_makes_it_runnable(file, monkeypatch, needs, text):
+    needing(monkeypatch, **needs)
+    rest = text if "data:" in text else f"data: {{name: digits}}\n{text}"
+    require_runnable(load(file(f"{STUDENT}method: {{kind: ce}}\n{rest}")))
+
+
+# Several teachers
+
+
+def test_one_teacher_is_written_as_teacher_and_several_as_teachers(file, tmp_path):
+    one = load(file(STUDENT + "teacher: {checkpoint: a.pt}"))
+    assert one.teachers == (one.teacher,)
+    assert load(file(STUDENT + "teachers: [{checkpoint: a.pt}]")) == one
+    assert "teachers" not in yaml.safe_load(dump(one))
+
+    several = load(file(STUDENT + "teachers: [{checkpoint: a.pt}, {checkpoint: b.pt, mean: [0.5], std: [0.5]}]"))
+    assert several.teacher == one.teacher == several.teachers[0]
+    assert several.teachers[1].checkpoint == tmp_path.resolve() / "b.pt"
+    assert "teacher" not in yaml.safe_load(dump(several))
+    assert load(file(dump(several))) == several
+    assert several.with_teachers(one.teachers) == one
+    none = one.with_teachers(())
+    assert (none.teacher, none.teachers) == (None, ())
+    assert yaml.safe_load(dump(none))["teacher"] is None
+    assert load(file(dump(none))) == none
+
+
+@pytest.mark.parametrize(
+    ("text", "override", "sentence"),
+    [
+        ("teacher: {checkpoint: a}\nteachers: [{checkpoint: b}]", [], "teacher and teachers are both given"),
+        ("teachers: [{checkpoint: a}, {checkpoint: b}]", ["teacher.checkpoint=c"], "teacher and teachers are both"),
+        ("teacher: {checkpoint: a, mean: [1]}", [], "teacher: mean and std must be given together"),
+        ("teachers: [{checkpoint: a}, {checkpoint: b, mean: [1]}]", [], "teachers.1: mean and std must be given"),
+        ("teachers: [{checkpoint: a}, {chekpoint: b}]", [], "unknown key teachers.1.chekpoint"),
+        ("teachers: [{checkpoint: a}, {checkpoint: b}]", ["teachers.1.classes=x"], "--set teachers.1.classes=x"),
+        ("data: {name: digits, unlabelled_batch: 4}", [], "data.unlabelled_batch: is for the stream data.unlabelled"),
+        ("method: {kind: kd, soft: {kind: kll}}", [], "method.soft.kind: must be one of 'kl'"),
+        ("method: {kind: kd, soft: {kind: dkd, beta: -1}}", [], "method.soft.beta: must be at least 0"),
+        ("method: {kind: kd, features: [{kind: at}]}", [], "missing key method.features.0.student"),
+        ("method: {kind: kd, temperature: 2, soft: {kind: lskd}}", [], "method.temperature: is for the default"),
+    ],
+)
+def test_wrong_teachers_and_losses_are_named(file, text, override, sentence):
+    with pytest.raises(UsageError) as caught:
+        load(file(STUDENT + text), override)
+    assert sentence in caught.value.message
+
+
+def test_an_override_reaches_into_the_only_teacher_and_into_losses(file):
+    recipe = load(file(STUDENT + "teacher: {checkpoint: a}"), ["teacher.classes=7", "method.soft.kind=lskd"])
+    assert recipe.teachers[0].classes == 7
+    assert recipe.method.soft == LSKD()
+    again = load(file(dump(recipe)), ["method.soft.temperature=5"])
+    assert again.method.soft == LSKD(temperature=5)
 
 
 # The shipped recipes

@@ -94,26 +94,29 @@ def divided(loaded: Loaded, config: Data, *, device: torch.device, seed: int = 0
 def open_unlabelled(config: Data, like: Dataset, *, device: torch.device) -> Split:
     """Open the second stream of a recipe, `data.unlabelled`: images for training whose labels, if any, are not used.
 
-    A data set by name gives its training part, a folder all images below it (below its `train/`, where it has one),
-    brought to the height, width and channels of `like`.
+    A data set by name gives its training split, a folder all images below it (below its `train/`, where it has one),
+    brought to the height, width and channels of `like`. What is the same as `like` gives its training split, so that
+    nothing held out is trained on.
 
     Raises:
         UsageError: the name is not one of `NAMES` or `folder:PATH`.
         InputRejected: there are no images, or they are of another shape than those of `like`.
     """
-    named = config.model_copy(update={"name": config.unlabelled})
-    scheme, _, place = (config.unlabelled or "").partition(":")
-    if scheme == "folder" and place:
-        part = open_images(place, named, like.input_shape, device)
-    else:
-        loaded = _load(named, device, None)
-        if loaded.input_shape != like.input_shape:
-            raise InputRejected(
-                f"the unlabelled images are {list(loaded.input_shape)} and the labelled ones {list(like.input_shape)}",
-                hint="data.unlabelled=folder:PATH brings images to the size of the labelled ones",
-            )
-        part = loaded.train
-    return _split(part, like.train.augmentation, device)
+    name = config.unlabelled or ""
+    scheme, _, place = name.partition(":")
+    folder = Path(place).expanduser().absolute() if scheme == "folder" and place else None
+    if like.source == (name if folder is None else f"folder:{folder}"):
+        return like.train
+    if folder is not None:
+        part = open_images(folder, config, like.input_shape, device)
+        return _split(part, like.train.augmentation, device)
+    opened = open_data(config.model_copy(update={"name": name}), device=device)
+    if opened.input_shape != like.input_shape:
+        raise InputRejected(
+            f"the unlabelled images are {list(opened.input_shape)} and the labelled ones {list(like.input_shape)}",
+            hint="data.unlabelled=folder:PATH brings images to the size of the labelled ones",
+        )
+    return opened.train
 
 
 def measured(split: Split) -> Statistics:

@@ -28,6 +28,8 @@ class Augmentation:
 
         `top` and `left` are the corner of the crop within the padded image: `pad` leaves an image where it is.
         """
+        if len(images) == 0:
+            return images
         top, left, mirrored = moves
         if self.pad:
             images = _crop(images, top.to(images.device), left.to(images.device), self.pad)

@@ -14,14 +14,13 @@ from compressor.errors import InputRejected
 from compressor.recipe import Data
 
 
-def open_images(place: str, config: Data, input_shape: tuple[int, int, int], device: torch.device) -> Part:
+def open_images(root: Path, config: Data, input_shape: tuple[int, int, int], device: torch.device) -> Part:
     """Return all images below a folder, in the order of their names, as `input_shape` has them; each is labelled 0.
 
     Raises:
         InputRejected: the folder is not there or has no image, or too many of its images are damaged, or they differ
             from an `input_shape` that is not square.
     """
-    root = Path(place).expanduser().absolute()
     if (root / "train").is_dir():
         root = root / "train"
     paths = sorted(

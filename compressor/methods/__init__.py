@@ -14,7 +14,7 @@ from compressor.methods.protocol import Config, Method, Moment, Needs, Objective
 from compressor.methods.taps import Taps
 
 METHODS: dict[str, type[CE] | type[KD] | type[BSS]] = {"ce": CE, "kd": KD, "bss": BSS}
-AnyMethod = Annotated[Method, Kinds(METHODS, "mypackage.methods:Mine")]
+AnyMethod = Annotated[Method, Kinds(METHODS, "mypackage.methods:Mine", must=("build", "needs"))]
 
 
 def describe() -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ is kept as it is written, in a `NotLoaded`, which can be shown and stored, and r
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -40,11 +40,12 @@ class NotLoaded(BaseModel):
 class Kinds:
     """The type of a section of a recipe whose `kind` says which class it is: `Annotated[Protocol, Kinds(...)]`.
 
-    `example` is a name to show where one is not a plug-in's.
+    `example` is a name to show where one is not a plug-in's; `must` are the attributes that a class has to have.
     """
 
     builtin: Mapping[str, type[BaseModel]]
     example: str
+    must: tuple[str, ...] = ("build",)
 
     def __get_pydantic_core_schema__(self, _source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         choices: dict[Any, CoreSchema] = {name: handler.generate_schema(one) for name, one in self.builtin.items()}
@@ -74,7 +75,7 @@ class Kinds:
             found = load_plugin(value["kind"], example=self.example)
         except UsageError as error:
             raise refusal(error.message, key="kind", hint=error.hint or "") from error
-        wrong = _unfit(found)
+        wrong = _unfit(found, self.must)
         if wrong:
             raise refusal(f"{value['kind']} {wrong}", key="kind", hint="see docs/methods.md")
         return found.model_validate_json(json.dumps(value), strict=True, context=info.context)
@@ -86,11 +87,11 @@ def kind(value: Any) -> str | None:
     return PLUGIN if isinstance(given, str) and is_plugin(given) else given
 
 
-def _unfit(found: Any) -> str | None:
+def _unfit(found: Any, must: Sequence[str]) -> str | None:
     """Return what keeps an object from being a section of a recipe, None where nothing does."""
     if not (isinstance(found, type) and issubclass(found, Config)):
         return "is not a class derived from compressor.methods.Config"
     field = found.model_fields.get("kind")
     if field is None or field.annotation is not str:
         return "has no field 'kind: str', which holds the name that it was asked for by"
-    return None if callable(getattr(found, "build", None)) else "has no method 'build'"
+    return next((f"has no {name!r}" for name in must if not hasattr(found, name)), None)

@@ -88,7 +88,7 @@ def _place(detail: ErrorDetails, values: Any) -> Place:
         if inside or (detail["type"] == "missing" and index == len(detail["loc"]) - 1):
             place.append(part)
     context = detail.get("ctx", {})
-    if "discriminator" in context:
+    if "discriminator" in context and isinstance(here, dict):
         place.append(str(context["discriminator"]).strip("'()"))
     return (*place, *filter(None, str(context.get("key", "")).split(".")))
 
@@ -101,6 +101,8 @@ def _complaint(place: Place, details: list[ErrorDetails], values: Any, source: S
     kind, value, context = detail["type"], detail["input"], detail.get("ctx", {})
     if kind == "extra_forbidden":
         return f"unknown key {name}", _belongs(place, values)
+    if kind == "union_tag_not_found" and not isinstance(value, dict):
+        details, kind = [{**detail, "type": "dict_type"}], "dict_type"
     if kind in _KEY_MISSING:
         node = shape.at(place, values)
         words = shape.choices(node or shape.at(place[:-1], values))

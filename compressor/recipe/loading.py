@@ -19,6 +19,7 @@ import yaml
 from pydantic import ValidationError
 
 from compressor.errors import UsageError
+from compressor.plugins import is_plugin
 from compressor.recipe import shape
 from compressor.recipe.complaints import Source, explain
 from compressor.recipe.document import Dumper, Place, parse, read
@@ -151,7 +152,9 @@ def _set(values: dict[str, Any], override: Override) -> None:
     before = shape.keys(tuple(way), values) if last == "kind" else []
     here[_key(here, last, override)] = override.value
     after = shape.keys(tuple(way), values) if last == "kind" else []
-    for key in set(before) - set(after or before):  # another kind keeps the keys that it shares with the old one
+    if not is_plugin(str(override.value)):
+        after = after or before  # a name that is not known is refused by itself
+    for key in {*before} - {*after, "kind"}:  # another kind keeps the keys that it shares with the old one
         here.pop(key, None)
 
 

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from compressor.errors import UsageError
-from compressor.methods.losses.protocol import Feature, in_words, tapped_shapes
+from compressor.methods.losses.protocol import Feature, in_words, tapped_shapes, wide
 from compressor.methods.protocol import Setting
 
 
@@ -39,4 +39,4 @@ class Attention(nn.Module):
 
 def _attention(maps: Tensor) -> Tensor:
     """Return where maps `[B, C, H, W]` are active, `[B, H * W]` of length 1."""
-    return F.normalize(maps.float().square().mean(dim=1).flatten(1), dim=1)
+    return F.normalize(wide(maps).square().mean(dim=1).flatten(1), dim=1)

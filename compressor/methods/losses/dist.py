@@ -43,5 +43,5 @@ class Correlated(nn.Module):
 def _correlation(a: Tensor, b: Tensor) -> Tensor:
     """Return Pearson's correlation of each row of `[N, M]`, `[N]`; 0 for rows without variation."""
     a, b = (values - values.mean(dim=1, keepdim=True) for values in (a, b))
-    correlation: Tensor = (a * b).sum(dim=1) / (a.norm(dim=1) * b.norm(dim=1) + 1e-8)
+    correlation: Tensor = (a * b).sum(dim=1) / (a.norm(dim=1) * b.norm(dim=1)).clamp_min(1e-12)
     return correlation

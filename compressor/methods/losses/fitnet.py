@@ -5,7 +5,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from compressor.errors import UsageError
-from compressor.methods.losses.protocol import Feature, in_words, tapped_shapes
+from compressor.methods.losses.protocol import Feature, in_words, tapped_shapes, wide
 from compressor.methods.protocol import Setting
 
 
@@ -38,5 +38,4 @@ class Hint(nn.Module):
         self.regressor = regressor
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
-        regressed: Tensor = self.regressor(student)
-        return (regressed.float() - teacher.float()).square().flatten(1).mean(dim=1)
+        return (wide(self.regressor(student)) - wide(teacher)).square().flatten(1).mean(dim=1)

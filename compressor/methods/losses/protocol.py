@@ -7,6 +7,7 @@ decides which samples count, how they are weighed, and takes the mean.
 from collections.abc import Mapping
 from typing import Any, Protocol, Self
 
+import torch
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -66,6 +67,11 @@ class Feature(Config):
     student: str = Field(min_length=1, description="module path in the student, such as layer3")
     teacher: str = Field(min_length=1, description="module path in the teacher")
     weight: Weight = Weight(1.0)
+
+
+def wide(tensor: Tensor) -> Tensor:
+    """Return half precision as float32, so that squares and means do not overflow; wider tensors as they are."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def tapped_shapes(loss: FeatureLoss, setting: Setting) -> tuple[tuple[int, ...], tuple[int, ...]]:
