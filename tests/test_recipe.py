@@ -616,6 +616,8 @@ def conforms(value, node, defs) -> bool:
         return False
     if "enum" in node and value not in node["enum"]:
         return False
+    if "pattern" in node and isinstance(value, str) and not re.search(node["pattern"], value):
+        return False
     number = isinstance(value, int | float) and not isinstance(value, bool)
     kinds = {
         "object": isinstance(value, dict),

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from compressor.artifacts.formats import exporter_of
 from compressor.errors import InputRejected
 from compressor.gates.regression import read_baseline
 from compressor.gates.units import REGRESSIONS, SPEEDUP_BATCH, UNITS
-from compressor.recipe import ENGINES
 from compressor.runs.record import batches
 
 if TYPE_CHECKING:
@@ -92,14 +92,15 @@ def _without_device(recipe: Recipe, names: list[str]) -> list[str]:
     stuck = [f"{target.format} {target.precision}" for target in recipe.export if _needs_gpu(target)]
     if stuck and _on_cpu(recipe.device):
         return [f"the gate {gate} has to run {stuck[0]}, and that needs a GPU" for gate in running]
-    formats = {target.format for target in recipe.export}
-    if "openvino" in formats and recipe.gates.min_speedup is not None and not _on_cpu(recipe.device):
-        return ["the gate min_speedup compares openvino on the CPU with a teacher on the GPU"]
+    slow = [target.format for target in recipe.export if exporter_of(target.format).PROVIDERS.keys() == {"cpu"}]
+    if slow and recipe.gates.min_speedup is not None and not _on_cpu(recipe.device):
+        return [f"the gate min_speedup compares {slow[0]} on the CPU with a teacher on the GPU"]
     return []
 
 
 def _needs_gpu(target: Export) -> bool:
-    return target.format in ENGINES or (target.format == "onnx" and target.precision == "bf16")
+    on_cpu = exporter_of(target.format).PROVIDERS.get("cpu")
+    return on_cpu is None or target.precision not in on_cpu.precisions
 
 
 def _on_cpu(device: str) -> bool:
