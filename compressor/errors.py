@@ -6,16 +6,11 @@ Programmer mistakes stay ordinary Python exceptions. Exit code 0 is success, 1 a
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+from exporters.errors import UserError
 
-class CompressError(Exception):
-    """A mistake a user can mend: `message` is one sentence without a full stop, `hint` says what to do next."""
 
-    exit_code = 1
-
-    def __init__(self, message: str, *, hint: str | None = None) -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+class CompressError(UserError):
+    """Of anything but an exporter or a runtime, whose errors are in `exporters.errors`."""
 
 
 class UsageError(CompressError):

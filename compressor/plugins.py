@@ -16,6 +16,9 @@ from typing import Any
 
 from compressor.errors import UsageError, did_you_mean
 
+PLUGIN = r"^[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*$"
+"""The form of such a name, for schemas."""
+
 
 def is_plugin(name: str) -> bool:
     """Whether a name has the form of a plug-in; whether there is such a thing shows when it is loaded."""

@@ -2,8 +2,8 @@
 
 ONNX is the trunk: `onnx.export` writes a network as an fp32 graph, `quantize` and `onnx.convert` give it the precision
 and the borders that are wanted, and an `Exporter` builds from that graph what its runtime loads. A graph that comes
-from elsewhere enters at the same place. `EXPORTERS` lists the exporters by the name a recipe uses; they are imported
-when asked for, since each pulls in a runtime.
+from elsewhere enters at the same place. `EXPORTERS` lists the exporters by the name a recipe uses. All that others need
+to know of a format are facts of its exporter, which are read without importing a runtime, torch, onnx or numpy.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,6 +25,9 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 Pixels = Literal["float32", "uint8"]
 """What the file takes: float32 NCHW in [0, 1], or uint8 NHWC as an image decoder gives them."""
 Output = Literal["logits", "probabilities"]
+Quantization = Literal["cpu", "trt"]
+"""A recipe of INT8: for ONNX Runtime and OpenVINO on a CPU, or for TensorRT; see `quantize`."""
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 
 
 class Runner(Protocol):
@@ -36,7 +39,7 @@ class Runner(Protocol):
     """
 
     path: Path | None
-    format: str  # "pytorch", "onnx", "trt", "trt-rtx", "openvino"
+    format: str  # `Exporter.FORMAT`, or "pytorch"
     provider: str  # "cpu", "cuda", "tensorrt"
     precision: str  # "fp32", "fp16", "int8", ...
     input_shape: tuple[int, int, int]  # C, H, W of an image, whatever the layout in the file
@@ -80,15 +83,65 @@ class Built:
     companions: tuple[Path, ...] = ()  # files that it cannot do without: weights, sidecar
 
 
+@dataclass(frozen=True, kw_only=True)
+class Provider:
+    """One of the things that run a format: a runtime on a kind of device.
+
+    Args:
+        check: its name in `compress doctor` for machines, such as `onnxruntime-cuda`.
+        title: its name there for people.
+        precisions: what it computes in, where the device can.
+    """
+
+    check: str
+    title: str
+    precisions: tuple[str, ...] = PRECISIONS
+
+
 class Exporter(Protocol):
-    """A module of this package, or an object in one."""
+    """A module of this package, or an object in one. Its facts must be there without an import of anything heavy."""
 
     @property
-    def SUFFIX(self) -> str: ...
+    def FORMAT(self) -> str:
+        """The name that it is asked for by: its key in `EXPORTERS`, or `package.module:name` of a plug-in."""
+        ...
 
     @property
-    def QUANTIZATION(self) -> Literal["cpu", "trt"]:
-        """The INT8 recipe that its runtime wants, see `quantize`."""
+    def TITLE(self) -> str:
+        """The format's name for people."""
+        ...
+
+    @property
+    def SUFFIXES(self) -> tuple[str, ...]:
+        """What its files end with, such as `.onnx`: first what it writes, then what else it opens."""
+        ...
+
+    @property
+    def PROVIDERS(self) -> Mapping[str, Provider]:
+        """What runs it, by name, the usual one first; `cpu` and `cuda` are for those who work on these devices."""
+        ...
+
+    @property
+    def RUNTIME_MODULES(self) -> tuple[str, ...]:
+        """What a service that serves such a file imports anyway. Its memory is not counted as the file's."""
+        ...
+
+    @property
+    def COMPILED(self) -> bool:
+        """Whether it is compiled for a device from an ONNX file that stays beside it, see `Compiler`."""
+        ...
+
+    @property
+    def QUANTIZATIONS(self) -> tuple[Quantization, ...]:
+        """The INT8 recipes that its runtimes take, the usual one first."""
+        ...
+
+    def versions(self) -> Mapping[str, str | None]:
+        """Return what its runtime says of itself: `version`, and `cuda`, which it is built for, where there is that.
+
+        Raises:
+            RuntimeMissing: it is not here.
+        """
         ...
 
     def require(self) -> None:
@@ -101,7 +154,7 @@ class Exporter(Protocol):
 
     def build(self, source: Path, folder: Path, stem: str, *, precision: str, engine: Engine) -> Built:
         """Make an artifact of an ONNX file in `folder`, whole or not at all, named `stem`, its precision, what else
-        tells it from others, and `SUFFIX`.
+        tells it from others, and its suffix.
 
         Raises:
             RuntimeMissing: the runtime, or the device that it builds for, is not here.
@@ -122,7 +175,43 @@ class Exporter(Protocol):
         ...
 
 
-# format -> module, or module:object. To add one: its module, then this line.
+class Plan(Protocol):
+    """What a compiled file says of itself."""
+
+    @property
+    def format(self) -> str: ...
+
+    @property
+    def source(self) -> str:
+        """The name of the ONNX file beside it that it was built from."""
+        ...
+
+    @property
+    def source_sha256(self) -> str: ...
+
+
+class Compiler(Exporter, Protocol):
+    """An `Exporter` with `COMPILED`: what it makes is bound to a machine, and is made anew elsewhere."""
+
+    def described(self, path: Path) -> Plan:
+        """Return what a file with its suffix says of itself; formats that share a suffix are told apart by it.
+
+        Raises:
+            ArtifactRejected: it says nothing, or what it says is damaged.
+        """
+        ...
+
+    def rebuild(self, path: Path) -> Built:
+        """Build a file again for this machine from the ONNX file beside it, with the same settings.
+
+        Raises:
+            ArtifactRejected: the ONNX file is absent or another one.
+            RuntimeMissing, ExportFailed: see `build`.
+        """
+        ...
+
+
+# format -> module, or module:object. To add one: its folder, then this line.
 EXPORTERS: dict[str, str] = {
     "onnx": "exporters.onnx",
     "trt": "exporters.tensorrt:TENSORRT",
@@ -132,7 +221,23 @@ EXPORTERS: dict[str, str] = {
 
 
 def exporter(name: str) -> Exporter:
-    """Return the exporter of a format in `EXPORTERS`, importing its module. No runtime is needed yet."""
+    """Return the exporter of a format in `EXPORTERS`. No runtime is needed yet, and nothing heavy is imported."""
     module, _, attribute = EXPORTERS[name].partition(":")
     found = import_module(module)
     return cast(Exporter, getattr(found, attribute) if attribute else found)
+
+
+def provider_on(exporter: Exporter, device: str) -> str:
+    """Return what runs a format for someone who works on a kind of device, `cpu` or `cuda`: that, or all there is."""
+    return device if device in exporter.PROVIDERS else next(iter(exporter.PROVIDERS))
+
+
+def on_first_use(package: str, places: Mapping[str, str]) -> Callable[[str], Any]:
+    """Return a `__getattr__` for a package whose names are in heavy modules of its own: name -> module."""
+
+    def imported(name: str) -> Any:
+        if name not in places:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        return getattr(import_module(f"{package}.{places[name]}"), name)
+
+    return imported

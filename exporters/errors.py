@@ -1,15 +1,21 @@
 """What an exporter or a runtime refuses: one sentence, a hint, and the exit code the command line ends with."""
 
 
-class ExporterError(Exception):
-    """`message` is one sentence without a full stop, `hint` says what to do next."""
+class UserError(Exception):
+    """What a user can mend: `message` is one sentence without a full stop, `hint` says what to do next."""
 
-    exit_code = 6
+    exit_code = 1
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
+
+
+class ExporterError(UserError):
+    """Of an exporter or a runtime."""
+
+    exit_code = 6
 
 
 class RuntimeMissing(ExporterError):

@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 import time
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +15,6 @@ from shell import ran, refused, typed
 
 import exporters.onnx
 import exporters.openvino
-import exporters.tensorrt
 from compressor import doctor
 from compressor.doctor import Finding, clashes, machine, probe, probes, probing, surroundings
 from compressor.doctor.needs import demand
@@ -287,7 +287,13 @@ def test_tensorrt_builds_a_plan_and_runs_it_where_there_is_a_gpu(monkeypatch):
     built = []
 
     class Plans:
-        flavour = SimpleNamespace(require=lambda: "11.4")
+        COMPILED = True
+
+        def require(self):
+            pass
+
+        def versions(self):
+            return {"version": "11.4"}
 
         def build(self, source, folder, stem, *, precision, engine):
             built.append((source.is_file(), precision, engine.batch))
@@ -296,7 +302,7 @@ def test_tensorrt_builds_a_plan_and_runs_it_where_there_is_a_gpu(monkeypatch):
         def load(self, path, *, provider):
             return lambda images: np.array([[1.0, 0.0]], np.float32)
 
-    monkeypatch.setattr(exporters.tensorrt, "TENSORRT", Plans())
+    monkeypatch.setitem(probes._PROBES, "tensorrt", partial(probes._exporter, Plans(), "cuda"))
     assert probes.answer("tensorrt")["found"] == "11.4, builds and runs plans"
     assert built == [(True, "fp32", (1, 1, 1))]
 

@@ -139,7 +139,7 @@ def compiling_with(monkeypatch, change):
 def test_the_exporter_is_on_the_list():
     assert EXPORTERS["openvino"] == "exporters.openvino"
     assert exporter("openvino") is openvino
-    assert (openvino.SUFFIX, openvino.QUANTIZATION) == (".xml", "cpu")
+    assert (openvino.SUFFIXES, openvino.QUANTIZATIONS) == ((".xml", ".onnx"), ("cpu",))
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "int8"])

@@ -97,7 +97,7 @@ def test_each_family_builds_in_each_precision_with_each_border(family, tmp_path,
     onnx.export(models.build(family, classes=10, input_shape=shape).eval(), trunk, input_shape=shape)
     quantised = tmp_path / "quantised.onnx"
     images = np.random.default_rng(0).random((8, *shape), np.float32)
-    quantize.quantize(trunk, quantised, images, recipe=RTX.QUANTIZATION)
+    quantize.quantize(trunk, quantised, images, recipe=RTX.QUANTIZATIONS[0])
 
     forms = {
         "fp32": (trunk, {}),
@@ -546,5 +546,5 @@ def test_the_exporters_are_found_by_name_without_their_runtimes():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert exporter("trt-rtx") is RTX
-        assert exporter("trt").QUANTIZATION == "trt"
-        assert exporter("trt").SUFFIX == ".plan"
+        assert exporter("trt").QUANTIZATIONS == ("trt",)
+        assert exporter("trt").SUFFIXES == (".plan",)

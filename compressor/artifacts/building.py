@@ -11,22 +11,22 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from compressor.artifacts.opening import exporter_of, file_facts, format_of, located
+from compressor.artifacts.formats import exporter_for, exporter_of, format_of
+from compressor.artifacts.opening import file_facts, located
 from compressor.artifacts.proof import graph_images, prove
 from compressor.errors import InputRejected
 from compressor.files import explained
 from compressor.progress import Tell
-from compressor.recipe import ENGINES, Calibration, Export
+from compressor.recipe import Calibration, Export
 from compressor.runs import record
 from compressor.runs.folder import BUILDING
-from exporters import Built, Engine, Exporter, Runner, onnx, quantize
+from exporters import Built, Compiler, Engine, Exporter, Runner, onnx, quantize
 from exporters.errors import ExporterError, RuntimeMissing
-from exporters.tensorrt import TENSORRT, TENSORRT_RTX, sidecar
 
 Images = NDArray[np.float32]
 
@@ -63,7 +63,7 @@ def build(
         ExportFailed: the file could not be made, or does not answer as its source does; nothing is left behind.
         InputRejected: there are no images to calibrate with, or the folder cannot be written to.
     """
-    exporter = exporter_of(target.format)
+    exporter = exporter_for(target)
     with explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=BUILDING, dir=folder) as place:
@@ -89,11 +89,12 @@ def rebuild(path: Path, tell: Tell, *, provider: str, relative_to: Path | None =
         ExportFailed: it could not be built, or does not answer as the graph does.
     """
     format_ = format_of(path)
-    if format_ not in ENGINES:
+    exporter = None if format_ is None else exporter_of(format_)
+    if exporter is None or not exporter.COMPILED:
         raise InputRejected(f"{path} is not a plan", hint="compress export --rebuild PLAN")
-    exporter = TENSORRT if format_ == "trt" else TENSORRT_RTX
-    built = exporter.rebuild(path)
-    graph = path.with_name(sidecar.read(built.path).source)
+    compiler = cast(Compiler, exporter)
+    built = compiler.rebuild(path)
+    graph = path.with_name(compiler.described(built.path).source)
     reference = onnx.load(graph)
     known, sentence = _proved(reference, graph_images(reference, None, seed=0), exporter, built, graph, provider)
     tell(f"built {built.path}: {sentence}")
@@ -142,7 +143,7 @@ def _wanted(source: Source, target: Export) -> str:
 def _quantized(
     source: Source, target: Export, exporter: Exporter, trunk: Path, tell: Tell
 ) -> tuple[Path, record.Calibration]:
-    recipe = target.quantization or exporter.QUANTIZATION
+    recipe = target.quantization or exporter.QUANTIZATIONS[0]
     method = target.calibration.method
     images, boundary = source.calibration(target.calibration)
     tell(f"calibrating INT8 ({recipe}) on {len(images)} training images, {boundary} of them on the boundary")
@@ -181,9 +182,10 @@ def _drop(source: Source, candidate: Path) -> float:
 def _built(source: Source, target: Export, exporter: Exporter, graph: Path, finished: Path) -> Built:
     """Build the artifact; beside a plan stays the graph that it is built from again on another machine."""
     stem = source.name + target.variant
-    if target.format not in ENGINES:
+    if not exporter.COMPILED:
         return exporter.build(graph, finished, stem, precision=target.precision, engine=Engine())
-    mark = ".trt" if target.precision == "int8" else ""
+    recipe = exporter.QUANTIZATIONS[0]
+    mark = f".{recipe}" if target.precision == "int8" and recipe != onnx.QUANTIZATIONS[0] else ""
     kept = onnx.build(graph, finished, stem + mark, precision=target.precision, engine=Engine())
     smallest, usual, largest = target.batch
     engine = Engine(batch=(smallest, usual, largest), **target.engine.model_dump())

@@ -11,30 +11,19 @@ import torch
 from numpy.typing import NDArray
 
 from compressor import checkpoint
+from compressor.artifacts.formats import exporter_of, format_of, opened_by, provider_of
 from compressor.data import Dataset
-from compressor.errors import EnvironmentMissing, InputRejected, UsageError, did_you_mean
+from compressor.errors import EnvironmentMissing, InputRejected, UsageError
 from compressor.files import sha256
-from exporters import EXPORTERS, Exporter, Runner, exporter
+from exporters import Runner, onnx
 from exporters.pytorch import TorchRunner
-
-SUFFIXES = {".onnx": "onnx", ".plan": "trt", ".xml": "openvino"}
-
-
-def exporter_of(format_: str) -> Exporter:
-    """Return the exporter of a format.
-
-    Raises:
-        InputRejected: there is none.
-    """
-    if format_ not in EXPORTERS:
-        raise InputRejected(f"unknown format {format_!r}", hint=did_you_mean(format_, EXPORTERS))
-    return exporter(format_)
 
 
 def open_artifact(
     path: Path,
     *,
     device: torch.device,
+    format_: str | None = None,
     provider: str | None = None,
     threads: int | None = None,
     cuda_graph: bool = False,
@@ -43,6 +32,7 @@ def open_artifact(
     """Open a file as a runner on `device`, by its suffix; what no exporter writes is read as a checkpoint.
 
     Args:
+        format_: of the file, where it is known or the user names it: what a plug-in wrote is opened by nothing else.
         provider: what runs an ONNX file, instead of the device's own: `cpu`, `cuda`, `tensorrt` or `openvino`.
         data: a checkpoint that does not say how its images are normalised gets what suits these best, as a teacher
             would.
@@ -51,8 +41,8 @@ def open_artifact(
         UsageError: `provider` goes with ONNX files only.
         EnvironmentMissing, InputRejected: as `Exporter.load`, or as a checkpoint is refused.
     """
-    format_ = format_of(path)
-    if provider is not None and format_ != "onnx":
+    format_ = format_ or format_of(path)
+    if provider is not None and format_ != onnx.FORMAT:
         raise UsageError(f"--provider chooses what runs an ONNX file, and {path.name} is none")
     if format_ is None:
         network = checkpoint.load_network(path)
@@ -66,25 +56,10 @@ def open_artifact(
             f"exported files run on the first GPU, not on {device}",
             hint=f"CUDA_VISIBLE_DEVICES={device.index} makes it the first",
         )
-    if provider == "openvino":
-        format_, provider = "openvino", "cpu"
-    on = provider or provider_of(format_, device)
+    if provider is not None and opened_by(provider, path.suffix):  # another format's runtime, wherever that runs
+        format_, provider = provider, None
+    on = provider or provider_of(format_, device.type)
     return exporter_of(format_).load(path, provider=on, threads=threads, cuda_graph=cuda_graph)
-
-
-def format_of(path: Path) -> str | None:
-    """Return the format that a file has by its suffix, and a plan by its sidecar; None for a checkpoint."""
-    format_ = SUFFIXES.get(path.suffix)
-    if format_ == "trt" and path.is_file():
-        from exporters.tensorrt import sidecar
-
-        return sidecar.read(path).format
-    return format_
-
-
-def provider_of(format_: str, device: torch.device) -> str:
-    """Return what runs a format for someone who works on `device`: OpenVINO has the CPU only, a plan only a GPU."""
-    return {"openvino": "cpu", "trt": "cuda", "trt-rtx": "cuda"}.get(format_, device.type)
 
 
 def torch_runner(

@@ -13,33 +13,23 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from compressor.artifacts.formats import exporter_of
 from compressor.bench.memory import STATUS, Memory, Request
-from compressor.errors import CompressError
 from compressor.machine.gpu import Gpu, NvmlMissing, find_gpu
-from exporters import exporter
-from exporters.errors import ExporterError
+from exporters.errors import UserError
 
 if TYPE_CHECKING:
     from exporters import Runner
 
-# What a service that serves such a file imports anyway.
-_RUNTIMES = {
-    "pytorch": ("torch", "compressor.artifacts.opening"),
-    "onnx": ("onnxruntime",),
-    "openvino": ("openvino",),
-    "trt": ("torch", "tensorrt"),
-    "trt-rtx": ("torch", "tensorrt_rtx"),
-}
-
 
 def main() -> None:
-    """FilePredictions one request on standard input with a line of JSON on standard output."""
+    """Answer one request on standard input with a line of JSON on standard output."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # runtimes print what they like
     values: dict[str, Any] = json.load(sys.stdin)
     try:
         answer: dict[str, Any] = {"memory": [asdict(row) for row in observe(Request(**values))]}
-    except (CompressError, ExporterError) as error:
+    except UserError as error:
         answer = {"error": error.message}
     with answers:
         json.dump(answer, answers)
@@ -47,10 +37,7 @@ def main() -> None:
 
 def observe(request: Request) -> Iterator[Memory]:
     """Open the file in this process, run it, and yield what each batch size has needed."""
-    for module in _RUNTIMES[request.format]:
-        import_module(module)
-    if request.format != "pytorch":
-        exporter(request.format)
+    _import_runtime(request.format)
     gpu = None if request.gpu is None else _gpu(request.gpu)
     gpu_before = None if gpu is None else gpu.used_bytes()
     before = resident_bytes("VmRSS")
@@ -69,6 +56,17 @@ def observe(request: Request) -> Iterator[Memory]:
         )
 
 
+def _import_runtime(format_: str) -> None:
+    """Import what a service that serves such a file imports anyway, and what opens it here."""
+    if format_ == "pytorch":
+        import_module("compressor.artifacts.opening")
+        return
+    exporter = exporter_of(format_)
+    for module in exporter.RUNTIME_MODULES:
+        import_module(module)
+    _ = exporter.load  # an exporter imports what its verbs need when one is asked for
+
+
 def resident_bytes(key: str) -> int:
     """Return resident memory of this process: `VmRSS` is that of now, `VmHWM` the most there ever was.
 
@@ -81,7 +79,7 @@ def resident_bytes(key: str) -> int:
 def _open(request: Request) -> Runner:
     path = Path(request.path)
     if request.format != "pytorch":  # without torch, which a service of such a file does not need either
-        return exporter(request.format).load(
+        return exporter_of(request.format).load(
             path, provider=request.provider, threads=request.threads, cuda_graph=request.cuda_graph
         )
     import torch

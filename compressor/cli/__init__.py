@@ -12,8 +12,7 @@ import typer
 
 from compressor.cli import compare, diff, doctor, export, listing, measure, report, train, verify
 from compressor.cli.command import Command
-from compressor.errors import CompressError
-from exporters.errors import ExporterError
+from exporters.errors import UserError
 
 app = typer.Typer(
     name="compress",
@@ -45,7 +44,7 @@ def main() -> None:
     """Run the command line; a user's mistake becomes one sentence, a hint and an exit code."""
     try:
         app()
-    except (CompressError, ExporterError) as error:
+    except UserError as error:
         typer.echo(f"error: {error.message}", err=True)
         if error.hint:
             typer.echo(f"hint: {error.hint}", err=True)

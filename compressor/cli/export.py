@@ -29,6 +29,7 @@ from compressor.cli.options import (
 )
 from compressor.cli.output import show, tell_of
 from compressor.errors import UsageError
+from exporters import EXPORTERS
 
 _ENTRY = ("export", 0)  # of a recipe: what the options describe
 
@@ -38,7 +39,9 @@ def export(
     graph: Annotated[
         Path | None, typer.Option("--from", help="Export this ONNX classifier instead of a student.")
     ] = None,
-    format_: Annotated[str | None, typer.Option("--format", "-f", help="onnx, trt, trt-rtx or openvino.")] = None,
+    format_: Annotated[
+        str | None, typer.Option("--format", "-f", help=f"{', '.join(EXPORTERS)} or package.module:name.")
+    ] = None,
     precision: Annotated[ExportPrecision | None, typer.Option(help="Arithmetic of the artifact.")] = None,
     input_: Annotated[
         Input | None, typer.Option("--input", help="What it takes: float32 NCHW in [0, 1], or uint8 NHWC.")

@@ -17,6 +17,7 @@ from compressor.recipe import Recipe, require_runnable
 from compressor.recipe.code import is_code
 from compressor.runs.folder import Run, is_run
 from compressor.tracking import require
+from exporters import EXPORTERS, exporter, provider_on
 
 _FOLDER, _EMBEDDED = "folder:", "digits"
 _TIMM = "timm/"
@@ -45,11 +46,7 @@ def _purposes(recipe: Recipe, known: dict[str, Finding]) -> dict[str, list[str]]
     if cuda:
         need("torch-cuda", f"device {recipe.device}")
     for target in recipe.export:
-        purpose = f"export {target.format}"
-        if target.format == "onnx":
-            need("onnxruntime-cuda" if cuda else "onnxruntime-cpu", purpose)
-        else:
-            need({"trt": "tensorrt", "trt-rtx": "tensorrt-rtx"}.get(target.format, target.format), purpose)
+        need(_check(target.format, "cuda" if cuda else "cpu"), f"export {target.format}")
     if recipe.student.arch.startswith(_TIMM):
         need("timm", f"student {recipe.student.arch}")
     if recipe.teacher is not None and (recipe.teacher.arch or "").startswith(_TIMM):
@@ -57,6 +54,14 @@ def _purposes(recipe: Recipe, known: dict[str, Finding]) -> dict[str, list[str]]
     for tracker in recipe.tracking:
         need(tracker.kind, "tracking")
     return purposes
+
+
+def _check(format_: str, device: str) -> str:
+    """Return the probe of what runs a format on a kind of device. A plug-in is loaded by its probe only."""
+    if format_ not in EXPORTERS:
+        return f"{format_}@{device}"
+    exporter_ = exporter(format_)
+    return exporter_.PROVIDERS[provider_on(exporter_, device)].check
 
 
 def _on_cuda(recipe: Recipe, known: dict[str, Finding]) -> bool:

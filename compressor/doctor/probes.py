@@ -14,12 +14,15 @@ from importlib import import_module, metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from exporters.errors import ExporterError, RuntimeMissing
+from compressor.artifacts.formats import exporter_of
+from compressor.errors import UsageError
+from exporters import EXPORTERS, Engine, Exporter, exporter, provider_on
+from exporters.errors import RuntimeMissing, UserError
 
 if TYPE_CHECKING:
     from exporters import Runner
 
-FilePredictions = dict[str, Any]
+Answer = dict[str, Any]
 _DRIVER = "install NVIDIA's driver for this system; nvidia-smi then shows the GPU"
 # The logits of a white image by the probe's network: the mean of all pixels, and nothing.
 _EXPECTED = (1.0, 0.0)
@@ -27,7 +30,7 @@ _SIZE = 8
 
 
 def main() -> None:
-    """FilePredictions for the runtime that is named, in the file that is named, or else on standard output."""
+    """Answer for the runtime that is named, in the file that is named, or else on standard output."""
     name, *places = sys.argv[1:]
     text = json.dumps(answer(name))
     if places:
@@ -36,13 +39,13 @@ def main() -> None:
         print(text)
 
 
-def answer(name: str) -> FilePredictions:
+def answer(name: str) -> Answer:
     """Try a runtime and return `status`, `found`, `remedy` and `facts` as a `Finding` has them."""
     try:
-        return _PROBES[name]()
-    except RuntimeMissing as error:
+        return _PROBES[name]() if name in _PROBES else _plugin(*name.split("@"))
+    except (RuntimeMissing, UsageError) as error:  # of the latter: no such plug-in
         return _other("absent", error.message, error.hint)
-    except ExporterError as error:
+    except UserError as error:
         return _other("broken", error.message, error.hint)
     except Exception as error:
         # Whatever a runtime throws is the answer.
@@ -50,15 +53,21 @@ def answer(name: str) -> FilePredictions:
         return _other("broken", f"{type(error).__name__}: {reason}".rstrip(": ."), None)
 
 
-def _ok(found: str, facts: Mapping[str, Any] | None = None) -> FilePredictions:
+def _plugin(format_: str, device: str) -> Answer:
+    """Try the exporter that the user's recipe names, on what runs it there."""
+    found = exporter_of(format_)
+    return _exporter(found, provider_on(found, device))
+
+
+def _ok(found: str, facts: Mapping[str, Any] | None = None) -> Answer:
     return {"status": "ok", "found": found, "facts": dict(facts or {})}
 
 
-def _other(status: str, found: str, remedy: str | None, facts: Mapping[str, Any] | None = None) -> FilePredictions:
+def _other(status: str, found: str, remedy: str | None, facts: Mapping[str, Any] | None = None) -> Answer:
     return {"status": status, "found": found, "remedy": remedy, "facts": dict(facts or {})}
 
 
-def _driver() -> FilePredictions:
+def _driver() -> Answer:
     from compressor.machine.gpu import driver
 
     version = driver()
@@ -71,7 +80,7 @@ def _driver() -> FilePredictions:
     return _other("absent", "NVML finds no NVIDIA driver", _DRIVER)
 
 
-def _torch_cpu() -> FilePredictions:
+def _torch_cpu() -> Answer:
     import torch
 
     facts = {"version": torch.__version__, "cuda": torch.version.cuda, "threads": torch.get_num_threads()}
@@ -79,7 +88,7 @@ def _torch_cpu() -> FilePredictions:
     return _convolved("cpu") or _ok(f"{torch.__version__}, {built}, {torch.get_num_threads()} threads", facts)
 
 
-def _torch_cuda() -> FilePredictions:
+def _torch_cuda() -> Answer:
     import torch
 
     if torch.version.cuda is None:
@@ -97,7 +106,7 @@ def _torch_cuda() -> FilePredictions:
     return _ok(found, {"devices": count, "names": [gpu.name for gpu in gpus], "cudnn": cudnn})
 
 
-def _unseen(who: str) -> FilePredictions:
+def _unseen(who: str) -> Answer:
     from compressor.machine.gpu import driver
 
     version = driver()
@@ -107,7 +116,7 @@ def _unseen(who: str) -> FilePredictions:
     return _other("broken", f"{who} sees no GPU, though there is the driver {version}", remedy)
 
 
-def _convolved(device: str) -> FilePredictions | None:
+def _convolved(device: str) -> Answer | None:
     """Return what is wrong with a convolution on a device, None if it gives what it should."""
     import torch
 
@@ -116,23 +125,31 @@ def _convolved(device: str) -> FilePredictions | None:
     return None if torch.equal(result, torch.full((1, 1, 2, 2), 4.0)) else _wrong(result.flatten().tolist())
 
 
-def _onnxruntime(provider: str) -> FilePredictions:
-    import onnxruntime
-    from onnxruntime.capi import build_and_package_info as build
-
-    from exporters import onnx
-
-    cuda = getattr(build, "cuda_version", "") or None
-    facts = {"version": onnxruntime.__version__, "cuda": cuda}
+def _exporter(exporter: Exporter, provider: str) -> Answer:
+    """Build a file of a format, and run it on a provider."""
+    exporter.require()
     with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        engine = Engine(batch=(1, 1, 1))
+        built = exporter.build(_network(place), place, "built", precision="fp32", engine=engine)
         try:
-            runner = onnx.load(_network(Path(folder)), provider=provider)
+            runner = exporter.load(built.path, provider=provider)
         except RuntimeMissing as error:
-            return _without_provider(provider, error)
-        return _mistaken(runner) or _ok(f"{onnxruntime.__version__}" + (f", CUDA {cuda}" if cuda else ""), facts)
+            if not exporter.COMPILED:
+                return _without_provider(provider, error)
+            facts = exporter.versions()  # what compiles need not run where it does
+            return _ok(f"{_version(facts)}, builds plans; {error.message}", {**facts, "runs": False})
+        wrong, facts = _mistaken(runner), exporter.versions()
+    if wrong is not None or not exporter.COMPILED:
+        return wrong or _ok(_version(facts), facts)
+    return _ok(f"{_version(facts)}, builds and runs plans", {**facts, "runs": True})
 
 
-def _without_provider(provider: str, error: RuntimeMissing) -> FilePredictions:
+def _version(facts: Mapping[str, str | None]) -> str:
+    return f"{facts['version']}" + (f", CUDA {facts['cuda']}" if facts.get("cuda") else "")
+
+
+def _without_provider(provider: str, error: RuntimeMissing) -> Answer:
     from compressor.machine.gpu import driver
 
     if provider != "cuda" or "built without" in error.message:
@@ -144,32 +161,7 @@ def _without_provider(provider: str, error: RuntimeMissing) -> FilePredictions:
     return _other("broken", found, "pip install 'onnxruntime-gpu[cuda,cudnn]'")
 
 
-def _openvino() -> FilePredictions:
-    from exporters import openvino
-
-    with tempfile.TemporaryDirectory() as folder:
-        runner = openvino.load(_network(Path(folder)))
-        return _mistaken(runner) or _ok(metadata.version("openvino"), {"version": metadata.version("openvino")})
-
-
-def _tensorrt(name: str) -> FilePredictions:
-    """Build a plan, and run it where there is a GPU."""
-    from exporters import Engine, tensorrt
-
-    plans: tensorrt.PlanExporter = getattr(tensorrt, name)
-    version = plans.flavour.require()
-    facts = {"version": version}
-    with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder)
-        built = plans.build(_network(place), place, "probe", precision="fp32", engine=Engine(batch=(1, 1, 1)))
-        try:
-            runner = plans.load(built.path, provider="cuda")
-        except RuntimeMissing as error:
-            return _ok(f"{version}, builds plans; {error.message}", {**facts, "runs": False})
-        return _mistaken(runner) or _ok(f"{version}, builds and runs plans", {**facts, "runs": True})
-
-
-def _package(module: str, distribution: str, extra: str) -> FilePredictions:
+def _package(module: str, distribution: str, extra: str) -> Answer:
     try:
         import_module(module)
     except ImportError as error:
@@ -196,12 +188,12 @@ def _network(folder: Path) -> Path:
     given = helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", 3, _SIZE, _SIZE])
     returned = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 2])
     graph = helper.make_graph(nodes, "probe", [given], [returned], [numpy_helper.from_array(weight, "weight")])
-    path = folder / "probe.onnx"
+    path = folder / "network.onnx"
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path)
     return path
 
 
-def _mistaken(runner: Runner) -> FilePredictions | None:
+def _mistaken(runner: Runner) -> Answer | None:
     """Return what is wrong with a runner's answer to a white image, None if it gives what it should."""
     import numpy as np
 
@@ -209,20 +201,19 @@ def _mistaken(runner: Runner) -> FilePredictions | None:
     return None if np.allclose(logits, _EXPECTED, atol=1e-3) else _wrong(logits.tolist())
 
 
-def _wrong(values: list[float]) -> FilePredictions:
+def _wrong(values: list[float]) -> Answer:
     return _other("broken", f"it computes something else than it should: {values}", None)
 
 
-_PROBES: dict[str, Callable[[], FilePredictions]] = {
+_PROBES: dict[str, Callable[[], Answer]] = {
     "driver": _driver,
     "torch-cpu": _torch_cpu,
     "torch-cuda": _torch_cuda,
-    "onnxruntime-cpu": partial(_onnxruntime, "cpu"),
-    "onnxruntime-cuda": partial(_onnxruntime, "cuda"),
-    "onnxruntime-tensorrt": partial(_onnxruntime, "tensorrt"),
-    "openvino": _openvino,
-    "tensorrt": partial(_tensorrt, "TENSORRT"),
-    "tensorrt-rtx": partial(_tensorrt, "TENSORRT_RTX"),
+    **{
+        provider.check: partial(_exporter, exporter(name), key)
+        for name in EXPORTERS
+        for key, provider in exporter(name).PROVIDERS.items()
+    },
     "timm": partial(_package, "timm", "timm", "timm"),
     "tensorboard": partial(_package, "torch.utils.tensorboard", "tensorboard", "tensorboard"),
     "mlflow": partial(_package, "mlflow.tracking", "mlflow", "mlflow"),

@@ -13,39 +13,38 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from compressor.doctor.finding import Finding
+from exporters import EXPORTERS, exporter
 
 TIMEOUT_S = 120.0
 _AT_ONCE = 2  # each imports a runtime of several hundred megabytes
 _MODULE = "compressor.doctor.probes"
 
+_PACKAGES = {"timm": "timm", "tensorboard": "TensorBoard", "mlflow": "MLflow"}
 TITLES = {
     "driver": "NVIDIA driver",
     "torch-cpu": "PyTorch on the CPU",
     "torch-cuda": "PyTorch on CUDA",
-    "onnxruntime-cpu": "ONNX Runtime, cpu",
-    "onnxruntime-cuda": "ONNX Runtime, cuda",
-    "onnxruntime-tensorrt": "ONNX Runtime, tensorrt",
-    "openvino": "OpenVINO",
-    "tensorrt": "TensorRT",
-    "tensorrt-rtx": "TensorRT-RTX",
-    "timm": "timm",
-    "tensorboard": "TensorBoard",
-    "mlflow": "MLflow",
+    **{each.check: each.title for name in EXPORTERS for each in exporter(name).PROVIDERS.values()},
+    **_PACKAGES,
 }
 # What is tried for everyone; the rest when a recipe needs it.
-RUNTIMES = tuple(name for name in TITLES if name not in ("timm", "tensorboard", "mlflow"))
+RUNTIMES = tuple(name for name in TITLES if name not in _PACKAGES)
 # Without these nothing can be trained or exported.
 _CORE = ("torch-cpu", "onnxruntime-cpu")
 
 
 def probe(names: Iterable[str], *, timeout_s: float = TIMEOUT_S) -> tuple[Finding, ...]:
-    """Try runtimes, some at the same time, and return what was found of each, in the order of `names`."""
+    """Try runtimes, some at the same time, and return what was found of each, in the order of `names`.
+
+    Beside those in `TITLES`, a name may be that of a plug-in's format and a device: `package.module:name@cpu`.
+    """
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         return tuple(pool.map(lambda name: _ask(name, timeout_s), names))
 
 
 def _ask(name: str, timeout_s: float) -> Finding:
-    title, needed = TITLES[name], ("everything",) if name in _CORE else ()
+    title, needed = TITLES.get(name, name.partition("@")[0]), ("everything",) if name in _CORE else ()
+    places = [*sys.path, *([] if name in TITLES else [str(Path.cwd())])]  # where the user's own module may lie
     with tempfile.TemporaryDirectory(prefix="compress-doctor-") as folder:
         answer = Path(folder) / "answer.json"
         command = [sys.executable, "-W", "ignore", "-m", _MODULE, name, str(answer)]
@@ -53,7 +52,7 @@ def _ask(name: str, timeout_s: float) -> Finding:
             command,
             # Not the user's: a file there may be called like a package, and libraries leave files where they start.
             cwd=folder,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, places))},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from compressor.artifacts.formats import exporter_of
 from compressor.errors import InputRejected
 from compressor.gates.regression import read_baseline
 from compressor.gates.table import GATES, Need, limits, needing
-from compressor.recipe import ENGINES
 from compressor.runs.record import Metrics, Result
 
 if TYPE_CHECKING:
@@ -71,9 +71,8 @@ def _not_running(recipe: Recipe) -> str | None:
 
 
 def _two_devices(recipe: Recipe) -> str | None:
-    if "openvino" in {target.format for target in recipe.export} and not _on_cpu(recipe.device):
-        return "compares openvino on the CPU with a teacher on the GPU"
-    return None
+    slow = [target.format for target in recipe.export if exporter_of(target.format).PROVIDERS.keys() == {"cpu"}]
+    return f"compares {slow[0]} on the CPU with a teacher on the GPU" if slow and not _on_cpu(recipe.device) else None
 
 
 # What a recipe lacks of what a gate needs, to follow the gate's name in a sentence.
@@ -88,7 +87,8 @@ _MISSING: dict[Need, Callable[[Recipe], str | None]] = {
 
 
 def _needs_gpu(target: Export) -> bool:
-    return target.format in ENGINES or (target.format == "onnx" and target.precision == "bf16")
+    on_cpu = exporter_of(target.format).PROVIDERS.get("cpu")
+    return on_cpu is None or target.precision not in on_cpu.precisions
 
 
 def _on_cpu(device: str) -> bool:

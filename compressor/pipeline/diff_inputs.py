@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from compressor import checkpoint
-from compressor.artifacts.opening import SUFFIXES, open_artifact, torch_runner
+from compressor.artifacts.formats import format_of
+from compressor.artifacts.opening import open_artifact, torch_runner
 from compressor.data import Dataset
 from compressor.errors import InputRejected, UsageError
 from compressor.inputs import open_inputs
@@ -91,7 +92,7 @@ def _opened(path: Path, opening: Opening, device: torch.device) -> checkpoint.Ne
     """Open a file as far as it goes without data: they may have to say how a network's images are normalised."""
     if path.suffix == ".onnx" and path.is_file():
         return checkpoint.open_graph(path, mean=opening.normalisation.mean, std=opening.normalisation.std)
-    if path.suffix in SUFFIXES:
+    if format_of(path) is not None:
         return open_artifact(path, device=device)
     run = _run_of(path)
     own = run is not None and path.resolve() == run.student.resolve()

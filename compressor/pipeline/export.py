@@ -11,7 +11,8 @@ from compressor import checkpoint
 from compressor.artifacts.building import Source, build
 from compressor.artifacts.building import rebuild as build_again
 from compressor.artifacts.calibration import calibration_images
-from compressor.artifacts.opening import exporter_of, provider_of, torch_runner
+from compressor.artifacts.formats import exporter_for, provider_of
+from compressor.artifacts.opening import torch_runner
 from compressor.artifacts.proof import accuracy_drop, proof_images
 from compressor.errors import UsageError
 from compressor.pipeline.finished_run import FinishedRun, open_run
@@ -45,7 +46,7 @@ def export(
     instead = [Override(("export",), [{}])] if overrides else []
     targets = load(folder.recipe, [*instead, *overrides]).export
     for each in targets:
-        exporter_of(each.format).require()  # before anything slow
+        exporter_for(each)  # before anything slow
     with working(folder):
         return export_stage(open_run(folder, tell, device=device, allow=allow), targets, tell).result
 
@@ -82,7 +83,7 @@ def export_stage(opened: FinishedRun, targets: Sequence[Export], tell: Tell) -> 
                 target,
                 opened.folder.exports,
                 tell,
-                provider=provider_of(target.format, device),
+                provider=provider_of(target.format, device.type),
                 relative_to=opened.folder.folder,
             )
             others = tuple(each for each in opened.result.artifacts if each.path != artifact.path)

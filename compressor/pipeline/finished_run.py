@@ -14,7 +14,7 @@ from compressor.gates import judge, promised
 from compressor.inputs import Prepared, prepare
 from compressor.measure.scores import Predictions
 from compressor.progress import Tell
-from compressor.recipe import Override, Recipe, load
+from compressor.recipe import FORMATS, Override, Recipe, load
 from compressor.recipe.code import code_named
 from compressor.runs import manifest, record
 from compressor.runs.folder import Run
@@ -26,6 +26,7 @@ class FinishedRun:
     """A run, what its recipe names, its trained student, and the record so far.
 
     `predictions` are what networks said of the test images since this process opened the run, by their name in `files`.
+    `allow` names code of the user's own, beyond what the recipe names, that may be imported to open an artifact.
     """
 
     folder: Run
@@ -33,6 +34,7 @@ class FinishedRun:
     student: checkpoint.Network
     result: record.Result
     predictions: Mapping[str, Predictions] = field(default_factory=dict)
+    allow: Sequence[str] = ()
 
     def noting(self, **changes: Any) -> FinishedRun:
         """Return the same with changes in the record."""
@@ -59,16 +61,22 @@ class FinishedRun:
                 self.prepared.teacher, device=device, threads=threads, cuda_graph=cuda_graph
             )
         files["student"] = torch_runner(self.student, device=device, threads=threads, cuda_graph=cuda_graph)
+        allowed = {*FORMATS, *code_named(self.prepared.recipe), *self.allow}
         for artifact in self.result.artifacts:
             if artifact.provider is None:
                 tell(f"left out: {artifact.path}, {artifact.note}")
+                continue
+            if artifact.format not in allowed:  # a record is no reason to import anything
+                tell(f"left out: {artifact.path}, its format is code of its own: --allow {artifact.format} opens it")
                 continue
             path = self.folder.folder / artifact.path
             if path.is_file() and sha256(path) != artifact.sha256:
                 raise InputRejected(
                     f"{path} is not the file that was exported and proved: its hash differs", hint="export it again"
                 )
-            files[artifact.path] = open_artifact(path, device=device, threads=threads, cuda_graph=cuda_graph)
+            files[artifact.path] = open_artifact(
+                path, device=device, format_=artifact.format, threads=threads, cuda_graph=cuda_graph
+            )
         return files
 
 
@@ -129,7 +137,7 @@ def open_run(
             f"{folder.student} is not the student that {record.NAME} tells of: its hash differs",
             hint="--from train trains a new run",
         )
-    return FinishedRun(folder, prepared, student, result)
+    return FinishedRun(folder, prepared, student, result, allow=allow)
 
 
 def open_student(folder: Run, prepared: Prepared) -> checkpoint.Network:

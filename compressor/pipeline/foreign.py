@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from compressor import checkpoint
 from compressor.artifacts.building import Source, build
 from compressor.artifacts.calibration import calibration_images
-from compressor.artifacts.opening import Normalised, exporter_of, provider_of
+from compressor.artifacts.formats import exporter_for, exporter_of, provider_of
+from compressor.artifacts.opening import Normalised
 from compressor.artifacts.proof import accuracy_drop, graph_images
 from compressor.errors import InputRejected, UsageError
 from compressor.inputs import Inputs, open_inputs
@@ -123,7 +124,7 @@ def export_graph(
         UsageError: a file of that name is there and `overwrite` is not set.
         ExportFailed: the file could not be made, or does not answer as the graph does.
     """
-    exporter_of(target.format).require()
+    exporter_for(target)
     chosen = choose_device(device or "auto")
     foreign = open_foreign(path, data, teacher, tell, device=chosen, given=given)
     inputs = foreign.inputs
@@ -152,7 +153,7 @@ def export_graph(
         drop=accuracy_drop(reference, lambda: foreign.known_inputs().data),
         metadata=_metadata(foreign, path),
     )
-    artifact = build(source, target, folder, tell, provider=provider_of(target.format, chosen))
+    artifact = build(source, target, folder, tell, provider=provider_of(target.format, chosen.type))
     return artifact if inputs is None else _examined(artifact, reference, inputs, tell)
 
 
@@ -166,7 +167,7 @@ def _trunk(foreign: ForeignGraph, path: Path, place: Path, opset: int | None) ->
 
 
 def _refuse_overwriting(path: Path, target: Export, folder: Path, *, overwrite: bool) -> None:
-    suffix = exporter_of(target.format).SUFFIX
+    suffix = exporter_of(target.format).SUFFIXES[0]
     there = sorted(folder.glob(f"{path.stem}{target.variant}.{target.precision}*{suffix}"))
     if there and not overwrite:
         raise UsageError(f"{there[0]} exists already", hint="--overwrite replaces it, --out DIR writes elsewhere")

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from compressor.artifacts.opening import exporter_of
+from compressor.artifacts.formats import exporter_for
 from compressor.errors import UsageError
 from compressor.files import sha256, write_text
 from compressor.pipeline.bench import bench_stage
@@ -57,7 +57,7 @@ def run(
     """
     check(recipe)
     for target in recipe.export:
-        exporter_of(target.format).require()  # a missing runtime is known before training
+        exporter_for(target)  # a missing runtime is known before training
     inputs = training_inputs(recipe)
     earlier = None if overwrite or start == "train" else _earlier(recipe.name, inputs, out)
     if earlier is None and start not in (None, "train"):

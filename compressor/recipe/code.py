@@ -18,7 +18,7 @@ def code_named(recipe: Recipe) -> list[str]:
 
 
 def is_code(name: str) -> bool:
-    """Whether a name, of a data set too, is that of code to import: nothing but the user's own command may ask for it."""
+    """Whether a name, of a data set too, is that of code: only the user's own command may have it imported."""
     return is_plugin(name) and not name.startswith(_FORMS)
 
 

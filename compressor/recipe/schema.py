@@ -1,9 +1,10 @@
 """What a recipe may say. Each class is a section; what fields cannot express, a validator below them checks."""
 
+import json
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -18,14 +19,15 @@ from pydantic import (
     model_validator,
 )
 
-from compressor.errors import UsageError
+from compressor.errors import UsageError, did_you_mean
 from compressor.methods import AnyMethod, Config, Needs
 from compressor.methods.bss import BSS
 from compressor.methods.protocol import refusal
+from compressor.plugins import PLUGIN, is_plugin
+from exporters import EXPORTERS, PRECISIONS, Exporter, exporter
 
-Format = Literal["onnx", "trt", "trt-rtx", "openvino"]
-FORMATS: tuple[str, ...] = get_args(Format)
-ENGINES = ("trt", "trt-rtx")
+FORMATS = tuple(EXPORTERS)
+ENGINES = tuple(name for name in FORMATS if exporter(name).COMPILED)
 
 
 def _distinct(sizes: tuple[float, ...]) -> tuple[float, ...]:
@@ -37,6 +39,20 @@ def _distinct(sizes: tuple[float, ...]) -> tuple[float, ...]:
 def _listed(numbers: tuple[float, ...]) -> str:
     return "[" + ", ".join(f"{number:g}" for number in numbers) + "]"
 
+
+def _known_format(name: str) -> str:
+    if name in FORMATS or is_plugin(name):
+        return name
+    known, hint = ", ".join(map(repr, FORMATS)), did_you_mean(name, FORMATS) or ""
+    raise refusal(f"must be {known} or package.module:name, got {json.dumps(name)}", hint=hint)
+
+
+Format = Annotated[
+    str,
+    AfterValidator(_known_format),
+    Field(json_schema_extra={"anyOf": [{"enum": list(FORMATS)}, {"pattern": PLUGIN}]}),
+]
+"""A name in `EXPORTERS`, or `package.module:name`: then the facts of the exporter are known when it is loaded."""
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Points = Annotated[float, Field(ge=0, le=100)]
@@ -210,7 +226,7 @@ class Engine(Config):
 class Export(Config):
     """One file to write."""
 
-    format: Format = "onnx"
+    format: Format = Field(default="onnx", description="or package.module:name, an exporter of your own")
     precision: Literal["fp32", "fp16", "bf16", "int8"] = Field(default="fp32", description="bf16 is experimental")
     opset: PositiveInt | None = Field(default=None, description="ONNX operator set; null: 20, for bf16 22")
     input: Literal["float32", "uint8"] = Field(
@@ -242,12 +258,23 @@ class Export(Config):
         given = {name for name in fields if getattr(self, name) != fields[name].default}
         if self.precision != "int8" and (idle := sorted(given & {"quantization", "calibration", "max_drop"})):
             raise refusal(f"is for precision int8, not {self.precision}", key=idle[0])
-        if self.format not in ENGINES and (idle := sorted(given & {"engine", "batch"})):
-            raise refusal(f"is for the formats {' and '.join(ENGINES)}, not {self.format}", key=idle[0])
-        needed = {"trt": "trt", "trt-rtx": "trt", "openvino": "cpu"}.get(self.format)
-        if self.quantization is not None and needed not in (None, self.quantization):
-            raise refusal(f"must be {needed} for the format {self.format}", key="quantization")
+        found = self.misfit(exporter(self.format)) if self.format in EXPORTERS else None
+        if found is not None:
+            raise refusal(found[1], key=found[0])
         return self
+
+    def misfit(self, exporter: Exporter) -> tuple[str, str] | None:
+        """Return a setting that does not go with the exporter of `format`, and what is wrong with it; None: all do."""
+        fields = type(self).model_fields
+        idle = [name for name in ("batch", "engine") if getattr(self, name) != fields[name].default]
+        if idle and not exporter.COMPILED:
+            return idle[0], f"is for the formats {' and '.join(ENGINES)}, not {self.format}"
+        if self.quantization not in (None, *exporter.QUANTIZATIONS):
+            return "quantization", f"must be {' or '.join(exporter.QUANTIZATIONS)} for the format {self.format}"
+        precisions = [each for each in PRECISIONS if any(each in p.precisions for p in exporter.PROVIDERS.values())]
+        if self.precision not in precisions:
+            return "precision", f"must be {' or '.join(precisions)} for the format {self.format}, got {self.precision}"
+        return None
 
     @property
     def operators(self) -> int:
@@ -257,9 +284,10 @@ class Export(Config):
     @property
     def variant(self) -> str:
         """What sets the file apart from others of its format and precision, as a part of its name: `""` or `.uint8`."""
-        parts = {"uint8": self.input == "uint8", "probabilities": self.output == "probabilities"}
-        parts["trt"] = self.format == "onnx" and self.quantization == "trt"
-        return "".join(f".{name}" for name, there in parts.items() if there)
+        usual = exporter(self.format).QUANTIZATIONS[0] if self.format in EXPORTERS else None
+        unusual = None if self.quantization == usual else self.quantization
+        parts = (self.input == "uint8" and "uint8", self.output == "probabilities" and "probabilities", unusual)
+        return "".join(f".{part}" for part in parts if part)
 
 
 class Bench(Config):

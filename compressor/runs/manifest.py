@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from compressor.errors import InputRejected
 from compressor.files import sha256, write_text
-from compressor.recipe import ENGINES
 from compressor.runs import record
 from compressor.runs.folder import Run
-from exporters.tensorrt import sidecar
+from exporters import EXPORTERS, Compiler, Plan, exporter
 
 NAME = "manifest.json"
 # What a run goes on writing, and what is only needed to resume it.
@@ -124,9 +123,16 @@ def _known(run: Run, result: record.Result) -> dict[str, str]:
 
 def _graph_of(folder: Path, artifact: record.Artifact) -> tuple[str, ...]:
     """Return the ONNX file that a plan was built from and stays beside it."""
-    if artifact.format not in ENGINES or not (folder / artifact.path).is_file():
-        return ()
-    return (str(Path(artifact.path).with_name(sidecar.read(folder / artifact.path).source)),)
+    plan = _plan(folder, artifact)
+    return () if plan is None else (str(Path(artifact.path).with_name(plan.source)),)
+
+
+def _plan(folder: Path, artifact: record.Artifact) -> Plan | None:
+    """Return what a compiled artifact says of itself. One of a plug-in is not asked: a record imports nothing."""
+    known = exporter(artifact.format) if artifact.format in EXPORTERS else None
+    if known is None or not known.COMPILED or not (folder / artifact.path).is_file():
+        return None
+    return cast(Compiler, known).described(folder / artifact.path)
 
 
 def _problem(folder: Path, file: File) -> str | None:
@@ -173,8 +179,8 @@ def _lineage(folder: Path, result: record.Result) -> tuple[Link, ...]:
         )
     for artifact in result.artifacts:
         made, digest = artifact.path, artifact.sha256
-        if artifact.format in ENGINES and (folder / made).is_file():
-            known = sidecar.read(folder / made)
+        known = _plan(folder, artifact)
+        if known is not None:
             graph = str(Path(made).with_name(known.source))
             links.append(Link(made=made, sha256=digest, source=graph, source_sha256=known.source_sha256))
             made, digest = graph, known.source_sha256

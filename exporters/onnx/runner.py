@@ -14,6 +14,7 @@ from onnx import TensorProto
 from exporters.borders import find
 from exporters.errors import ArtifactRejected, RuntimeMissing
 from exporters.feeding import FedRunner, expect_claims
+from exporters.onnx import FORMAT
 from exporters.onnx.reading import read
 from exporters.onnx.session import PROVIDERS, open_session
 from exporters.precision import precision_of, weights_by_type
@@ -126,7 +127,7 @@ def load(path: Path, *, provider: str = "cpu", threads: int | None = None, cuda_
         classes = [answer.shape[1]]
     return OnnxRunner(
         path=path,
-        format="onnx",
+        format=FORMAT,
         provider=provider,
         precision=precision,
         input_shape=borders.input_shape,

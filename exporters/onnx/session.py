@@ -46,7 +46,7 @@ def open_session(
         ArtifactRejected: ONNX Runtime refuses the graph, or the provider cannot run some of its nodes.
         RuntimeMissing: onnxruntime or the provider is not here.
     """
-    ort = _runtime()
+    ort = package()
     if provider != "cpu":
         _require(ort, provider)
     try:
@@ -57,6 +57,19 @@ def open_session(
                 f"{path} has nodes that the provider {provider!r} cannot run", hint="run it with provider cpu"
             ) from error
         raise _refusal(path, model, str(error)) from error
+
+
+def package() -> Any:
+    """Import ONNX Runtime.
+
+    Raises:
+        RuntimeMissing: it is not installed.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise RuntimeMissing("onnxruntime is not installed", hint="pip install onnxruntime") from error
+    return onnxruntime
 
 
 # How ONNX Runtime says that it has no such operator: not in its domain, no such domain, not for these types.
@@ -86,14 +99,6 @@ def _is_meant(node: NodeProto, found: re.Match[str]) -> bool:
     if found["node"]:
         return bool(node.name == found["node"])
     return bool(node.domain == found["domain"]) if found["domain"] else node.op_type in found.groups()
-
-
-def _runtime() -> Any:
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise RuntimeMissing("onnxruntime is not installed", hint="pip install onnxruntime") from error
-    return onnxruntime
 
 
 def _refusals() -> tuple[type[Exception], ...]:

@@ -11,9 +11,10 @@ from typing import Any
 
 from exporters import onnx
 from exporters.errors import ArtifactRejected
+from exporters.openvino import SUFFIXES
 from exporters.openvino.runtime import core, package, reason
 
-SUFFIX = ".xml"
+SUFFIX = SUFFIXES[0]
 # Where we keep what is ours in an IR: the metadata, as a JSON object, and the SHA-256 of the weights.
 METADATA, HASH = ["compress", "metadata"], ["compress", "weights_sha256"]
 

@@ -6,17 +6,15 @@ against a stand-in for the runtime only: no plan has been executed on a GPU yet.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from exporters import Built, Engine
+from exporters import Built, Engine, Provider, Quantization
 from exporters.errors import ArtifactRejected, ExportFailed, RuntimeMissing
 from exporters.tensorrt import sidecar
-from exporters.tensorrt.build import build_plan
 from exporters.tensorrt.flavour import Flavour, Gpu, gpu, listener, short, system
 from exporters.tensorrt.sidecar import Sidecar
 
@@ -28,11 +26,36 @@ __all__ = ["TENSORRT", "TENSORRT_RTX", "PlanExporter"]
 
 @dataclass(frozen=True)
 class PlanExporter:
-    """An `Exporter` of plans for one of the two runtimes."""
+    """A `Compiler` of plans for one of the two runtimes."""
 
     flavour: Flavour
-    SUFFIX: str = ".plan"
-    QUANTIZATION: Literal["cpu", "trt"] = "trt"
+    SUFFIXES: tuple[str, ...] = (".plan",)
+    COMPILED: bool = True
+    QUANTIZATIONS: tuple[Quantization, ...] = ("trt",)
+
+    @property
+    def FORMAT(self) -> str:
+        """See `Exporter.FORMAT`."""
+        return self.flavour.format
+
+    @property
+    def TITLE(self) -> str:
+        """See `Exporter.TITLE`."""
+        return self.flavour.title
+
+    @property
+    def PROVIDERS(self) -> Mapping[str, Provider]:
+        """See `Exporter.PROVIDERS`."""
+        return {"cuda": Provider(check=self.TITLE.lower(), title=self.TITLE)}
+
+    @property
+    def RUNTIME_MODULES(self) -> tuple[str, ...]:
+        """See `Exporter.RUNTIME_MODULES`. PyTorch holds the memory on the device."""
+        return ("torch", self.flavour.module)
+
+    def versions(self) -> dict[str, str | None]:
+        """See `Exporter.versions`."""
+        return {"version": self.flavour.require()}
 
     def require(self) -> None:
         """See `Exporter.require`."""
@@ -45,6 +68,8 @@ class PlanExporter:
 
         `source` is to be kept beside the plan, where `rebuild` looks for it.
         """
+        from exporters.tensorrt.build import build_plan
+
         version = self.flavour.require()
         here = None if self.flavour.portable else self._gpu("builds plans")
         plan = build_plan(self.flavour, source, engine)
@@ -54,7 +79,7 @@ class PlanExporter:
                 hint=f"{self.flavour.title} keeps the precision of the graph: give it one in {precision}",
             )
         parts = [stem, plan.precision, *([f"sm{here.sm}"] if here else []), self.flavour.tagged(version)]
-        path = folder / (".".join(parts) + self.SUFFIX)
+        path = folder / (".".join(parts) + self.SUFFIXES[0])
         record = Sidecar(
             plan_sha256=sidecar.sha256(plan.content),
             stem=stem,
@@ -84,6 +109,10 @@ class PlanExporter:
             census=plan.census,
             companions=(sidecar.path_of(path),),
         )
+
+    def described(self, path: Path) -> Sidecar:
+        """See `Compiler.described`."""
+        return sidecar.read(path)
 
     def rebuild(self, path: Path) -> Built:
         """Build a plan again for this machine from the ONNX file that its sidecar names, with the same settings.
@@ -137,6 +166,8 @@ class PlanExporter:
         return self._open(path, content, record, cuda_graph=cuda_graph)
 
     def _open(self, path: Path, content: bytes, record: Sidecar, *, cuda_graph: bool) -> PlanRunner:
+        import numpy as np
+
         from exporters.tensorrt.runner import DTYPES, CudaQueue, PlanRunner
 
         if TYPE_CHECKING:
