@@ -16,6 +16,7 @@ from compressor.methods.bss import BSS, Attack
 from compressor.methods.kd import KD
 from compressor.recipe import (
     FORMATS,
+    Bench,
     Data,
     Export,
     Gates,
@@ -30,6 +31,7 @@ from compressor.recipe import (
     load,
     require_runnable,
     schema,
+    section,
 )
 from compressor.recipe.document import MAX_BYTES, parse
 
@@ -419,6 +421,35 @@ def test_keys_below_a_section_are_named_without_it(file, typed, said, hint):
 
     assert caught.value.message == said
     assert hint is None or hint in (caught.value.hint or "")
+
+
+def test_a_section_is_had_from_what_is_typed_for_it_alone(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+
+    assert section(Bench, ("bench",), []) == Bench()
+    assert section(Bench, ("bench",), [Override(("bench", "batch_sizes"), (1, 4))]) == Bench(batch_sizes=(1, 4))
+    made = section(
+        Export,
+        ("export", 0),
+        [Override(("export", 0, "format"), "trt"), Override.typed("engine.timing_cache=a.cache", below=("export", 0))],
+    )
+    assert made.format == "trt"
+    assert made.engine.timing_cache == tmp_path / "a.cache"
+
+
+@pytest.mark.parametrize(
+    ("override", "message", "hint"),
+    [
+        (Override(("export", 0, "opset"), 0, "--opset", said=3), "--opset: must be greater than 0", "operator set"),
+        (Override.typed("opsett=1", below=("export", 0)), "--set opsett=1: unknown key opsett", "did you mean 'opset'"),
+        (Override(("export", 0, "max_drop"), 1, "--max-drop", said=3), "--max-drop: is for precision int8", ""),
+    ],
+)  # fmt: skip
+def test_a_section_is_refused_in_the_words_of_a_recipe(override, message, hint):
+    with pytest.raises(UsageError) as caught:
+        section(Export, ("export", 0), [override])
+    assert caught.value.message.startswith(message)
+    assert hint in (caught.value.hint or "")
 
 
 def test_what_replaces_a_section_is_blamed_for_what_the_section_lacks(file):

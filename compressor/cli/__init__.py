@@ -11,7 +11,7 @@ import sys
 import typer
 
 from compressor.cli import compare, diff, doctor, export, listing, measure, report, train, verify
-from compressor.cli.command import Command
+from compressor.cli.command import Command, laid_out
 from compressor.errors import CompressError
 from exporters.errors import ExporterError
 
@@ -29,7 +29,7 @@ for command in (
     *(train.run, compare.compare, diff.diff, report.report, verify.verify, doctor.doctor),
     *(listing.inspect, listing.models, listing.methods),
 ):
-    app.command(cls=Command)(command)
+    app.command(cls=Command)(laid_out(command))
 app.command(hidden=True)(compare.compare_cell)
 
 recipes = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="List, show, copy and check recipes.")

@@ -101,7 +101,7 @@ def recipes_check(
     from compressor.pipeline import check
     from compressor.recipe import dump
 
-    recipe, tell = recipe_of(name, changes({"set_": set_})), tell_of(quiet=False)
+    recipe, tell = recipe_of(name, changes(set_=set_)), tell_of(quiet=False)
     if recipe.teacher is None and recipe.method.needs.teachers:
         tell("the recipe is well-formed and leaves the teacher to --teacher")
     else:

@@ -16,6 +16,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from compressor.choices import ExportInput, ExportOutput, ExportPrecision, Normalize, Quantization, TrainPrecision
 from compressor.errors import UsageError
 from compressor.methods import AnyMethod, Config
 from compressor.methods.bss import BSS
@@ -80,7 +81,7 @@ class Teacher(Config):
     checkpoint: Path = Field(description="a checkpoint, or the folder of a run")
     arch: str | None = Field(default=None, description="only when the checkpoint fits several architectures")
     classes: PositiveInt | None = Field(default=None, description="only when the checkpoint does not say")
-    normalize: Literal["given", "auto"] = Field(
+    normalize: Normalize = Field(
         default="given", description="auto: use the usual mean and std that fit best, when the data's own fit badly"
     )
     mean: tuple[float, ...] | None = Field(default=None, description="per channel, for pixels in [0, 1]")
@@ -125,7 +126,7 @@ class Training(Config):
     nesterov: bool = Field(default=False, description="of sgd")
     weight_decay: NonNegativeFloat = 1e-4
     schedule: Schedule = Schedule()
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: TrainPrecision = "fp32"
     channels_last: bool = True
     compile: bool = False
     clip_norm: PositiveFloat | None = Field(default=None, description="largest norm of all gradients together")
@@ -190,16 +191,16 @@ class Export(Config):
     """One file to write."""
 
     format: Format = "onnx"
-    precision: Literal["fp32", "fp16", "bf16", "int8"] = Field(default="fp32", description="bf16 is experimental")
+    precision: ExportPrecision = Field(default="fp32", description="bf16 is experimental")
     opset: PositiveInt | None = Field(default=None, description="ONNX operator set; null: 20, for bf16 22")
-    input: Literal["float32", "uint8"] = Field(
+    input: ExportInput = Field(
         default="float32", description="float32: NCHW in [0, 1]; uint8: NHWC, as an image decoder gives them"
     )
-    output: Literal["logits", "probabilities"] = "logits"
+    output: ExportOutput = "logits"
     batch: Annotated[tuple[PositiveInt, ...], Field(min_length=3, max_length=3)] = Field(
         default=(1, 8, 32), description="smallest, usual and largest batch of an engine"
     )
-    quantization: Literal["cpu", "trt"] | None = Field(
+    quantization: Quantization | None = Field(
         default=None, description="of int8: what ONNX Runtime and OpenVINO want, or TensorRT; null: as the format needs"
     )
     calibration: Calibration = Calibration()
