@@ -29,6 +29,13 @@ class Prepared(Inputs):
 
     recipe: Recipe
 
+    @property
+    def batch_size(self) -> int:
+        """Training images of a step."""
+        size = self.recipe.data.batch_size
+        assert size is not None  # which `prepare` saw to
+        return size
+
     def new_student(self) -> models.Normalized:
         """Build the student with its normalisation; torch's global generator decides the weights."""
         config, data = self.recipe.student, self.data
@@ -47,7 +54,11 @@ class Prepared(Inputs):
 def prepare(recipe: Recipe, tell: Tell, *, examine: bool = True) -> Prepared:
     """Open what a recipe names; with `examine`, see that the teacher does well before anything is spent."""
     inputs = open_inputs(recipe.data, recipe.teacher, tell, device=choose_device(recipe.device), examine=examine)
-    found: dict[str, Data | Teacher] = {"data": recipe.data.model_copy(update={"name": inputs.data.source})}
+    size = recipe.data.step(len(inputs.data.train))
+    data = recipe.data.called(inputs.data.source).model_copy(update={"batch_size": size})
+    if recipe.data.batch_size is None:
+        tell(f"data: {size} of {len(inputs.data.train):,} training images a step; --batch-size chooses another")
+    found: dict[str, Data | Teacher] = {"data": data}
     if recipe.teacher is not None and inputs.teacher is not None:
         known = {"arch": inputs.teacher.arch, "mean": inputs.teacher.mean, "std": inputs.teacher.std}
         found["teacher"] = recipe.teacher.model_copy(update=known)
@@ -74,7 +85,7 @@ def open_inputs(data: Data, teacher: Teacher | None, tell: Tell, *, device: torc
     tell(f"data: {name}{reason}")
     if network is not None:
         tell(f"teacher: {network.summary}")
-    opened = open_data(data.model_copy(update={"name": name}), device=device)
+    opened = open_data(data.called(name), device=device)
     for note in opened.notes:
         tell(f"data: {note}")
     if network is not None and teacher is not None:

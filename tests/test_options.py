@@ -7,10 +7,12 @@ from typing import Annotated, Literal, get_args, get_origin, get_type_hints
 import pytest
 import typer
 
+from compressor import choices
 from compressor.choices import Provider
 from compressor.cli import doctor, export, measure, options, train
 from compressor.cli.command import laid_out
 from compressor.cli.options import Key, changes, given
+from compressor.data import NAMES, named
 from compressor.errors import UsageError
 from compressor.recipe import Override, shape
 from exporters.onnx.session import PROVIDERS
@@ -58,6 +60,11 @@ def test_options_with_words_are_among_them():
 
 def test_every_provider_can_be_named():
     assert set(get_args(Provider)) == {*PROVIDERS, "openvino"}
+
+
+def test_the_data_sets_that_a_recipe_knows_are_those_that_can_be_opened():
+    assert tuple(named.OFFICIAL) == choices.OFFICIAL
+    assert (choices.EMBEDDED, *choices.OFFICIAL) == NAMES
 
 
 def test_what_was_typed_adds_up_and_the_rest_stays_as_it_is():

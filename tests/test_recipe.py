@@ -423,6 +423,54 @@ def test_keys_below_a_section_are_named_without_it(file, typed, said, hint):
     assert hint is None or hint in (caught.value.hint or "")
 
 
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"name": "digits", "channels": 3}, "data.channels: is for folder:PATH, not digits"),
+        ({"name": "digits", "workers": 0}, "data.workers: is for folder:PATH, not digits"),
+        (
+            {"name": "digits", "root": "/a"},
+            "data.root: is for the files of cifar10, cifar100, mnist, fashion_mnist, not",
+        ),
+        ({"name": "cifar10", "channels": 1}, "data.channels: is for folder:PATH, not cifar10"),
+        ({"name": "mnist", "workers": 4}, "data.workers: is for folder:PATH, not mnist"),
+        ({"name": "cifar10", "test": 0.1}, "data.test: is for data without a test split, and cifar10 has one"),
+        ({"name": "folder:/images", "root": "/a"}, "data.root: is for the files of"),
+    ],
+)
+def test_a_setting_that_has_no_effect_on_the_data_is_refused(data, message):
+    with pytest.raises(UsageError) as caught:
+        build({"student": {"arch": "a"}, "data": data}, base=Path("/"))
+    assert caught.value.message.startswith(message)
+    later = re.escape(message.replace(": is", " is"))  # where the data are those of the teacher
+    with pytest.raises(UsageError, match=later):
+        Data(**{key: value for key, value in data.items() if key != "name"}).called(data["name"])
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"name": "digits", "image_size": 32, "augment": "none", "validation": 0, "test": 0.5, "batch_size": 8},
+        {"name": "cifar10", "root": Path("/a"), "image_size": 16, "workers": 2},
+        {"name": "folder:/images", "channels": 1, "workers": 0, "test": 0.1},
+        {"channels": 3, "root": Path("/a"), "workers": 7},
+        {"name": "my.module:images", "channels": 3, "root": Path("/a"), "workers": 7},
+    ],
+)
+def test_a_setting_that_has_or_may_have_an_effect_is_kept(data):
+    assert Data(**data).model_dump(include=set(data)) == data
+
+
+@given(st.integers(1, 10**6))
+def test_a_step_that_is_not_given_fits_the_data(images):
+    step = Data().step(images)
+
+    assert step in (16, 32, 64, 128, 256)
+    assert step == 16 or images // step >= 32
+    assert step == 256 or images // (2 * step) < 32
+    assert Data(batch_size=7).step(images) == 7
+
+
 def test_a_section_is_had_from_what_is_typed_for_it_alone(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
 

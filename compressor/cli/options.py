@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 
 import typer
 
-from compressor.choices import Normalize, Provider, TrainPrecision
+from compressor.choices import DATA, Normalize, Provider, TrainPrecision
 from compressor.errors import UsageError
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ Student = Annotated[
 Init = Annotated[Path | None, typer.Option(help="Weights to start from, instead of random ones."), Key("student.init")]
 Data = Annotated[
     str | None,
-    typer.Option(callback=_named, help="digits, cifar10, cifar100, mnist, fashion_mnist or folder:PATH."),
+    typer.Option(callback=_named, help=f"{DATA}."),
     Key("data.name"),
 ]
 ImageSize = Annotated[

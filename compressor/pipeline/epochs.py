@@ -64,7 +64,7 @@ def run_epochs(prepared: Prepared, state: TrainingState, run: Run, tell: Tell, t
         Diverged: a loss term is NaN or infinite; the last finished epoch was saved.
     """
     recipe, data = prepared.recipe, prepared.data
-    images = state.steps_per_epoch * recipe.data.batch_size
+    images = state.steps_per_epoch * prepared.batch_size
     best = max((row["validation_top1"] or 0.0 for row in run.epochs()), default=0.0)
     with (
         interruptible() as stop,
@@ -79,7 +79,7 @@ def run_epochs(prepared: Prepared, state: TrainingState, run: Run, tell: Tell, t
         def batches(epoch: int, start: int) -> Iterator[Batch]:
             drop_last = _leaves_one(prepared)
             given = data.train.batches(
-                recipe.data.batch_size, epoch=epoch, seed=recipe.seed, augment=True, drop_last=drop_last, start=start
+                prepared.batch_size, epoch=epoch, seed=recipe.seed, augment=True, drop_last=drop_last, start=start
             )
             for number, batch in enumerate(given, start):
                 if stop.requested:
@@ -125,13 +125,13 @@ def run_epochs(prepared: Prepared, state: TrainingState, run: Run, tell: Tell, t
 
 def _steps(prepared: Prepared) -> int:
     """Return the batches of an epoch."""
-    samples, size = len(prepared.data.train), prepared.recipe.data.batch_size
+    samples, size = len(prepared.data.train), prepared.batch_size
     return samples // size if _leaves_one(prepared) else math.ceil(samples / size)
 
 
 def _leaves_one(prepared: Prepared) -> bool:
     """Whether the last batch would hold a single image: BatchNorm has no variance of one, so it is dropped."""
-    samples, size = len(prepared.data.train), prepared.recipe.data.batch_size
+    samples, size = len(prepared.data.train), prepared.batch_size
     return samples > size > 1 and samples % size == 1
 
 

@@ -18,6 +18,7 @@ from typing import Any, Self, TypeVar
 import yaml
 from pydantic import ValidationError
 
+from compressor.choices import FOLDER
 from compressor.errors import UsageError
 from compressor.methods import Config
 from compressor.recipe import shape
@@ -26,7 +27,6 @@ from compressor.recipe.document import Dumper, Place, parse, read
 from compressor.recipe.schema import Recipe
 
 AnySection = TypeVar("AnySection", bound=Config)
-_FOLDER = "folder:"
 
 
 @dataclass(frozen=True)
@@ -215,10 +215,10 @@ def _absolute(values: Any, base: Path, node: shape.Node | None = None) -> Any:
     formats = {variant.get("format") for variant in shape.variants(node, values)}
     if isinstance(values, str) and "path" in formats:
         return _path(values, base)
-    if values == _FOLDER and "data-name" in formats:
-        raise UsageError(f"{_FOLDER} names no folder", hint=f"{_FOLDER}PATH")
-    if isinstance(values, str) and "data-name" in formats and values.startswith(_FOLDER):
-        return _FOLDER + _path(values.removeprefix(_FOLDER), base)
+    if values == FOLDER and "data-name" in formats:
+        raise UsageError(f"{FOLDER} names no folder", hint=f"{FOLDER}PATH")
+    if isinstance(values, str) and "data-name" in formats and values.startswith(FOLDER):
+        return FOLDER + _path(values.removeprefix(FOLDER), base)
     return values
 
 

@@ -1,5 +1,6 @@
 """What a recipe may say. Each class is a section; what fields cannot express, a validator below them checks."""
 
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal, Self, get_args
@@ -16,7 +17,18 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from compressor.choices import ExportInput, ExportOutput, ExportPrecision, Normalize, Quantization, TrainPrecision
+from compressor.choices import (
+    DATA,
+    EMBEDDED,
+    FOLDER,
+    OFFICIAL,
+    ExportInput,
+    ExportOutput,
+    ExportPrecision,
+    Normalize,
+    Quantization,
+    TrainPrecision,
+)
 from compressor.errors import UsageError
 from compressor.methods import AnyMethod, Config
 from compressor.methods.bss import BSS
@@ -41,6 +53,9 @@ def _listed(numbers: tuple[float, ...]) -> str:
     return "[" + ", ".join(f"{number:g}" for number in numbers) + "]"
 
 
+LARGEST_BATCH, SMALLEST_BATCH = 256, 16
+LEAST_STEPS = 32  # of an epoch, where the size of a step is not given
+
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Points = Annotated[float, Field(ge=0, le=100)]
 Percentile = Annotated[float, Field(gt=0, lt=100)]
@@ -51,7 +66,7 @@ class Data(Config):
 
     name: Annotated[str, Field(min_length=1, json_schema_extra={"format": "data-name"})] | None = Field(
         default=None,
-        description="digits, cifar10, cifar100, mnist, fashion_mnist or folder:PATH; null: as the teacher says",
+        description=f"{DATA}; null: as the teacher says",
     )
     root: Path | None = Field(
         default=None, description="folder with the files of a named data set; looked up when not given"
@@ -62,7 +77,11 @@ class Data(Config):
     test: Annotated[float, Field(gt=0, lt=1)] = Field(
         default=0.2, description="fraction that becomes the test split when the data has none of its own"
     )
-    batch_size: PositiveInt = Field(default=256, description="training images a step")
+    batch_size: PositiveInt | None = Field(
+        default=None,
+        description=f"training images a step; null: {LARGEST_BATCH}, less for a set so small that an epoch would have "
+        f"fewer than {LEAST_STEPS} steps, but at least {SMALLEST_BATCH}",
+    )
     image_size: PositiveInt | None = Field(
         default=None, description="height and width; required for images of mixed sizes"
     )
@@ -73,6 +92,43 @@ class Data(Config):
         default="auto", description="auto: crop-flip for photographs, crop for digits and characters"
     )
     workers: NonNegativeInt = Field(default=2, description="loading processes, for data that is streamed")
+
+    @model_validator(mode="after")
+    def _settings_have_an_effect(self) -> Self:
+        for key, reason in self._idle():
+            raise refusal(reason, key=key)
+        return self
+
+    def called(self, name: str) -> Self:
+        """Return the section for the data set that was found out, such as the teacher's.
+
+        Raises:
+            UsageError: it says what has no effect on that set.
+        """
+        found = self.model_copy(update={"name": name})
+        for key, reason in found._idle():
+            raise UsageError(f"data.{key} {reason}", hint=f"leave data.{key} out")
+        return found
+
+    def step(self, images: int) -> int:
+        """Return the size of a training step for so many training images: `batch_size`, or what fits them."""
+        if self.batch_size is not None:
+            return self.batch_size
+        fits = max(1, images // LEAST_STEPS)
+        return min(max(1 << (fits.bit_length() - 1), SMALLEST_BATCH), LARGEST_BATCH)
+
+    def _idle(self) -> Iterator[tuple[str, str]]:
+        """Yield the settings that have no effect on the set that is named, and why."""
+        fields = type(self).model_fields
+        given = {name for name in fields if getattr(self, name) != fields[name].default}
+        folder = self.name is not None and self.name.startswith(FOLDER)
+        if self.name in OFFICIAL and "test" in given:
+            yield "test", f"is for data without a test split, and {self.name} has one"
+        if (self.name == EMBEDDED or folder) and "root" in given:
+            yield "root", f"is for the files of {', '.join(OFFICIAL)}, not {FOLDER if folder else EMBEDDED}"
+        if self.name in (EMBEDDED, *OFFICIAL):
+            for key in sorted(given & {"channels", "workers"}):
+                yield key, f"is for {FOLDER}PATH, not {self.name}"
 
 
 class Teacher(Config):

@@ -63,7 +63,7 @@ def dry_step(prepared: Prepared, recipe: Recipe) -> None:
     trial = Prepared(prepared.device, prepared.data, prepared.teacher, recipe)
     state = new_state(trial)
     state.enter_training()
-    state.advance(next(iter(prepared.data.train.batches(recipe.data.batch_size, seed=recipe.seed, augment=True))))
+    state.advance(next(iter(prepared.data.train.batches(trial.batch_size, seed=recipe.seed, augment=True))))
 
 
 def _available_bytes() -> int | None:
