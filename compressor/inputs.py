@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from compressor import checkpoint, models
-from compressor.data import Dataset, open_data
+from compressor import checkpoint, data, models
+from compressor.data import Dataset
 from compressor.errors import UsageError
 from compressor.machine.devices import choose_device
 from compressor.progress import Tell
@@ -51,21 +51,35 @@ class Prepared(Inputs):
         return given.module.to(self.device)
 
 
+def require_known(recipe: Recipe) -> None:
+    """Refuse a misspelt network or data set at once, before a teacher is examined for minutes.
+
+    Raises:
+        UsageError: there is no such architecture or data set.
+        EnvironmentMissing: the package that holds the architecture is not installed.
+    """
+    models.require_known(recipe.student.arch)
+    if recipe.teacher is not None and recipe.teacher.arch is not None:
+        models.require_known(recipe.teacher.arch)
+    if recipe.data.name is not None:
+        data.require_known(recipe.data.name)
+
+
 def prepare(recipe: Recipe, tell: Tell, *, examine: bool = True) -> Prepared:
     """Open what a recipe names; with `examine`, see that the teacher does well before anything is spent."""
     inputs = open_inputs(recipe.data, recipe.teacher, tell, device=choose_device(recipe.device), examine=examine)
     size = recipe.data.step(len(inputs.data.train))
-    data = recipe.data.called(inputs.data.source).model_copy(update={"batch_size": size})
+    named = recipe.data.called(inputs.data.source).model_copy(update={"batch_size": size})
     if recipe.data.batch_size is None:
         tell(f"data: {size} of {len(inputs.data.train):,} training images a step; --batch-size chooses another")
-    found: dict[str, Data | Teacher] = {"data": data}
+    found: dict[str, Data | Teacher] = {"data": named}
     if recipe.teacher is not None and inputs.teacher is not None:
         known = {"arch": inputs.teacher.arch, "mean": inputs.teacher.mean, "std": inputs.teacher.std}
         found["teacher"] = recipe.teacher.model_copy(update=known)
     return Prepared(inputs.device, inputs.data, inputs.teacher, recipe.model_copy(update=found))
 
 
-def open_inputs(data: Data, teacher: Teacher | None, tell: Tell, *, device: torch.device, examine: bool) -> Inputs:
+def open_inputs(source: Data, teacher: Teacher | None, tell: Tell, *, device: torch.device, examine: bool) -> Inputs:
     """Open teacher and data. Without a name the data are those that the teacher says or is known for.
 
     Raises:
@@ -73,7 +87,7 @@ def open_inputs(data: Data, teacher: Teacher | None, tell: Tell, *, device: torc
         InputRejected: teacher or data cannot be used, or do not fit each other.
     """
     network = None if teacher is None else checkpoint.load_teacher(teacher)
-    name, reason = data.name, ""
+    name, reason = source.name, ""
     if name is None and network is not None:
         name = network.data or checkpoint.default_data(network)
         origin = (
@@ -85,7 +99,7 @@ def open_inputs(data: Data, teacher: Teacher | None, tell: Tell, *, device: torc
     tell(f"data: {name}{reason}")
     if network is not None:
         tell(f"teacher: {network.summary}")
-    opened = open_data(data.called(name), device=device)
+    opened = data.open_data(source.called(name), device=device)
     for note in opened.notes:
         tell(f"data: {note}")
     if network is not None and teacher is not None:

@@ -14,6 +14,7 @@ from typing import Any, get_type_hints
 import typer
 from typer.core import TyperCommand
 
+from compressor.cli.surroundings import require_date
 from compressor.errors import Interrupted, UsageError, did_you_mean
 
 # Click's UsageError, which Typer does not export: newer versions have a copy of Click of their own.
@@ -40,7 +41,9 @@ class Command(TyperCommand):
 
         Raises:
             Interrupted: it was stopped, and had nothing to save.
+            UsageError: the environment dates files by what is no time.
         """
+        require_date()
         before = signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             return super().invoke(ctx)

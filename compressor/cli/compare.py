@@ -19,7 +19,7 @@ from compressor.cli.options import (
     changes,
     recipe_of,
 )
-from compressor.cli.output import draw, tell_of
+from compressor.cli.output import draw, echo_json, tell_of
 from compressor.errors import UsageError
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def compare(
         return
     compared = pipeline.compare(planned, tell, bench=bench)
     if as_json:
-        typer.echo(comparison.to_json(compared))
+        echo_json(comparison.to_json(compared))
     else:
         draw(comparison.table(compared), width=180)
         for sentence in comparison.sentences(compared):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from compressor.cli.options import Device, ImageOptions, Json, ProviderOption, Quiet
-from compressor.cli.output import draw, tell_of
+from compressor.cli.output import draw, echo_json, tell_of
 from compressor.errors import UsageError
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def diff(
         stage.write_images(outcome, save_images)
         tell(f"written: {save_images}")
     if as_json:
-        typer.echo(outcome.record.model_dump_json(indent=2))
+        echo_json(outcome.record.model_dump_json(indent=2))
     else:
         _show(outcome.record)
     stage.enforce_agreement(outcome.record, min_agreement)

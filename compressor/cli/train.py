@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -28,7 +29,7 @@ from compressor.cli.options import (
     recipe_of,
 )
 from compressor.cli.output import hold, publish, show, tell_of
-from compressor.errors import UsageError
+from compressor.errors import Interrupted, UsageError
 from compressor.runs.stages import Stage
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ def train(
         chosen = _chosen(recipe, typed, "--arch")
         result, folder = pipeline.train(chosen, tell, out=kept.out, overwrite=kept.overwrite)
     show(result, as_json=as_json)
-    tell(f"next: compress distill --teacher {shlex.quote(str(folder.folder))} --student resnet8")
+    _conclude(result, folder, tell, f"compress distill --teacher {shlex.quote(str(folder.folder))} --student resnet8")
 
 
 def distill(
@@ -127,7 +128,7 @@ def distill(
             raise UsageError("distill needs a teacher", hint="--teacher FILE, or compress train for a network alone")
         result, folder = pipeline.train(chosen, tell, out=kept.out, overwrite=kept.overwrite)
     show(result, as_json=as_json)
-    tell(f"next: compress export{argument(folder)} --format onnx")
+    _conclude(result, folder, tell, f"compress export{argument(folder)} --format onnx")
 
 
 def run(
@@ -164,17 +165,35 @@ def run(
         show(pipeline.smoke(chosen, tell), as_json=as_json)
         tell("next: the same command without --smoke")
         return
-    result = pipeline.run(
-        chosen,
-        tell,
-        out=kept.out,
-        overwrite=kept.overwrite,
-        start=start,
-        page=page,
-    )
+    try:
+        result = pipeline.run(chosen, tell, out=kept.out, overwrite=kept.overwrite, start=start, page=page)
+    except Interrupted as stopped:  # in training, whose own hint would leave the later stages out
+        again = "the same command without --overwrite" if kept.overwrite else "the same command"
+        raise Interrupted(stopped.message, hint=f"{again} goes on") from None
     show(result, as_json=as_json)
+    if result.student.guesses:
+        tell(f"warning: {_guessing(result, chosen)}")
     publish(result, junit=junit, markdown=markdown)
     hold(result, complete=True)
+
+
+def _conclude(result: Result, folder: Run, tell: Tell, following: str) -> None:
+    """Say what to type next: `following`, unless the network has learned nothing."""
+    if result.student.guesses:
+        from compressor.recipe import load
+
+        tell(f"warning: {_guessing(result, load(folder.recipe))}")
+        following = "the same command with more --epochs, or a smaller --batch-size"
+    tell(f"next: {following}")
+
+
+def _guessing(result: Result, recipe: Recipe) -> str:
+    size = recipe.data.step(result.data.train)
+    steps = result.training.epochs * ceil(result.data.train / size)
+    return (
+        f"the {recipe.trains} is no better than guessing: {result.student.top1:.2f} % of {result.data.classes} "
+        f"classes, after {steps:,} steps of {size} images"
+    )
 
 
 def _resumed(folder: Path, typed: Sequence[Override], tell: Tell) -> tuple[Result, Run]:

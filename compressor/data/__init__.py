@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from compressor.choices import FOLDER
 from compressor.data.augment import Augmentation, chosen
 from compressor.data.folder import open_folder
 from compressor.data.holdout import hold_out
@@ -17,9 +18,10 @@ from compressor.errors import UsageError, did_you_mean
 from compressor.recipe import Data
 
 NAMES = ("digits", *OFFICIAL)
+_OFFERED = f"offered: {', '.join(NAMES)}, {FOLDER}PATH"
 _SAMPLE = 10_000  # training images, at most, whose mean and standard deviation are measured
 
-__all__ = ["NAMES", "NORMALISATIONS", "Dataset", "Split", "open_data"]
+__all__ = ["NAMES", "NORMALISATIONS", "Dataset", "Split", "open_data", "require_known"]
 
 
 def open_data(config: Data, *, device: torch.device, seed: int = 0, held: bool | None = None) -> Dataset:
@@ -86,23 +88,32 @@ def measured(split: Split) -> Statistics:
 
 def _load(config: Data, device: torch.device, held: bool | None) -> Loaded:
     name = config.name
-    offered = f"offered: {', '.join(NAMES)}, folder:PATH"
     if name is None:
-        raise UsageError("no data set is named", hint=f"name one with --data; {offered}")
+        raise UsageError("no data set is named", hint=f"name one with --data; {_OFFERED}")
+    require_known(name)
     if name == "digits":
         return open_digits(config, device)
     if name in OFFICIAL:
         return open_official(name, config, device)
+    return open_folder(name.removeprefix(FOLDER), config, device, held)
+
+
+def require_known(name: str) -> None:
+    """Refuse the name of a data set that cannot be, before anything is spent on it.
+
+    Raises:
+        UsageError: the name is not one of `NAMES` or `folder:PATH`.
+    """
     scheme, colon, rest = name.partition(":")
-    if scheme == "folder" and colon:
-        if not rest:
-            raise UsageError("'folder:' names no folder", hint="write folder:PATH")
-        return open_folder(rest, config, device, held)
+    if name in NAMES or (f"{scheme}:" == FOLDER and rest):
+        return
+    if name == FOLDER:
+        raise UsageError("'folder:' names no folder", hint="write folder:PATH")
     if Path(name).is_dir():
         raise UsageError(f"{name!r} is not the name of a data set", hint=f"did you mean 'folder:{name}'?")
     if colon:
-        raise UsageError(f"data sets of the kind '{scheme}:' are not offered", hint=offered)
-    raise UsageError(f"there is no data set {name!r}", hint=did_you_mean(name, (*NAMES, "folder:PATH")) or offered)
+        raise UsageError(f"data sets of the kind '{scheme}:' are not offered", hint=_OFFERED)
+    raise UsageError(f"there is no data set {name!r}", hint=did_you_mean(name, (*NAMES, "folder:PATH")) or _OFFERED)
 
 
 def _split(part: Part, augmentation: Augmentation, device: torch.device) -> Split:

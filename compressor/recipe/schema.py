@@ -419,6 +419,11 @@ class Recipe(Config):
     gates: Gates = Gates()
     tracking: tuple[Tracking, ...] = Field(default=(), description="where a run is told of, beside its folder")
 
+    @property
+    def trains(self) -> str:
+        """What to call the network that is trained: one without a teacher is no student."""
+        return "network" if self.teacher is None else "student"
+
     @field_validator("export")
     @classmethod
     def _exports_differ(cls, exports: tuple[Export, ...]) -> tuple[Export, ...]:

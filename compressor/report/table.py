@@ -16,7 +16,7 @@ Row = tuple[str, Metrics, Network | None]  # what to call it, what was measured,
 def summary(result: Result) -> Table:
     """Return one table of teacher, student and artifacts; a dash stands for what was not measured."""
     rows: list[Row] = [("teacher", result.teacher, result.teacher)] if result.teacher else []
-    rows.append(("student", result.student, result.student))
+    rows.append(("student" if result.teacher else "network", result.student, result.student))
     rows += [(artifact.label, artifact, result.student) for artifact in result.artifacts]
     return _table(rows, f"{result.name}: {result.data.source}, {result.data.test:,} test images")
 

@@ -4,7 +4,6 @@ Accuracies and drops are percent and points, agreements, ECE and errors fraction
 not measured is null, never zero.
 """
 
-import shlex
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
@@ -13,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from compressor.errors import InputRejected
 from compressor.files import write_text
+from compressor.runs.folder import resume_command
 
 NAME = "result.json"
 
@@ -105,6 +105,13 @@ class Network(Metrics):
     input_shape: tuple[int, int, int]
     parameters: int | None
     macs: int | None
+
+    @property
+    def guesses(self) -> bool:
+        """Whether it may be guessing: the interval of its accuracy holds one class's share, or it knows one alone."""
+        by_class = [accuracy for accuracy in (self.class_accuracy or {}).values() if accuracy is not None]
+        one_alone = len(by_class) > 1 and sorted(by_class) == [*[0.0] * (len(by_class) - 1), 100.0]
+        return one_alone or (self.top1_ci is not None and self.top1_ci[0] <= 100 / self.classes)
 
 
 class Calibration(Record):
@@ -215,7 +222,7 @@ def read(folder: Path) -> Result:
     if not (folder / NAME).is_file():
         raise InputRejected(
             f"{folder} has no {NAME}",
-            hint=f"finish the run first: compress distill --resume {shlex.quote(str(folder))}",
+            hint=f"finish the run first: {resume_command(folder)}",
         )
     return read_file(folder / NAME)
 
