@@ -9,10 +9,10 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from compressor import checkpoint, models
+from compressor import checkpoint, data, models
 from compressor.batch import Batch
 from compressor.checkpoint.probing import refuse_undifferentiable
-from compressor.data import Dataset, open_data, open_unlabelled
+from compressor.data import Dataset, Split, open_unlabelled
 from compressor.errors import UsageError
 from compressor.machine.devices import choose_device
 from compressor.progress import Tell
@@ -48,8 +48,20 @@ class Prepared(Inputs):
         if not needs.data:
             assert recipe.train.steps_per_epoch is not None  # require_runnable
             return empty_batches(recipe.train.steps_per_epoch, self.data.input_shape)
-        labelled = _labelled(self.data, recipe)
-        return _with_unlabelled(labelled, self.data, recipe, self.device) if needs.unlabelled else labelled
+        labelled = _labelled(self.data, recipe, self.batch_size)
+        if not needs.unlabelled:
+            return labelled
+        size = recipe.data.unlabelled_batch or self.batch_size
+        return _with_unlabelled(
+            labelled, open_unlabelled(recipe.data, self.data, device=self.device), size, recipe.seed
+        )
+
+    @property
+    def batch_size(self) -> int:
+        """Training images of a step."""
+        size = self.recipe.data.batch_size
+        assert size is not None  # which `prepare` saw to
+        return size
 
     def new_student(self) -> models.Normalized:
         """Build the student with its normalisation; torch's global generator decides the weights."""
@@ -66,6 +78,20 @@ class Prepared(Inputs):
         return given.module.to(self.device)
 
 
+def require_known(recipe: Recipe) -> None:
+    """Refuse a misspelt network or data set at once, before a teacher is examined for minutes.
+
+    Raises:
+        UsageError: there is no such architecture or data set.
+        EnvironmentMissing: the package that holds the architecture is not installed.
+    """
+    models.require_known(recipe.student.arch)
+    if recipe.teacher is not None and recipe.teacher.arch is not None:
+        models.require_known(recipe.teacher.arch)
+    if recipe.data.name is not None:
+        data.require_known(recipe.data.name)
+
+
 def prepare(recipe: Recipe, tell: Tell, *, examine: bool = True) -> Prepared:
     """Open what a recipe names; with `examine`, see that its teachers do well before anything is spent."""
     inputs = open_inputs(recipe.data, recipe.teachers, tell, device=choose_device(recipe.device), examine=examine)
@@ -76,11 +102,17 @@ def prepare(recipe: Recipe, tell: Tell, *, examine: bool = True) -> Prepared:
         given.model_copy(update={"arch": network.arch, "mean": network.mean, "std": network.std})
         for given, network in zip(recipe.teachers, inputs.teachers, strict=True)
     ]
-    found = recipe.model_copy(update={"data": recipe.data.model_copy(update={"name": inputs.data.source})})
+    size = recipe.data.step(len(inputs.data.train))
+    if recipe.data.batch_size is None:
+        tell(f"data: {size} of {len(inputs.data.train):,} training images a step; --batch-size chooses another")
+    named = recipe.data.called(inputs.data.source).model_copy(update={"batch_size": size})
+    found = recipe.model_copy(update={"data": named})
     return Prepared(inputs.device, inputs.data, inputs.teachers, found.with_teachers(known))
 
 
-def open_inputs(data: Data, teachers: Sequence[Teacher], tell: Tell, *, device: torch.device, examine: bool) -> Inputs:
+def open_inputs(
+    source: Data, teachers: Sequence[Teacher], tell: Tell, *, device: torch.device, examine: bool
+) -> Inputs:
     """Open teachers and data. Without a name the data are those that the first teacher says or is known for.
 
     Raises:
@@ -90,7 +122,7 @@ def open_inputs(data: Data, teachers: Sequence[Teacher], tell: Tell, *, device: 
     networks = [checkpoint.load_teacher(teacher) for teacher in teachers]
     if len(networks) > 1:
         networks = [replace(network, called=f"teacher {number}") for number, network in enumerate(networks, 1)]
-    name, reason = data.name, ""
+    name, reason = source.name, ""
     if name is None and networks:
         first = networks[0]
         name = first.data or checkpoint.default_data(first)
@@ -98,7 +130,7 @@ def open_inputs(data: Data, teachers: Sequence[Teacher], tell: Tell, *, device: 
         reason = f" ({origin}; --data chooses another)"
     if name is None:
         raise UsageError("no data set is named, and the teacher does not tell", hint="--data cifar10 or folder:PATH")
-    if data.name is None and is_code(name):
+    if source.name is None and is_code(name):
         raise UsageError(
             f"the teacher's file says that its data are {name}, which is code, and a file never makes us import any",
             hint=f"--data {name} does, where it is your own",
@@ -107,7 +139,7 @@ def open_inputs(data: Data, teachers: Sequence[Teacher], tell: Tell, *, device: 
     titles = [network.called.removeprefix("the ") for network in networks]
     for title, network in zip(titles, networks, strict=True):
         tell(f"{title}: {network.summary}")
-    opened = open_data(data.model_copy(update={"name": name}), device=device)
+    opened = data.open_data(source.called(name), device=device)
     for note in opened.notes:
         tell(f"data: {note}")
     for place, (title, teacher) in enumerate(zip(titles, teachers, strict=True)):
@@ -119,12 +151,12 @@ def open_inputs(data: Data, teachers: Sequence[Teacher], tell: Tell, *, device: 
     return Inputs(device, opened, tuple(networks))
 
 
-def _labelled(data: Dataset, recipe: Recipe) -> Source:
+def _labelled(data: Dataset, recipe: Recipe, size: int) -> Source:
     """Return the training split, augmented and in as many views as the method compares.
 
     A last batch of a single image is dropped: BatchNorm has no variance of one.
     """
-    samples, size = len(data.train), recipe.data.batch_size
+    samples = len(data.train)
     one_left = samples > size > 1 and samples % size == 1
 
     def batches(epoch: int, start: int) -> Iterator[Batch]:
@@ -142,11 +174,10 @@ def _labelled(data: Dataset, recipe: Recipe) -> Source:
     return Source(batches, steps, min(steps * size, samples))
 
 
-def _with_unlabelled(labelled: Source, data: Dataset, recipe: Recipe, device: torch.device) -> Source:
-    """Return the batches with the stream `data.unlabelled` beside them, always whole batches where it has enough."""
-    stream, size = open_unlabelled(recipe.data, data, device=device), recipe.data.unlabelled_batch
-    size = min(size or recipe.data.batch_size, len(stream))
-    seed = recipe.seed + 2**32  # beyond all seeds of recipes: images that are in both streams come at different times
+def _with_unlabelled(labelled: Source, stream: Split, size: int, seed: int) -> Source:
+    """Return the batches with a stream beside them, always whole batches where it has enough."""
+    size = min(size, len(stream))
+    seed += 2**32  # beyond all seeds of recipes: images that are in both streams come at different times
 
     def passes(number: int, start: int) -> Iterable[Tensor]:
         batches = stream.batches(size, epoch=number, seed=seed, augment=True, drop_last=True, start=start)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, get_args
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,7 +27,8 @@ Pixels = Literal["float32", "uint8"]
 Output = Literal["logits", "probabilities"]
 Quantization = Literal["cpu", "trt"]
 """A recipe of INT8: for ONNX Runtime and OpenVINO on a CPU, or for TensorRT; see `quantize`."""
-PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 
 class Runner(Protocol):

@@ -1,8 +1,11 @@
 """The command line: what users type, what they read, and how it ends."""
 
+import errno
+import io
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -14,9 +17,12 @@ import pytest
 import torch
 from rich.table import Table
 from shell import DISTILL, QUICK, ran, refused, typed
+from typer.main import get_command
 
-from compressor import doctor, models
+from compressor import __version__, checkpoint, cli, doctor, methods, models, pipeline
 from compressor.cli import output
+from compressor.errors import Interrupted
+from compressor.runs.folder import resume_command
 
 # What is printed
 
@@ -43,6 +49,35 @@ from compressor.cli import output
 )
 def test_every_command_has_help(command):
     assert "Usage: compress" in ran([*command.split(), "--help"]).out
+
+
+def commands(group=None, words=()):
+    """Every command with the words that name it."""
+    for name, command in (group or get_command(cli.app)).commands.items():
+        if hasattr(command, "commands"):
+            yield from commands(command, (*words, name))
+        elif not command.hidden:
+            yield (*words, name), command
+
+
+@pytest.mark.parametrize(("words", "command"), [pytest.param(*each, id="-".join(each[0])) for each in commands()])
+def test_the_help_of_every_command_ends_with_an_example_that_can_be_typed(words, command):
+    example = ran([*words, "--help"]).out.splitlines()[-1].strip()
+
+    name, *line = shlex.split(example.removeprefix("Example: "))
+    assert [name, *line[: len(words)]] == ["compress", *words]
+    given = line[len(words) : line.index(">") if ">" in line else None]
+    command.make_context("compress", given)  # raises where the example is no command
+
+
+@pytest.mark.parametrize("typed_", [[], ["recipes"]])
+def test_a_command_alone_shows_its_help(typed_):
+    assert ran(typed_).out == ran([*typed_, "--help"]).out
+
+
+def test_the_version_and_completion_are_there():
+    assert ran(["--version"]).out == f"compress {__version__}\n"
+    assert "--install-completion" in ran(["--help"]).out
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -192,7 +227,154 @@ def test_each_command_on_a_run_ends_with_the_next_one(here, command, following):
     assert ran(command.split()).err.splitlines()[-1] == f"next: {following}"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "first"),
+    [
+        (["train", "--arch", "lenet5-half"], "network"),
+        ([*DISTILL[:-1], "lenet5-half"], "student"),
+    ],
+)
+def test_a_network_that_learned_nothing_is_said_to_be_guessing(here, tmp_path, arguments, first):
+    done = ran([*arguments, "--data", "digits", "--epochs", "1", "--lr", "1e-9", "--batch-size", "600",
+                "--set", "train.schedule={kind: constant}", "--out", str(tmp_path / "run")])  # fmt: skip
+
+    said = done.err.splitlines()
+    assert re.search(
+        rf"^warning: the {first} is no better than guessing: [\d.]+ % of 10 classes, after 3 steps of 600 images$",
+        said[-2],
+    )
+    assert said[-1] == "next: the same command with more --epochs, or a smaller --batch-size"
+    assert re.search(rf"^{first}: lenet5-half \(.*\), [\d,]+ parameters$", done.err, re.MULTILINE)
+    assert first in done.out
+    assert first == "student" or "student" not in done.out.lower()
+
+
+def test_a_size_that_nobody_lists_is_said_before_it_is_trained(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("full").mkdir()
+    Path("full/file").touch()  # so that it ends where the run folder would be made
+    network = ["train", "--data", "digits", "--out", "full", "--arch"]
+
+    rare = "none of the sizes that `compress models` lists"
+    refused([*network, "resnet38"], 2, rf"(?m)^network: resnet38 \(CIFAR\), [\d,]+ parameters, {rare}$", "is not empty")
+    refused([*network, "resnet20"], 2, r"(?m)^network: resnet20 \(CIFAR\), [\d,]+ parameters$")
+
+
+def test_a_size_of_step_that_is_not_given_is_printed_and_stored(here, tmp_path):
+    done = ran(["train", "--arch", "lenet5-half", "--data", "digits", "--epochs", "1", "--out", str(tmp_path / "run"),
+                "--set", "train.schedule={kind: constant}"])  # fmt: skip
+
+    assert "data: 32 of 1,294 training images a step; --batch-size chooses another" in done.err
+    assert "batch_size: 32\n" in (tmp_path / "run" / "recipe.resolved.yaml").read_text()
+
+
 # What is refused
+
+
+@pytest.mark.parametrize(
+    ("typed_", "words"),
+    [
+        ([*DISTILL[:-1], "restnet8"], "unknown architecture 'restnet8'"),
+        ([*DISTILL, "--data", "digit"], "there is no data set 'digit'"),
+        ([*DISTILL, "--method", "bbs"], "--method: must be one of"),
+        ([*DISTILL, "--teacher-arch", "lenet55"], "lenet55"),
+        ([*DISTILL[:-1], "torchvision/resnet81"], "torchvision has no classifier 'torchvision/resnet81'"),
+        ([*DISTILL[:-1], "nowhere:make"], "there is no module 'nowhere'"),
+        (["recipes", "check", "digits-bss", "--set", "student.arch=restnet8"], "unknown architecture 'restnet8'"),
+    ],
+)
+def test_a_misspelt_name_is_found_before_the_teacher_is_looked_at(here, monkeypatch, typed_, words):
+    def look(*_args, **_named):
+        raise AssertionError("the teacher was opened")
+
+    monkeypatch.setattr(checkpoint, "load_teacher", look)
+
+    refused(typed_, 2, words)
+
+
+@pytest.mark.parametrize("line", ["--version", "--help", "models", "recipes ls", "methods --json"])
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no full device")
+def test_an_output_that_takes_nothing_is_a_sentence(line):
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "compressor", *line.split()], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+
+    assert (done.returncode, done.stderr) == (3, "error: the output cannot be written: no space left on device\n")
+
+
+def test_what_an_encoding_lacks_is_replaced_and_in_json_escaped(monkeypatch):
+    monkeypatch.setenv("PYTHONIOENCODING", "iso8859-5")
+    done = subprocess.run(
+        [sys.executable, "-m", "compressor", "recipes", "show", "digits-bss"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "98.96 % ? 0.35" in done.stdout
+    assert done.stderr == ""
+
+    ascii_ = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", ascii_)
+    output.echo_json('{"name": "gr\u00fcn"}')
+    assert json.loads(ascii_.buffer.getvalue()) == {"name": "gr\u00fcn"}
+
+
+def test_a_reader_that_went_away_and_a_closed_output_end_without_a_traceback():
+    command = [sys.executable, "-m", "compressor", "models", "--json"]
+    gone = subprocess.run(["sh", "-c", f"{shlex.join(command)} | true"], stderr=subprocess.PIPE, text=True)
+    closed = subprocess.run(["sh", "-c", f"{shlex.join(command)} >&-"], stderr=subprocess.PIPE, text=True)
+
+    assert gone.stderr == closed.stderr == ""
+    assert closed.returncode == 0
+
+
+def test_a_date_that_is_none_is_refused_and_a_window_to_draw_in_is_left_aside(monkeypatch):
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "abc")
+    refused(["models"], 2, "SOURCE_DATE_EPOCH is 'abc', not a number of seconds", "unset SOURCE_DATE_EPOCH")
+
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+    monkeypatch.setenv("MPLBACKEND", "of-my-own")
+    ran(["methods"])
+    assert os.environ["MPLBACKEND"] == "agg"
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (MemoryError(), "there is not enough memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "there is not enough memory"),
+        (ImportError("libtorch.so: failed to map segment from shared object"), "there is not enough memory"),
+        (OSError(errno.EIO, "x", "a.txt"), "a.txt cannot be written: input/output error"),
+    ],
+)
+def test_what_the_system_refuses_is_a_sentence_and_all_else_is_raised(monkeypatch, error, words):
+    def fail(*_args, **_named):
+        raise error
+
+    monkeypatch.setattr(methods, "describe", fail)
+    refused(["methods"], 3, words)
+    error = RuntimeError("a mistake of ours")
+    with pytest.raises(RuntimeError, match="a mistake of ours"):
+        typed(["methods"])
+
+
+@pytest.mark.parametrize(("teacher", "verb"), [("", "train"), ("teacher: {checkpoint: a.pt}", "distill")])
+def test_a_run_is_gone_on_with_by_the_verb_that_began_it(tmp_path, teacher, verb):
+    (tmp_path / "recipe.resolved.yaml").write_text(f"student: {{arch: resnet8}}\n{teacher}\n")
+
+    refused(["verify", str(tmp_path)], 4, "has no manifest", f"compress {verb} --resume {tmp_path}")
+    assert resume_command(tmp_path / "nowhere") == f"compress distill --resume {tmp_path / 'nowhere'}"
+
+
+def test_run_is_gone_on_with_by_run(here, monkeypatch):
+    def stop(*_args, **_named):
+        raise Interrupted("interrupted in epoch 2 of 3", hint="compress distill --resume runs/x")
+
+    monkeypatch.setattr(pipeline, "run", stop)
+
+    refused(["run", "smoke"], 130, "^error: interrupted in epoch 2 of 3\nhint: the same command goes on\n$")
+    refused(["run", "smoke", "--overwrite"], 130, "", "hint: the same command without --overwrite goes on\n$")
 
 
 def test_a_missing_teacher_is_said(here):

@@ -18,6 +18,7 @@ from compressor.methods.kd import KD
 from compressor.methods.losses.kl import LSKD
 from compressor.recipe import (
     FORMATS,
+    Bench,
     Data,
     Export,
     Gates,
@@ -32,6 +33,7 @@ from compressor.recipe import (
     load,
     require_runnable,
     schema,
+    section,
 )
 from compressor.recipe.document import MAX_BYTES, parse
 
@@ -421,6 +423,83 @@ def test_keys_below_a_section_are_named_without_it(file, typed, said, hint):
 
     assert caught.value.message == said
     assert hint is None or hint in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"name": "digits", "channels": 3}, "data.channels: is for folder:PATH, not digits"),
+        ({"name": "digits", "workers": 0}, "data.workers: is for folder:PATH, not digits"),
+        (
+            {"name": "digits", "root": "/a"},
+            "data.root: is for the files of cifar10, cifar100, mnist, fashion_mnist, not",
+        ),
+        ({"name": "cifar10", "channels": 1}, "data.channels: is for folder:PATH, not cifar10"),
+        ({"name": "mnist", "workers": 4}, "data.workers: is for folder:PATH, not mnist"),
+        ({"name": "cifar10", "test": 0.1}, "data.test: is for data without a test split, and cifar10 has one"),
+        ({"name": "folder:/images", "root": "/a"}, "data.root: is for the files of"),
+    ],
+)
+def test_a_setting_that_has_no_effect_on_the_data_is_refused(data, message):
+    with pytest.raises(UsageError) as caught:
+        build({"student": {"arch": "a"}, "data": data}, base=Path("/"))
+    assert caught.value.message.startswith(message)
+    later = re.escape(message.replace(": is", " is"))  # where the data are those of the teacher
+    with pytest.raises(UsageError, match=later):
+        Data(**{key: value for key, value in data.items() if key != "name"}).called(data["name"])
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"name": "digits", "image_size": 32, "augment": "none", "validation": 0, "test": 0.5, "batch_size": 8},
+        {"name": "cifar10", "root": Path("/a"), "image_size": 16, "workers": 2},
+        {"name": "folder:/images", "channels": 1, "workers": 0, "test": 0.1},
+        {"channels": 3, "root": Path("/a"), "workers": 7},
+        {"name": "my.module:images", "channels": 3, "root": Path("/a"), "workers": 7},
+    ],
+)
+def test_a_setting_that_has_or_may_have_an_effect_is_kept(data):
+    assert Data(**data).model_dump(include=set(data)) == data
+
+
+@given(st.integers(1, 10**6))
+def test_a_step_that_is_not_given_fits_the_data(images):
+    step = Data().step(images)
+
+    assert step in (16, 32, 64, 128, 256)
+    assert step == 16 or images // step >= 32
+    assert step == 256 or images // (2 * step) < 32
+    assert Data(batch_size=7).step(images) == 7
+
+
+def test_a_section_is_had_from_what_is_typed_for_it_alone(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+
+    assert section(Bench, ("bench",), []) == Bench()
+    assert section(Bench, ("bench",), [Override(("bench", "batch_sizes"), (1, 4))]) == Bench(batch_sizes=(1, 4))
+    made = section(
+        Export,
+        ("export", 0),
+        [Override(("export", 0, "format"), "trt"), Override.typed("engine.timing_cache=a.cache", below=("export", 0))],
+    )
+    assert made.format == "trt"
+    assert made.engine.timing_cache == tmp_path / "a.cache"
+
+
+@pytest.mark.parametrize(
+    ("override", "message", "hint"),
+    [
+        (Override(("export", 0, "opset"), 0, "--opset", said=3), "--opset: must be greater than 0", "operator set"),
+        (Override.typed("opsett=1", below=("export", 0)), "--set opsett=1: unknown key opsett", "did you mean 'opset'"),
+        (Override(("export", 0, "max_drop"), 1, "--max-drop", said=3), "--max-drop: is for precision int8", ""),
+    ],
+)  # fmt: skip
+def test_a_section_is_refused_in_the_words_of_a_recipe(override, message, hint):
+    with pytest.raises(UsageError) as caught:
+        section(Export, ("export", 0), [override])
+    assert caught.value.message.startswith(message)
+    assert hint in (caught.value.hint or "")
 
 
 def test_what_replaces_a_section_is_blamed_for_what_the_section_lacks(file):

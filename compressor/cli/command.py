@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import signal
+from collections.abc import Callable, Iterator
+from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
-from typing import Any
+from functools import wraps
+from typing import Any, get_type_hints
 
 import typer
 from typer.core import TyperCommand
 
+from compressor.cli.surroundings import require_date
 from compressor.errors import Interrupted, UsageError, did_you_mean
 
 # Click's UsageError, which Typer does not export: newer versions have a copy of Click of their own.
@@ -36,7 +41,9 @@ class Command(TyperCommand):
 
         Raises:
             Interrupted: it was stopped, and had nothing to save.
+            UsageError: the environment dates files by what is no time.
         """
+        require_date()
         before = signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             return super().invoke(ctx)
@@ -44,6 +51,30 @@ class Command(TyperCommand):
             raise Interrupted("interrupted; what was finished before is kept") from None
         finally:
             signal.signal(signal.SIGTERM, before)
+
+
+def laid_out(command: Callable[..., None]) -> Callable[..., None]:
+    """Return the command as Typer takes it: parameters that are groups of options, dataclasses, become their fields."""
+    hints = get_type_hints(command, include_extras=True)
+    groups: dict[str, Any] = {name: hint for name, hint in hints.items() if is_dataclass(hint)}
+
+    def options() -> Iterator[inspect.Parameter]:
+        for parameter in inspect.signature(command).parameters.values():
+            group = groups.get(parameter.name)
+            within = [parameter] if group is None else inspect.signature(group).parameters.values()
+            types = hints if group is None else get_type_hints(group, include_extras=True)
+            yield from (
+                each.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=types[each.name]) for each in within
+            )
+
+    @wraps(command)
+    def grouped(**typed: Any) -> None:
+        for name, group in groups.items():
+            typed[name] = group(**{field.name: typed.pop(field.name) for field in fields(group)})
+        command(**typed)
+
+    grouped.__signature__ = inspect.Signature(list(options()))  # type: ignore[attr-defined]  # what Typer reads
+    return grouped
 
 
 def _said(error: Any, ctx: Any) -> UsageError:

@@ -9,24 +9,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from compressor.cli.options import (
-    BatchSize,
-    Data,
-    Device,
-    Epochs,
+    DataOptions,
+    FolderOptions,
     Json,
-    Lr,
-    Name,
-    NormalizeOption,
-    NumClasses,
-    Overwrite,
     Quiet,
     Set,
-    Teacher,
-    TeacherArch,
+    TeacherOptions,
+    TrainingOptions,
     changes,
     recipe_of,
 )
-from compressor.cli.output import draw, tell_of
+from compressor.cli.output import draw, echo_json, tell_of
 from compressor.errors import UsageError
 
 if TYPE_CHECKING:
@@ -35,29 +28,21 @@ if TYPE_CHECKING:
 
 def compare(
     recipe: Annotated[str, typer.Argument(help="A recipe file, or a name from `recipes ls`.")],
+    teacher: TeacherOptions,
+    images: DataOptions,
+    training: TrainingOptions,
+    kept: FolderOptions,
     methods: Annotated[
         str, typer.Option(help="Methods with commas between; kd and ce are the baselines.")
     ] = "ce,kd,bss",
     seeds: Annotated[str, typer.Option(help="How many, 5 for 0 to 4, or which ones: 3,7,9.")] = "5",
     students: Annotated[str | None, typer.Option(help="Students with commas between, instead of the recipe's.")] = None,
-    teacher: Teacher = None,
-    data: Data = None,
-    teacher_arch: TeacherArch = None,
-    num_classes: NumClasses = None,
-    normalize: NormalizeOption = None,
-    epochs: Epochs = None,
-    lr: Lr = None,
-    batch_size: BatchSize = None,
-    device: Device = None,
     jobs: Annotated[
         str, typer.Option("--jobs", "-j", help="Trainings at a time; auto: as cores and memory allow.")
     ] = "auto",
     bench: Annotated[
         bool, typer.Option("--bench", help="Time the students too, afterwards and one at a time.")
     ] = False,
-    name: Name = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder, instead of runs/NAME-compare.")] = None,
-    overwrite: Overwrite = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the trainings and stop.")] = False,
     set_: Set = None,
     as_json: Json = False,
@@ -66,9 +51,10 @@ def compare(
     """Compare methods in pairs of the same seed.
 
     Trains each method on each student from each seed, several at a time, and prints paired differences with confidence
-    intervals. Stopped at any moment, the same command goes on; more seeds, methods or students join what is there.
+    intervals; all is kept in runs/NAME-compare. Stopped at any moment, the same command goes on; more seeds, methods or
+    students join what is there.
     """
-    typed = changes(locals())
+    typed = changes(teacher, images, training, kept, set_=set_)
     from compressor.pipeline import compare as pipeline
     from compressor.report import comparison
 
@@ -80,16 +66,16 @@ def compare(
         methods=_names("--methods", methods),
         seeds=_seeds(seeds),
         students=() if students is None else _names("--students", students),
-        out=out,
+        out=kept.out,
         jobs=_jobs(jobs),
-        overwrite=overwrite,
+        overwrite=kept.overwrite,
     )
     if dry_run:
         _show_plan(planned, as_json=as_json)
         return
     compared = pipeline.compare(planned, tell, bench=bench)
     if as_json:
-        typer.echo(comparison.to_json(compared))
+        echo_json(comparison.to_json(compared))
     else:
         draw(comparison.table(compared), width=180)
         for sentence in comparison.sentences(compared):

@@ -7,19 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from compressor.cli.options import (
-    Data,
-    Device,
-    ImageSize,
-    Json,
-    Mean,
-    NormalizeOption,
-    ProviderOption,
-    Quiet,
-    Std,
-    normalisation_of,
-)
-from compressor.cli.output import draw, tell_of
+from compressor.cli.options import Device, ImageOptions, Json, ProviderOption, Quiet
+from compressor.cli.output import draw, echo_json, tell_of
 from compressor.errors import UsageError
 
 if TYPE_CHECKING:
@@ -33,7 +22,7 @@ Artifact = typer.Argument(
 def diff(
     a: Annotated[Path, Artifact],
     b: Annotated[Path, Artifact],
-    data: Data = None,
+    images: ImageOptions,
     samples: Annotated[int, typer.Option(min=0, help="Images to search from; 0 compares the test images alone.")] = 256,
     epsilon: Annotated[
         str, typer.Option(help="Changes of a pixel, in 1/255, to count differences within; comma-separated.")
@@ -49,12 +38,8 @@ def diff(
     min_agreement: Annotated[
         float | None, typer.Option(min=0, max=1, help="Exit 7 where they agree on a smaller fraction of test images.")
     ] = None,
-    image_size: ImageSize = None,
     device: Device = None,
     provider: ProviderOption = None,
-    mean: Mean = None,
-    std: Std = None,
-    normalize: NormalizeOption = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -65,14 +50,13 @@ def diff(
     epsilons = _epsilons(epsilon)
     if save_images is not None and save_images.suffix != ".npz":
         raise UsageError(f"--save-images writes an .npz file, not {save_images.name!r}", hint="--save-images flips.npz")
-    from compressor import recipe
     from compressor.pipeline import diff as stage
     from compressor.pipeline.diff_inputs import Opening
 
     tell = tell_of(quiet)
-    opening = Opening(guide, device, provider, normalisation_of(mean, std, normalize))
+    opening = Opening(guide, device, provider, images.normalisation())
     options = stage.Options(samples, epsilons, seed, opening)
-    outcome = stage.diff(a, b, recipe.Data(name=data, image_size=image_size), tell, options)
+    outcome = stage.diff(a, b, images.source(), tell, options)
     if html is not None:
         stage.write_gallery(outcome, html)
         tell(f"written: {html}")
@@ -80,7 +64,7 @@ def diff(
         stage.write_images(outcome, save_images)
         tell(f"written: {save_images}")
     if as_json:
-        typer.echo(outcome.record.model_dump_json(indent=2))
+        echo_json(outcome.record.model_dump_json(indent=2))
     else:
         _show(outcome.record)
     stage.enforce_agreement(outcome.record, min_agreement)

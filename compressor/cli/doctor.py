@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -20,13 +20,20 @@ if TYPE_CHECKING:
 _COLOURS = {"ok": "green", "absent": "dim", "broken": "red"}
 
 
+@dataclass(frozen=True)
+class NeedOptions:
+    """What a recipe will be run with."""
+
+    teacher: Teacher = None
+    data: Data = None
+    device: Device = None
+
+
 def doctor(
+    needs: NeedOptions,
     recipe: Annotated[
         str | None, typer.Argument(help="A recipe file, or a name from `recipes ls`, to see whether it can run here.")
     ] = None,
-    teacher: Teacher = None,
-    data: Data = None,
-    device: Device = None,
     set_: Set = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -46,7 +53,7 @@ def doctor(
     if recipe is not None and works["torch-cpu"]:  # reading a recipe imports PyTorch
         from compressor.doctor.needs import demand
 
-        findings = demand(findings, recipe_of(recipe, changes(locals())))
+        findings = demand(findings, recipe_of(recipe, changes(needs, set_=set_)))
     if as_json:
         typer.echo(json.dumps({"findings": [asdict(each) | {"missing": each.missing} for each in findings]}, indent=2))
     else:

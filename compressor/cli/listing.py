@@ -110,11 +110,13 @@ def recipes_check(
     name: Annotated[str, typer.Argument(help="A recipe file, or a name from `recipes ls`.")], set_: Set = None
 ) -> None:
     """Check a recipe and print it with every default written out."""
+    from compressor.inputs import require_known
     from compressor.pipeline import check
     from compressor.recipe import dump
 
-    recipe, tell = recipe_of(name, changes({"set_": set_})), tell_of(quiet=False)
+    recipe, tell = recipe_of(name, changes(set_=set_)), tell_of(quiet=False)
     if recipe.teacher is None and recipe.method.needs.teachers:
+        require_known(recipe)
         tell("the recipe is well-formed and leaves the teacher to --teacher")
     else:
         check(recipe)

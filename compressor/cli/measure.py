@@ -2,45 +2,76 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from compressor.cli.options import (
-    Data,
     Device,
     Gate,
-    ImageSize,
+    ImageOptions,
     Json,
-    Mean,
-    NormalizeOption,
+    Key,
     ProviderOption,
     Quiet,
-    Std,
     Target,
     Teacher,
     TeacherArch,
-    Threads,
     changes,
     gate_names,
-    normalisation_of,
+    given,
 )
 from compressor.cli.output import hold, show, tell_of
 from compressor.errors import UsageError
 
 
+def _integers(option: str, text: str) -> tuple[int, ...]:
+    try:
+        numbers = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        numbers = ()
+    if not numbers or min(numbers) < 1:
+        raise UsageError(f"{option} takes whole numbers with commas between, not {text!r}", hint=f"{option} 1,8,32")
+    return numbers
+
+
+@dataclass(frozen=True)
+class BenchSettings:
+    """How latency is measured."""
+
+    batch_sizes: Annotated[
+        str | None, typer.Option(help="Comma-separated, such as 1,8,32."), Key("bench.batch_sizes", _integers)
+    ] = None
+    duration: Annotated[
+        float | None,
+        typer.Option(min=0.001, help="Seconds of measuring, each file and batch size."),
+        Key("bench.duration_s"),
+    ] = None
+    threads: Annotated[
+        int | None,
+        typer.Option(min=1, help="Threads of one inference; the runtime's own choice when left out."),
+        Key("bench.threads"),
+    ] = None
+    transfers: Annotated[
+        bool | None, typer.Option(help="Time copies between host and device too."), Key("bench.transfers")
+    ] = None
+    cuda_graph: Annotated[bool | None, typer.Option(help="Replay a recorded CUDA graph."), Key("bench.cuda_graph")] = (
+        None
+    )
+    memory: Annotated[
+        bool | None, typer.Option(help="Start a process for each file to see its memory."), Key("bench.memory")
+    ] = None
+
+
 def validate(
+    images: ImageOptions,
     target: Target = None,
-    data: Data = None,
     teacher: Teacher = None,
     teacher_arch: TeacherArch = None,
-    image_size: ImageSize = None,
     device: Device = None,
     provider: ProviderOption = None,
-    mean: Mean = None,
-    std: Std = None,
-    normalize: NormalizeOption = None,
     gate: Gate = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -53,27 +84,28 @@ def validate(
     from compressor.runs.folder import argument, find
 
     tell = tell_of(quiet)
-    promised = changes({"gate": gate})
+    promised = changes(gate=gate)
     if target is not None and target.is_file():
         from compressor import recipe
 
         _of_runs("--gate", gate)
         if teacher is None and teacher_arch is not None:
             raise UsageError("--teacher-arch says what --teacher is, and there is none", hint="--teacher FILE")
-        source = recipe.Data(name=data, image_size=image_size)
-        given = None if teacher is None else recipe.Teacher(checkpoint=teacher, arch=teacher_arch)
-        normalisation = normalisation_of(mean, std, normalize)
+        taught = None if teacher is None else recipe.Teacher(checkpoint=teacher, arch=teacher_arch)
         metrics = pipeline.validate_file(
-            target, source, given, tell, device=device, provider=provider, normalisation=normalisation
+            target,
+            images.source(),
+            taught,
+            tell,
+            device=device,
+            provider=provider,
+            normalisation=images.normalisation(),
         )
         show(metrics, as_json=as_json)
         return
     chosen = find(target)
-    alone = {"--data": data, "--teacher": teacher, "--teacher-arch": teacher_arch, "--image-size": image_size}
-    _refuse(
-        {**alone, "--provider": provider, "--mean": mean, "--std": std, "--normalize": normalize},
-        hint="compress validate FILE ...",
-    )
+    alone = {**given(images), "--teacher": teacher, "--teacher-arch": teacher_arch, "--provider": provider}
+    _refuse(alone, hint="compress validate FILE ...")
     result = pipeline.validate(chosen.folder, tell, device=device, overrides=promised)
     show(result, as_json=as_json)
     tell(f"next: compress bench{argument(chosen)}")
@@ -81,15 +113,8 @@ def validate(
 
 
 def bench(
+    settings: BenchSettings,
     target: Target = None,
-    batch_sizes: Annotated[str | None, typer.Option(help="Comma-separated, such as 1,8,32.")] = None,
-    duration: Annotated[
-        float | None, typer.Option(min=0.001, help="Seconds of measuring, each file and batch size.")
-    ] = None,
-    threads: Threads = None,
-    transfers: Annotated[bool | None, typer.Option(help="Time copies between host and device too.")] = None,
-    cuda_graph: Annotated[bool | None, typer.Option(help="Replay a recorded CUDA graph.")] = None,
-    memory: Annotated[bool | None, typer.Option(help="Start a process for each file to see its memory.")] = None,
     device: Device = None,
     provider: ProviderOption = None,
     within: Annotated[float | None, typer.Option(min=0, help="Name the best file within so many ms (p99).")] = None,
@@ -115,15 +140,7 @@ def bench(
     from compressor.runs.folder import argument, find
 
     tell = tell_of(quiet)
-    settings = {
-        "batch_sizes": None if batch_sizes is None else _integers("--batch-sizes", batch_sizes),
-        "duration": duration,
-        "threads": threads,
-        "transfers": transfers,
-        "cuda_graph": cuda_graph,
-        "memory": memory,
-    }
-    typed = changes({**settings, "gate": gate})
+    typed = changes(settings, gate=gate)
     before = None if baseline is None else baselines.read(baseline)
     wanted = pipeline.BenchOptions(before=before, within_ms=within, at_batch=at_batch, out=out)
     if target is not None and target.is_file():
@@ -148,13 +165,3 @@ def _refuse(flags: dict[str, object], *, hint: str) -> None:
     given = [flag for flag, value in flags.items() if value is not None]
     if given:
         raise UsageError(f"{given[0]} goes with a single artifact; a run has its own", hint=hint)
-
-
-def _integers(flag: str, text: str) -> tuple[int, ...]:
-    try:
-        numbers = tuple(int(part) for part in text.split(","))
-    except ValueError:
-        numbers = ()
-    if not numbers or min(numbers) < 1:
-        raise UsageError(f"{flag} takes whole numbers with commas between, not {text!r}", hint=f"{flag} 1,8,32")
-    return numbers

@@ -1,68 +1,43 @@
-"""What users may type: the options that several commands share, and the recipe that flags add up to."""
+"""What users may type: the options that several commands share, and the recipe that they add up to.
+
+A group is a frozen dataclass of options; `command.laid_out` makes a command's parameter of that type into the options.
+An option that stands for a recipe key has that key beside it.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from enum import StrEnum
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 
 import typer
 
+from compressor.choices import DATA, Normalize, Provider, TrainPrecision
 from compressor.errors import UsageError
 
 if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
     from compressor.pipeline import Normalisation
+    from compressor.recipe import Data as DataConfig
     from compressor.recipe import Override, Recipe
 
 
-class Normalize(StrEnum):
-    given = "given"
-    auto = "auto"
+@dataclass(frozen=True)
+class Key:
+    """The recipe key that an option sets, such as `train.epochs` or `export.0.format`; `read` takes the option apart.
 
+    `read` is given the option and its text, to refuse what it cannot be.
+    """
 
-class Precision(StrEnum):
-    fp32 = "fp32"
-    bf16 = "bf16"
-    fp16 = "fp16"
+    name: str
+    read: Callable[[str, str], Any] | None = None
 
-
-class ExportPrecision(StrEnum):
-    fp32 = "fp32"
-    fp16 = "fp16"
-    bf16 = "bf16"
-    int8 = "int8"
-
-
-class Input(StrEnum):
-    float32 = "float32"
-    uint8 = "uint8"
-
-
-class Output(StrEnum):
-    logits = "logits"
-    probabilities = "probabilities"
-
-
-class Quantization(StrEnum):
-    cpu = "cpu"
-    trt = "trt"
-
-
-class Stage(StrEnum):
-    train = "train"
-    export = "export"
-    validate = "validate"
-    bench = "bench"
-    report = "report"
-
-
-class Provider(StrEnum):
-    cpu = "cpu"
-    cuda = "cuda"
-    tensorrt = "tensorrt"
-    openvino = "openvino"
+    @property
+    def place(self) -> tuple[str | int, ...]:
+        return tuple(int(part) if part.isdecimal() else part for part in self.name.split("."))
 
 
 def _named(data: str | None) -> str | None:
@@ -73,28 +48,33 @@ def _named(data: str | None) -> str | None:
 
 
 RecipeOption = Annotated[str | None, typer.Option("--recipe", "-r", help="A recipe file, or a name from `recipes ls`.")]
-Teacher = Annotated[Path | None, typer.Option(help="Teacher: a checkpoint, or the folder of a run.")]
-TeacherArch = Annotated[str | None, typer.Option(help="Teacher architecture, when its file fits several.")]
-NumClasses = Annotated[int | None, typer.Option(help="Teacher classes, when they cannot be found out.")]
-NormalizeOption = Annotated[
-    Normalize | None, typer.Option(help="auto: take the usual mean and std that fit the teacher best.")
+Teacher = Annotated[
+    Path | None, typer.Option(help="Teacher: a checkpoint, or the folder of a run."), Key("teacher.checkpoint")
 ]
+TeacherArch = Annotated[
+    str | None, typer.Option(help="Teacher architecture, when its file fits several."), Key("teacher.arch")
+]
+NormalizeOption = Annotated[
+    Normalize | None,
+    typer.Option(help="auto: take the usual mean and std that fit the teacher best."),
+    Key("teacher.normalize"),
+]
+Student = Annotated[
+    str | None, typer.Option(help="resnet20, torchvision/NAME, timm/NAME, pkg.mod:make."), Key("student.arch")
+]
+Init = Annotated[Path | None, typer.Option(help="Weights to start from, instead of random ones."), Key("student.init")]
 Data = Annotated[
     str | None,
-    typer.Option(callback=_named, help="digits, cifar10, cifar100, mnist, fashion_mnist or folder:PATH."),
+    typer.Option(callback=_named, help=f"{DATA}."),
+    Key("data.name"),
 ]
-ImageSize = Annotated[int | None, typer.Option(min=1, help="Height and width, for images of mixed sizes.")]
-Epochs = Annotated[int | None, typer.Option(help="Passes over the training images.")]
-Lr = Annotated[float | None, typer.Option(help="Learning rate.")]
-BatchSize = Annotated[int | None, typer.Option("--batch-size", "-b", help="Training images a step.")]
-Seed = Annotated[int | None, typer.Option(help="Seed of initial weights, order, crops and attack targets.")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ... or auto.")]
+ImageSize = Annotated[
+    int | None, typer.Option(min=1, help="Height and width, for images of mixed sizes."), Key("data.image_size")
+]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ... or auto."), Key("device")]
 ProviderOption = Annotated[
     Provider | None, typer.Option("--provider", help="What runs an ONNX file, instead of the device's own.")
 ]
-TrainPrecision = Annotated[Precision | None, typer.Option(help="Arithmetic of training.")]
-Name = Annotated[str | None, typer.Option(help="Name of the run: runs/NAME-1, runs/NAME-2, ...")]
-Out = Annotated[Path | None, typer.Option("--out", "-o", help="Run folder, instead of runs/NAME-n.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what the run folder holds.")]
 Resume = Annotated[Path | None, typer.Option(help="Go on with this run; everything else comes from its recipe.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="Override a recipe key: a.b=c. May be repeated.")]
@@ -104,69 +84,98 @@ Gate = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but the result.")]
 Target = Annotated[Path | None, typer.Argument(help="A run folder or an artifact; the latest run when left out.")]
-Mean = Annotated[str | None, typer.Option(help="Of an ONNX file's images, a channel each: 0.485,0.456,0.406.")]
-Std = Annotated[str | None, typer.Option(help="Of an ONNX file's images, a channel each: 0.229,0.224,0.225.")]
-Threads = Annotated[
-    int | None, typer.Option(min=1, help="Threads of one inference; the runtime's own choice when left out.")
-]
-
-# parameter of a command, whose option is named alike -> recipe key
-_KEYS = {
-    "teacher": "teacher.checkpoint",
-    "teacher_arch": "teacher.arch",
-    "num_classes": "teacher.classes",
-    "normalize": "teacher.normalize",
-    "arch": "student.arch",
-    "student": "student.arch",
-    "data": "data.name",
-    "image_size": "data.image_size",
-    "batch_size": "data.batch_size",
-    "method": "method.kind",
-    "epochs": "train.epochs",
-    "lr": "train.lr",
-    "precision": "train.precision",
-    "seed": "seed",
-    "device": "device",
-    "name": "name",
-    "baseline": "gates.baseline",
-    "batch_sizes": "bench.batch_sizes",
-    "duration": "bench.duration_s",
-    "threads": "bench.threads",
-    "transfers": "bench.transfers",
-    "cuda_graph": "bench.cuda_graph",
-    "memory": "bench.memory",
-}
 
 
-def changes(parameters: Mapping[str, Any]) -> list[Override]:
-    """Return what a command's parameters change in a recipe: its flags, then `--set`, then `--gate`."""
+@dataclass(frozen=True)
+class TeacherOptions:
+    """Who teaches, and what its file does not say."""
+
+    teacher: Teacher = None
+    teacher_arch: TeacherArch = None
+    num_classes: Annotated[
+        int | None, typer.Option(help="Teacher classes, when they cannot be found out."), Key("teacher.classes")
+    ] = None
+    normalize: NormalizeOption = None
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """Which images, and how large."""
+
+    data: Data = None
+    image_size: ImageSize = None
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """How a network is trained."""
+
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training images."), Key("train.epochs")] = None
+    lr: Annotated[float | None, typer.Option(help="Learning rate."), Key("train.lr")] = None
+    batch_size: Annotated[
+        int | None, typer.Option("--batch-size", "-b", help="Training images a step."), Key("data.batch_size")
+    ] = None
+    precision: Annotated[
+        TrainPrecision | None, typer.Option(help="Arithmetic of training."), Key("train.precision")
+    ] = None
+    device: Device = None
+
+
+@dataclass(frozen=True)
+class FolderOptions:
+    """Where what is made is kept."""
+
+    name: Annotated[str | None, typer.Option(help="Name of the run: runs/NAME-1, runs/NAME-2, ..."), Key("name")] = None
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder to write, instead of the one in runs/.")] = (
+        None
+    )
+    overwrite: Overwrite = False
+
+
+@dataclass(frozen=True)
+class RunOptions(FolderOptions):
+    """Where one training is kept, and what its chance begins with."""
+
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of initial weights, order, crops and attack targets."), Key("seed")
+    ] = None
+
+
+@dataclass(frozen=True)
+class ImageOptions(DataOptions):
+    """The images of a single artifact: which ones, and how an ONNX file from elsewhere wants them normalised."""
+
+    mean: Annotated[str | None, typer.Option(help="Of an ONNX file's images, a channel each: 0.485,0.456,0.406.")] = (
+        None
+    )
+    std: Annotated[str | None, typer.Option(help="Of an ONNX file's images, a channel each: 0.229,0.224,0.225.")] = None
+    normalize: NormalizeOption = None
+
+    def source(self) -> DataConfig:
+        """Return where the images come from."""
+        from compressor import recipe
+
+        return recipe.Data(name=self.data, image_size=self.image_size)
+
+    def normalisation(self) -> Normalisation:
+        """Return what the user says of an ONNX file's images."""
+        from compressor.pipeline import Normalisation
+
+        return Normalisation(_numbers("--mean", self.mean), _numbers("--std", self.std), self.normalize or "given")
+
+
+def given(*groups: DataclassInstance) -> dict[str, Any]:
+    """Return the options of the groups that were typed, and their values."""
+    return {_option(field.name): value for group in groups for field, value in _typed(group)}
+
+
+def changes(
+    *groups: DataclassInstance, set_: Sequence[str] | None = None, gate: Sequence[str] | None = None
+) -> list[Override]:
+    """Return what the typed options change in a recipe: those that stand for a key, then `--set`, then `--gate`."""
     from compressor.recipe import Override
 
-    places = {name: tuple(key.split(".")) for name, key in _KEYS.items()}
-    typed = [(name, place) for name, place in places.items() if parameters.get(name) is not None]
-    flags = [flag(name, parameters[name], place) for name, place in typed]
-    return [*flags, *map(Override.typed, parameters.get("set_") or ()), *_promises(parameters.get("gate"))]
-
-
-def flag(parameter: str, value: Any, place: tuple[str | int, ...]) -> Override:
-    """Return what one option changes in a recipe."""
-    from compressor.recipe import Override
-
-    return Override(place, value, f"--{parameter.replace('_', '-')}", said=len(place))
-
-
-def _promises(gates: Sequence[str] | None) -> list[Override]:
-    """Return what `--gate` changes in a recipe."""
-    from compressor.recipe import Override
-
-    found = []
-    for gate in gates or ():
-        text = gate if "=" in gate else f"{gate}="
-        promise = Override.typed(text, "--gate", example="min_top1=90", below=("gates",))
-        if promise.value is None:  # so that a shell variable that is not set takes no promise back
-            raise UsageError(f"--gate {gate} has no limit", hint="--gate min_top1=90")
-        found.append(promise)
-    return found
+    return [*_keyed(groups), *map(Override.typed, set_ or ()), *_promises(gate)]
 
 
 def gate_names(typed: Sequence[Override]) -> set[str]:
@@ -174,11 +183,52 @@ def gate_names(typed: Sequence[Override]) -> set[str]:
     return {str(override.place[1]) for override in typed if override.place[0] == "gates"}
 
 
-def normalisation_of(mean: str | None, std: str | None, normalize: Normalize | None) -> Normalisation:
-    """Return what the user says of an ONNX file's images."""
-    from compressor.pipeline import Normalisation
+def recipe_of(name: str | None, overrides: Sequence[Override]) -> Recipe:
+    """Return the recipe from a file, a shipped name or nothing, changed by what was typed."""
+    from compressor.cli.presets import find
+    from compressor.recipe import build, load
 
-    return Normalisation(_numbers("--mean", mean), _numbers("--std", std), (normalize or Normalize.given).value)
+    if name is None:
+        return build({"name": _name(overrides)}, overrides, base=Path.cwd())
+    return load(find(name), overrides)
+
+
+def _typed(group: DataclassInstance) -> Iterator[tuple[Any, Any]]:
+    """Yield the fields that have another value than when nothing is typed, and their values."""
+    for field in fields(group):
+        value = getattr(group, field.name)
+        if value != field.default:
+            yield field, value
+
+
+def _keyed(groups: Sequence[DataclassInstance]) -> Iterator[Override]:
+    """Yield what the options that stand for a recipe key change."""
+    from compressor.recipe import Override
+
+    for group in groups:
+        hints = get_type_hints(type(group), include_extras=True)
+        for field, value in _typed(group):
+            option = _option(field.name)
+            for key in (each for each in get_args(hints[field.name]) if isinstance(each, Key)):
+                read = value if key.read is None else key.read(option, value)
+                yield Override(key.place, read, option, said=len(key.place))
+
+
+def _option(parameter: str) -> str:
+    """`batch_size` is typed as `--batch-size`, and `input_`, which Python has taken, as `--input`."""
+    return f"--{parameter.rstrip('_').replace('_', '-')}"
+
+
+def _promises(gates: Sequence[str] | None) -> Iterator[Override]:
+    """Yield what `--gate` changes in a recipe."""
+    from compressor.recipe import Override
+
+    for gate in gates or ():
+        text = gate if "=" in gate else f"{gate}="
+        promise = Override.typed(text, "--gate", example="min_top1=90", below=("gates",))
+        if promise.value is None:  # so that a shell variable that is not set takes no promise back
+            raise UsageError(f"--gate {gate} has no limit", hint="--gate min_top1=90")
+        yield promise
 
 
 def _numbers(flag: str, text: str | None) -> tuple[float, ...] | None:
@@ -190,19 +240,6 @@ def _numbers(flag: str, text: str | None) -> tuple[float, ...] | None:
         raise UsageError(
             f"{flag} takes numbers with commas between, not {text!r}", hint=f"{flag} 0.5,0.5,0.5"
         ) from None
-
-
-def recipe_of(name: str | None, overrides: Sequence[Override]) -> Recipe:
-    """Return the recipe from a file, a shipped name or nothing, changed by what was typed.
-
-    All of it is the user's own, so the plug-ins that it names are imported.
-    """
-    from compressor.cli.presets import find
-    from compressor.recipe import build, load
-
-    if name is None:
-        return build({"name": _name(overrides)}, overrides, base=Path.cwd())
-    return load(find(name), overrides, trusted=True)
 
 
 def _name(overrides: Sequence[Override]) -> str:

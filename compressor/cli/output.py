@@ -52,9 +52,18 @@ def _rigid(part: RenderableType, page: Console) -> int:
     return Measurement.get(page, page.options.update(max_width=_UNBOUNDED), part).maximum
 
 
+def echo_json(text: str) -> None:
+    """Print JSON; characters that the stream's encoding lacks are escaped, so that none is lost."""
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(json.loads(text), indent=2)
+    typer.echo(text)
+
+
 def show(result: Result | Metrics, *, as_json: bool) -> None:
     if as_json:
-        typer.echo(result.model_dump_json(indent=2))
+        echo_json(result.model_dump_json(indent=2))
         return
     from compressor import report
 

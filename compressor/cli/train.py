@@ -4,39 +4,33 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from compressor.cli.options import (
-    BatchSize,
-    Data,
-    Device,
-    Epochs,
+    DataOptions,
     Gate,
-    ImageSize,
+    Init,
     Json,
-    Lr,
-    Name,
-    NormalizeOption,
-    NumClasses,
-    Out,
-    Overwrite,
+    Key,
     Quiet,
     RecipeOption,
     Resume,
-    Seed,
+    RunOptions,
     Set,
-    Stage,
-    Teacher,
-    TeacherArch,
-    TrainPrecision,
+    Student,
+    TeacherOptions,
+    TrainingOptions,
     changes,
     recipe_of,
 )
 from compressor.cli.output import hold, publish, show, tell_of
-from compressor.errors import UsageError
+from compressor.errors import Interrupted, UsageError
+from compressor.runs.stages import Stage
 
 if TYPE_CHECKING:
     from compressor.progress import Tell
@@ -45,20 +39,49 @@ if TYPE_CHECKING:
     from compressor.runs.record import Result
 
 
+@dataclass(frozen=True)
+class NetworkOptions:
+    """What `train` trains."""
+
+    arch: Annotated[str | None, typer.Option(help="What to train, such as resnet20."), Key("student.arch")] = None
+    init: Init = None
+
+
+@dataclass(frozen=True)
+class StudentOptions:
+    """Whom `distill` trains, and how it learns."""
+
+    student: Student = None
+    init: Init = None
+    method: Annotated[str | None, typer.Option(help="bss, kd or ce; see `compress methods`."), Key("method.kind")] = (
+        None
+    )
+
+
+@dataclass(frozen=True)
+class OtherStudent:
+    """Whom `run` trains."""
+
+    student: Annotated[str | None, typer.Option(help="Another student than the recipe's."), Key("student.arch")] = None
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """What regressions count from."""
+
+    baseline: Annotated[
+        Path | None,
+        typer.Option(help="result.json of an earlier run, or its folder: what regressions count from."),
+        Key("gates.baseline"),
+    ] = None
+
+
 def train(
-    arch: Annotated[str | None, typer.Option(help="What to train, such as resnet20.")] = None,
-    data: Data = None,
+    network: NetworkOptions,
+    images: DataOptions,
+    training: TrainingOptions,
+    kept: RunOptions,
     recipe: RecipeOption = None,
-    image_size: ImageSize = None,
-    epochs: Epochs = None,
-    lr: Lr = None,
-    batch_size: BatchSize = None,
-    seed: Seed = None,
-    device: Device = None,
-    precision: TrainPrecision = None,
-    name: Name = None,
-    out: Out = None,
-    overwrite: Overwrite = False,
     resume: Resume = None,
     set_: Set = None,
     as_json: Json = False,
@@ -68,37 +91,25 @@ def train(
     from compressor import pipeline
     from compressor.recipe import Override
 
-    typed, tell = changes(locals()), tell_of(quiet)
+    typed, tell = changes(network, images, training, kept, set_=set_), tell_of(quiet)
     if resume is not None:
         result, folder = _resumed(resume, typed, tell)
     else:
         if recipe is None:
             typed = [Override(("method", "kind"), "ce"), *typed]
         chosen = _chosen(recipe, typed, "--arch")
-        result, folder = pipeline.train(chosen, tell, out=out, overwrite=overwrite)
+        result, folder = pipeline.train(chosen, tell, out=kept.out, overwrite=kept.overwrite)
     show(result, as_json=as_json)
-    tell(f"next: compress distill --teacher {shlex.quote(str(folder.folder))} --student resnet8")
+    _conclude(result, folder, tell, f"compress distill --teacher {shlex.quote(str(folder.folder))} --student resnet8")
 
 
 def distill(
-    teacher: Teacher = None,
-    student: Annotated[str | None, typer.Option(help="resnet20, torchvision/NAME, timm/NAME, pkg.mod:make.")] = None,
-    data: Data = None,
+    teacher: TeacherOptions,
+    student: StudentOptions,
+    images: DataOptions,
+    training: TrainingOptions,
+    kept: RunOptions,
     recipe: RecipeOption = None,
-    method: Annotated[str | None, typer.Option(help="bss, kd or ce; see `compress methods`.")] = None,
-    teacher_arch: TeacherArch = None,
-    num_classes: NumClasses = None,
-    normalize: NormalizeOption = None,
-    image_size: ImageSize = None,
-    epochs: Epochs = None,
-    lr: Lr = None,
-    batch_size: BatchSize = None,
-    seed: Seed = None,
-    device: Device = None,
-    precision: TrainPrecision = None,
-    name: Name = None,
-    out: Out = None,
-    overwrite: Overwrite = False,
     resume: Resume = None,
     set_: Set = None,
     as_json: Json = False,
@@ -108,32 +119,26 @@ def distill(
     from compressor import pipeline
     from compressor.runs.folder import argument
 
-    typed, tell = changes(locals()), tell_of(quiet)
+    typed, tell = changes(teacher, student, images, training, kept, set_=set_), tell_of(quiet)
     if resume is not None:
         result, folder = _resumed(resume, typed, tell)
     else:
         chosen = _chosen(recipe, typed, "--student")
         if chosen.teacher is None:
             raise UsageError("distill needs a teacher", hint="--teacher FILE, or compress train for a network alone")
-        result, folder = pipeline.train(chosen, tell, out=out, overwrite=overwrite)
+        result, folder = pipeline.train(chosen, tell, out=kept.out, overwrite=kept.overwrite)
     show(result, as_json=as_json)
-    tell(f"next: compress export{argument(folder)} --format onnx")
+    _conclude(result, folder, tell, f"compress export{argument(folder)} --format onnx")
 
 
 def run(
     recipe: Annotated[str, typer.Argument(help="A recipe file, or a name from `recipes ls`.")],
-    teacher: Teacher = None,
-    student: Annotated[str | None, typer.Option(help="Another student than the recipe's.")] = None,
-    data: Data = None,
-    teacher_arch: TeacherArch = None,
-    num_classes: NumClasses = None,
-    normalize: NormalizeOption = None,
-    epochs: Epochs = None,
-    seed: Seed = None,
-    device: Device = None,
-    name: Name = None,
-    out: Out = None,
-    overwrite: Overwrite = False,
+    teacher: TeacherOptions,
+    student: OtherStudent,
+    images: DataOptions,
+    training: TrainingOptions,
+    kept: RunOptions,
+    before: Baseline,
     start: Annotated[Stage | None, typer.Option("--from", help="Do this stage and all later ones again.")] = None,
     page: Annotated[bool, typer.Option("--report/--no-report", help="Write report/report.html at the end.")] = True,
     smoke: Annotated[
@@ -141,9 +146,6 @@ def run(
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved recipe and stop.")] = False,
     gate: Gate = None,
-    baseline: Annotated[
-        Path | None, typer.Option(help="result.json of an earlier run, or its folder: what regressions count from.")
-    ] = None,
     junit: Annotated[Path | None, typer.Option(help="Also write the gates here, as JUnit XML.")] = None,
     markdown: Annotated[Path | None, typer.Option(help="Also write the summary here, as Markdown.")] = None,
     set_: Set = None,
@@ -154,7 +156,7 @@ def run(
     from compressor import pipeline
     from compressor.recipe import dump
 
-    chosen = recipe_of(recipe, changes(locals()))
+    chosen = recipe_of(recipe, changes(teacher, student, images, training, kept, before, set_=set_, gate=gate))
     if dry_run:
         typer.echo(dump(chosen), nl=False)
         return
@@ -163,17 +165,35 @@ def run(
         show(pipeline.smoke(chosen, tell), as_json=as_json)
         tell("next: the same command without --smoke")
         return
-    result = pipeline.run(
-        chosen,
-        tell,
-        out=out,
-        overwrite=overwrite,
-        start=None if start is None else start.value,
-        page=page,
-    )
+    try:
+        result = pipeline.run(chosen, tell, out=kept.out, overwrite=kept.overwrite, start=start, page=page)
+    except Interrupted as stopped:  # in training, whose own hint would leave the later stages out
+        again = "the same command without --overwrite" if kept.overwrite else "the same command"
+        raise Interrupted(stopped.message, hint=f"{again} goes on") from None
     show(result, as_json=as_json)
+    if result.student.guesses:
+        tell(f"warning: {_guessing(result, chosen)}")
     publish(result, junit=junit, markdown=markdown)
     hold(result, complete=True)
+
+
+def _conclude(result: Result, folder: Run, tell: Tell, following: str) -> None:
+    """Say what to type next: `following`, unless the network has learned nothing."""
+    if result.student.guesses:
+        from compressor.recipe import load
+
+        tell(f"warning: {_guessing(result, load(folder.recipe))}")
+        following = "the same command with more --epochs, or a smaller --batch-size"
+    tell(f"next: {following}")
+
+
+def _guessing(result: Result, recipe: Recipe) -> str:
+    size = recipe.data.step(result.data.train)
+    steps = result.training.epochs * ceil(result.data.train / size)
+    return (
+        f"the {recipe.trains} is no better than guessing: {result.student.top1:.2f} % of {result.data.classes} "
+        f"classes, after {steps:,} steps of {size} images"
+    )
 
 
 def _resumed(folder: Path, typed: Sequence[Override], tell: Tell) -> tuple[Result, Run]:

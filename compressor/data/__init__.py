@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from compressor.choices import FOLDER
 from compressor.data.augment import Augmentation, chosen
 from compressor.data.folder import open_folder
 from compressor.data.holdout import hold_out
@@ -21,6 +22,7 @@ from compressor.recipe import Data
 from compressor.recipe.code import is_code
 
 NAMES = ("digits", *OFFICIAL)
+_OFFERED = f"offered: {', '.join(NAMES)}, {FOLDER}PATH, package.module:factory"
 _SAMPLE = 10_000  # training images, at most, whose mean and standard deviation are measured
 
 __all__ = [
@@ -33,6 +35,7 @@ __all__ = [
     "from_objects",
     "open_data",
     "open_unlabelled",
+    "require_known",
 ]
 
 
@@ -138,30 +141,39 @@ def measured(split: Split) -> Statistics:
 
 def _load(config: Data, device: torch.device, held: bool | None) -> Loaded:
     name = config.name
-    offered = f"offered: {', '.join(NAMES)}, folder:PATH, package.module:factory"
     if name is None:
-        raise UsageError("no data set is named", hint=f"name one with --data; {offered}")
+        raise UsageError("no data set is named", hint=f"name one with --data; {_OFFERED}")
+    require_known(name)
     if name == "digits":
         return open_digits(config, device)
     if name in OFFICIAL:
         return open_official(name, config, device)
+    if is_code(name):
+        return open_factory(name, config, device, held)
+    return open_folder(name.removeprefix(FOLDER), config, device, held)
+
+
+def require_known(name: str) -> None:
+    """Refuse the name of a data set that cannot be, before anything is spent on it.
+
+    Raises:
+        UsageError: the name is not one of `NAMES`, `folder:PATH` or `package.module:factory`.
+    """
     scheme, colon, rest = name.partition(":")
-    if scheme == "folder" and colon:
-        if not rest:
-            raise UsageError("'folder:' names no folder", hint="write folder:PATH")
-        return open_folder(rest, config, device, held)
+    if name in NAMES or (f"{scheme}:" == FOLDER and rest) or is_code(name):
+        return
+    if name == FOLDER:
+        raise UsageError("'folder:' names no folder", hint="write folder:PATH")
     if scheme == "object" and colon:
         raise UsageError(
             f"the data set {rest!r} is an object of Python, which no recipe can open",
             hint="give the object again; or write a function that makes it, and name that as package.module:function",
         )
-    if is_code(name):
-        return open_factory(name, config, device, held)
     if Path(name).is_dir():
         raise UsageError(f"{name!r} is not the name of a data set", hint=f"did you mean 'folder:{name}'?")
     if colon:
-        raise UsageError(f"data sets of the kind '{scheme}:' are not offered", hint=offered)
-    raise UsageError(f"there is no data set {name!r}", hint=did_you_mean(name, (*NAMES, "folder:PATH")) or offered)
+        raise UsageError(f"data sets of the kind '{scheme}:' are not offered", hint=_OFFERED)
+    raise UsageError(f"there is no data set {name!r}", hint=did_you_mean(name, (*NAMES, "folder:PATH")) or _OFFERED)
 
 
 def _split(part: Part, augmentation: Augmentation, device: torch.device) -> Split:

@@ -1,6 +1,6 @@
 """Networks by name: families for small images, torchvision, timm and a user's own; and names for unknown weights."""
 
-from compressor.models.architectures import Entry, build, catalogue, title
+from compressor.models.architectures import Entry, build, catalogue, described, require_known, title
 from compressor.models.cost import macs, parameters
 from compressor.models.infer import Candidate, candidates, explain
 from compressor.models.normalized import Normalized
@@ -12,8 +12,10 @@ __all__ = [
     "build",
     "candidates",
     "catalogue",
+    "described",
     "explain",
     "macs",
     "parameters",
+    "require_known",
     "title",
 ]

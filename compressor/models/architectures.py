@@ -68,12 +68,34 @@ def build(arch: str, *, classes: int, input_shape: Shape) -> nn.Module:
         return torchvision_zoo.build(arch, classes, input_shape)
     if arch.startswith("timm/"):
         return timm_zoo.build(arch, classes, input_shape)
-    for family in FAMILIES:
-        network = family.build(arch, classes, input_shape)
-        if network is not None:
-            _refuse_tiny_images(arch, input_shape)
-            return network
-    raise UsageError(f"unknown architecture {arch!r}", hint=_nearest(arch))
+    network = _of_a_family(arch, classes, input_shape)
+    _refuse_tiny_images(arch, input_shape)
+    return network
+
+
+def require_known(arch: str) -> None:
+    """Refuse a name that `build` would refuse whatever the images are, before anything is spent on it.
+
+    Raises:
+        UsageError: there is no such architecture.
+        EnvironmentMissing: the package that holds it is not installed.
+    """
+    if ":" in arch:
+        factory.find(arch)
+    elif arch.startswith("torchvision/"):
+        torchvision_zoo.require_known(arch)
+    elif arch.startswith("timm/"):
+        timm_zoo.require_known(arch)
+    else:
+        on_meta(partial(_of_a_family, arch, 10, (3, 32, 32)))
+
+
+def described(arch: str, network: nn.Module) -> str:
+    """Return a network's name and size in a few words, and whether it is a size of a family that nobody lists."""
+    listed = {name for family in FAMILIES for name in family.EXAMPLES}
+    ours = any(re.match(rf"{family.PREFIX}[^:/]*$", arch) for family in FAMILIES)
+    rare = ", none of the sizes that `compress models` lists" if ours and arch not in listed else ""
+    return f"{title(arch)}, {parameters(network):,} parameters{rare}"
 
 
 def catalogue(*, torchvision: bool = False) -> list[Entry]:
@@ -98,6 +120,14 @@ def title(arch: str) -> str:
     labels = (family.LABEL for family in FAMILIES if re.match(rf"{family.PREFIX}[^:/]*$", arch))
     label = next(labels, None)
     return arch if label is None else f"{arch} ({label})"
+
+
+def _of_a_family(arch: str, classes: int, input_shape: Shape) -> nn.Module:
+    for family in FAMILIES:
+        network = family.build(arch, classes, input_shape)
+        if network is not None:
+            return network
+    raise UsageError(f"unknown architecture {arch!r}", hint=_nearest(arch))
 
 
 def _entry(arch: str, network: nn.Module, input_shape: Shape, description: str) -> Entry:

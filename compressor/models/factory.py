@@ -22,7 +22,7 @@ def build(arch: str, classes: int, input_shape: Shape) -> nn.Module:
     Raises:
         UsageError: the module, the factory or the network is not what it should be.
     """
-    function = _factory(arch)
+    function = find(arch)
     with current_folder_importable():
         arguments = _arguments(arch, function, classes, input_shape)
         try:
@@ -35,7 +35,12 @@ def build(arch: str, classes: int, input_shape: Shape) -> nn.Module:
     return network
 
 
-def _factory(arch: str) -> Callable[..., Any]:
+def find(arch: str) -> Callable[..., Any]:
+    """Import the module, from the current folder too, and return what the name stands for.
+
+    Raises:
+        UsageError: there is no such module, or nothing in it that could make a network.
+    """
     function: Any = load_plugin(arch, example="mynets:tiny, for tiny in mynets.py")
     if not callable(function) or isinstance(function, nn.Module):
         raise UsageError(f"{arch} is a {type(function).__name__}, not a function that makes a network", hint=_RULE)

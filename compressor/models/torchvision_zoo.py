@@ -29,8 +29,7 @@ def build(arch: str, classes: int, input_shape: Shape) -> nn.Module:
     Raises:
         UsageError: no such name, or it cannot take these images.
     """
-    if arch not in names():
-        raise UsageError(f"torchvision has no classifier {arch!r}", hint=did_you_mean(arch, names()))
+    require_known(arch)
     if input_shape[0] != 3:
         raise UsageError(
             f"{arch} takes images of 3 channels, not {input_shape[0]}",
@@ -43,6 +42,12 @@ def build(arch: str, classes: int, input_shape: Shape) -> nn.Module:
         raise refusal(arch, input_shape, error, hint=OTHER_SIZE) from error
     check_logits(shapes, arch, classes, input_shape, hint=OTHER_SIZE)
     return make(arch, classes, input_shape)
+
+
+def require_known(arch: str) -> None:
+    """Refuse what is none of `names()`."""
+    if arch not in names():
+        raise UsageError(f"torchvision has no classifier {arch!r}", hint=did_you_mean(arch, names()))
 
 
 def make(arch: str, classes: int, input_shape: Shape) -> nn.Module:

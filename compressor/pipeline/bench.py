@@ -33,7 +33,7 @@ from compressor.machine.hardware import hardware, other_machine
 from compressor.pipeline.finished_run import FinishedRun, open_run
 from compressor.pipeline.identity import stage_inputs
 from compressor.progress import Tell
-from compressor.recipe import Bench, Override, build
+from compressor.recipe import Bench, Override, section
 from compressor.runs import record
 from compressor.runs.folder import find, working
 from compressor.runs.stages import Stages
@@ -121,7 +121,7 @@ def bench_file(
     Args:
         overrides: of a recipe's `bench`.
     """
-    config = build({"student": {"arch": "any"}}, overrides, base=Path.cwd()).bench
+    config = section(Bench, ("bench",), overrides)
     budget = options.budget(config)
     chosen = choose_device(device or "auto")
     runner = open_artifact(path, device=chosen, provider=provider, threads=config.threads, cuda_graph=config.cuda_graph)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator
 
 import torch
@@ -15,7 +14,7 @@ from compressor.machine.interrupt import interruptible
 from compressor.measure.scores import predict, score
 from compressor.methods import Setting
 from compressor.progress import Tell
-from compressor.runs.folder import Run
+from compressor.runs.folder import Run, resume_command
 from compressor.tracking import Trackers
 from compressor.training.loop import TrainingState, fit
 from exporters.pytorch import TorchRunner
@@ -113,7 +112,7 @@ def run_epochs(prepared: Prepared, state: TrainingState, run: Run, tell: Tell, t
             where = min(state.epoch + 1, recipe.train.epochs)
             raise Interrupted(
                 f"interrupted in epoch {where} of {recipe.train.epochs}; the state is saved",
-                hint=f"compress distill --resume {shlex.quote(str(run.folder))}",
+                hint=resume_command(run.folder),
             ) from None
 
 

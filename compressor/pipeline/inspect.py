@@ -16,7 +16,7 @@ from compressor.checkpoint.students import KEY, read_card
 from compressor.errors import InputRejected
 from compressor.files import sha256
 from compressor.runs import record
-from compressor.runs.folder import is_run
+from compressor.runs.folder import is_run, resume_command
 
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 _SHOWN = 20
@@ -139,7 +139,7 @@ def _run(folder: Path) -> dict[str, Any]:
     if (folder / record.NAME).is_file():
         facts |= _result(record.read(folder))
     else:
-        facts["result"] = f"none yet: compress distill --resume {folder} goes on with it"
+        facts["result"] = f"none yet: {resume_command(folder)} goes on with it"
     return facts | {"files": {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}}
 
 

@@ -28,7 +28,7 @@ from compressor.progress import Tell
 from compressor.recipe import Recipe
 from compressor.report.contents import Contents, Gallery, Missing
 from compressor.runs import manifest, record
-from compressor.runs.folder import Run, find
+from compressor.runs.folder import Run, find, resume_command
 from compressor.runs.record import STUDENT, TEACHER
 from compressor.runs.stages import Stages
 
@@ -121,7 +121,7 @@ def _result(folder: Run, missing: list[Missing]) -> record.Result | None:
     except InputRejected as error:
         there = (folder.folder / record.NAME).exists()
         what = error.message if there else "all that is measured after training, which is not finished"
-        missing.append(Missing(what, f"compress distill --resume {_typed(folder)}"))
+        missing.append(Missing(what, resume_command(folder.folder)))
         return None
 
 

@@ -8,11 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from compressor import checkpoint, tracking
+from compressor import checkpoint, models, tracking
 from compressor.errors import UsageError
 from compressor.files import write_text
 from compressor.gates import require_same_data, unmeasurable
-from compressor.inputs import Prepared, prepare
+from compressor.inputs import Prepared, prepare, require_known
 from compressor.machine.hardware import clashes, hardware, versions
 from compressor.pipeline.epochs import new_state, reported, run_epochs
 from compressor.pipeline.finished_run import FinishedRun, require_same, stored_recipe
@@ -30,10 +30,11 @@ def check(recipe: Recipe) -> None:
     """Refuse what could only fail after hours.
 
     Raises:
-        UsageError: the recipe lacks a teacher or data, or a gate is on something no stage measures.
+        UsageError: the recipe lacks a teacher or data, misspells a name, or has a gate on what no stage measures.
         EnvironmentMissing: a tracker cannot be used.
     """
     require_runnable(recipe)
+    require_known(recipe)
     problems = unmeasurable(recipe)
     if problems:
         raise UsageError(problems[0], hint="; ".join(problems[1:]) or None)
@@ -81,6 +82,7 @@ def new_training(
     prepared = prepare(recipe, tell)
     require_same_data(recipe.gates, prepared.data.fingerprint)
     state = new_state(prepared)
+    tell(f"{recipe.trains}: {models.described(recipe.student.arch, state.student)}")
     with new_run(recipe.name, out=out, overwrite=overwrite, latest=latest) as folder:
         tell.keep(folder.log)
         tell(f"run: {folder.folder}")

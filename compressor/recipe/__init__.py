@@ -1,6 +1,6 @@
 """The recipe: one frozen, strictly checked description of a run, from YAML, flags and `--set`."""
 
-from compressor.recipe.loading import Override, build, dump, export_target, load
+from compressor.recipe.loading import Override, build, dump, load, section
 from compressor.recipe.schema import (
     ENGINES,
     FORMATS,
@@ -48,8 +48,8 @@ __all__ = [
     "Validate",
     "build",
     "dump",
-    "export_target",
     "load",
     "require_runnable",
     "schema",
+    "section",
 ]

@@ -54,16 +54,17 @@ class Source:
         return ".".join(map(str, place[self.said :]))
 
 
-def explain(error: ValidationError, values: Any, where: Callable[[Place], Source]) -> UsageError:
+def explain(error: ValidationError, values: Any, where: Callable[[Place], Source], at: Place = ()) -> UsageError:
     """Return the first complaint as the message, unknown keys before all else; the others stand in the hint.
 
     Args:
         values: the plain values that were refused.
         where: tells in which line or option the value at a place was written.
+        at: the place of the section that was checked, where it was not all of `values`.
     """
     found: dict[Place, list[ErrorDetails]] = {}
     for detail in error.errors(include_url=False):
-        found.setdefault(_place(detail, values), []).append(detail)
+        found.setdefault(_place(detail, values, at), []).append(detail)
     complaints = []
     unknown_first = sorted(found.items(), key=lambda item: item[1][-1]["type"] != "extra_forbidden")
     for place, details in unknown_first:
@@ -76,16 +77,17 @@ def explain(error: ValidationError, values: Any, where: Callable[[Place], Source
     return UsageError(message, hint="; ".join(filter(None, [hint, *more])) or None)
 
 
-def _place(detail: ErrorDetails, values: Any) -> Place:
+def _place(detail: ErrorDetails, values: Any, at: Place) -> Place:
     """Return where in `values` the complaint belongs: pydantic's location without the labels of union branches."""
     place: list[str | int] = []
     here = values
-    for index, part in enumerate(detail["loc"]):
+    loc = (*at, *detail["loc"])
+    for index, part in enumerate(loc):
         inside = isinstance(here, dict) and part in here
         inside |= isinstance(here, list) and isinstance(part, int) and part < len(here)
         if inside:
             here = here[part]
-        if inside or (detail["type"] == "missing" and index == len(detail["loc"]) - 1):
+        if inside or (detail["type"] == "missing" and index == len(loc) - 1):
             place.append(part)
     context = detail.get("ctx", {})
     if "discriminator" in context and isinstance(here, dict):

@@ -13,19 +13,21 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import yaml
 from pydantic import ValidationError
 
+from compressor.choices import FOLDER
 from compressor.errors import UsageError
+from compressor.methods import Config
 from compressor.plugins import is_plugin
 from compressor.recipe import shape
 from compressor.recipe.complaints import Source, explain
 from compressor.recipe.document import Dumper, Place, parse, read
-from compressor.recipe.schema import Export, Recipe
+from compressor.recipe.schema import Recipe
 
-_FOLDER = "folder:"
+AnySection = TypeVar("AnySection", bound=Config)
 
 
 @dataclass(frozen=True)
@@ -111,10 +113,21 @@ def build(values: Mapping[str, Any], overrides: Sequence[str | Override] = (), *
     return _recipe(_Draft(_absolute(_plain(values), base.absolute())), overrides, trusted=True)
 
 
-def export_target(overrides: Sequence[Override]) -> Export:
-    """Return one entry of a recipe's `export` from overrides of `export.0`, checked alike."""
-    values = {"name": "export", "student": {"arch": "graph"}, "export": [{}]}
-    return build(values, overrides, base=Path.cwd()).export[0]
+def section(kind: type[AnySection], place: Place, overrides: Sequence[Override]) -> AnySection:
+    """Return the part of a recipe at `place`, of which all that is written is `overrides`, checked as in a recipe.
+
+    Raises:
+        UsageError: an override is not what the section may say. The message names it as in a recipe.
+    """
+    draft = _Draft(_around(place))
+    values = _applied(draft, overrides)
+    here = values
+    for key in place:
+        here = here[key]
+    try:
+        return kind.model_validate_json(json.dumps(here), strict=True)
+    except ValidationError as error:
+        raise explain(error, values, draft.where, place) from None
 
 
 def dump(recipe: Recipe) -> str:
@@ -125,13 +138,26 @@ def dump(recipe: Recipe) -> str:
 
 
 def _recipe(draft: _Draft, overrides: Sequence[str | Override], *, trusted: bool) -> Recipe:
-    for each in overrides:
-        draft.set(each if isinstance(each, Override) else Override.typed(each))
-    values = _absolute(_plain(draft.values), Path.cwd())
+    values = _applied(draft, overrides)
     try:
         return Recipe.model_validate_json(json.dumps(values), strict=True, context={"trusted": trusted})
     except ValidationError as error:
         raise explain(error, values, draft.where) from None
+
+
+def _applied(draft: _Draft, overrides: Sequence[str | Override]) -> Any:
+    """Put the overrides into the draft, and return its values with absolute paths."""
+    for each in overrides:
+        draft.set(each if isinstance(each, Override) else Override.typed(each))
+    return _absolute(_plain(draft.values), Path.cwd())
+
+
+def _around(place: Place) -> Any:
+    """Return the values around an empty section: `{"export": [{}]}` for `("export", 0)`."""
+    values: Any = {}
+    for key in reversed(place):
+        values = {key: values} if isinstance(key, str) else [values]
+    return values
 
 
 def _within(place: Place, section: Place) -> bool:
@@ -199,10 +225,10 @@ def _absolute(values: Any, base: Path, node: shape.Node | None = None) -> Any:
     formats = {variant.get("format") for variant in shape.variants(node, values)}
     if isinstance(values, str) and "path" in formats and values not in shape.choices(node):
         return _path(values, base)
-    if values == _FOLDER and "data-name" in formats:
-        raise UsageError(f"{_FOLDER} names no folder", hint=f"{_FOLDER}PATH")
-    if isinstance(values, str) and "data-name" in formats and values.startswith(_FOLDER):
-        return _FOLDER + _path(values.removeprefix(_FOLDER), base)
+    if values == FOLDER and "data-name" in formats:
+        raise UsageError(f"{FOLDER} names no folder", hint=f"{FOLDER}PATH")
+    if isinstance(values, str) and "data-name" in formats and values.startswith(FOLDER):
+        return FOLDER + _path(values.removeprefix(FOLDER), base)
     return values
 
 

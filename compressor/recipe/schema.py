@@ -1,7 +1,7 @@
 """What a recipe may say. Each class is a section; what fields cannot express, a validator below them checks."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -19,6 +19,18 @@ from pydantic import (
     model_validator,
 )
 
+from compressor.choices import (
+    DATA,
+    EMBEDDED,
+    FOLDER,
+    OFFICIAL,
+    ExportInput,
+    ExportOutput,
+    ExportPrecision,
+    Normalize,
+    Quantization,
+    TrainPrecision,
+)
 from compressor.errors import UsageError, did_you_mean
 from compressor.methods import AnyMethod, Config, Needs
 from compressor.methods.bss import BSS
@@ -53,6 +65,8 @@ Format = Annotated[
     Field(json_schema_extra={"anyOf": [{"enum": list(FORMATS)}, {"pattern": PLUGIN}]}),
 ]
 """A name in `EXPORTERS`, or `package.module:name`: then the facts of the exporter are known when it is loaded."""
+LARGEST_BATCH, SMALLEST_BATCH = 256, 16
+LEAST_STEPS = 32  # of an epoch, where the size of a step is not given
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Points = Annotated[float, Field(ge=0, le=100)]
@@ -64,8 +78,7 @@ class Data(Config):
 
     name: Annotated[str, Field(min_length=1, json_schema_extra={"format": "data-name"})] | None = Field(
         default=None,
-        description="digits, cifar10, cifar100, mnist, fashion_mnist, folder:PATH or package.module:factory; null: as "
-        "the teacher says",
+        description=f"{DATA}; null: as the teacher says",
     )
     root: Path | None = Field(
         default=None, description="folder with the files of a named data set; looked up when not given"
@@ -76,7 +89,11 @@ class Data(Config):
     test: Annotated[float, Field(gt=0, lt=1)] = Field(
         default=0.2, description="fraction that becomes the test split when the data has none of its own"
     )
-    batch_size: PositiveInt = Field(default=256, description="training images a step")
+    batch_size: PositiveInt | None = Field(
+        default=None,
+        description=f"training images a step; null: {LARGEST_BATCH}, less for a set so small that an epoch would have "
+        f"fewer than {LEAST_STEPS} steps, but at least {SMALLEST_BATCH}",
+    )
     image_size: PositiveInt | None = Field(
         default=None, description="height and width; required for images of mixed sizes"
     )
@@ -101,9 +118,42 @@ class Data(Config):
 
     @model_validator(mode="after")
     def _settings_have_an_effect(self) -> Self:
-        if self.unlabelled is None and self.unlabelled_batch is not None:
-            raise refusal("is for the stream data.unlabelled, and there is none", key="unlabelled_batch")
+        for key, reason in self._idle():
+            raise refusal(reason, key=key)
         return self
+
+    def called(self, name: str) -> Self:
+        """Return the section for the data set that was found out, such as the teacher's.
+
+        Raises:
+            UsageError: it says what has no effect on that set.
+        """
+        found = self.model_copy(update={"name": name})
+        for key, reason in found._idle():
+            raise UsageError(f"data.{key} {reason}", hint=f"leave data.{key} out")
+        return found
+
+    def step(self, images: int) -> int:
+        """Return the size of a training step for so many training images: `batch_size`, or what fits them."""
+        if self.batch_size is not None:
+            return self.batch_size
+        fits = max(1, images // LEAST_STEPS)
+        return min(max(1 << (fits.bit_length() - 1), SMALLEST_BATCH), LARGEST_BATCH)
+
+    def _idle(self) -> Iterator[tuple[str, str]]:
+        """Yield the settings that have no effect on the set that is named, and why."""
+        if self.unlabelled is None and self.unlabelled_batch is not None:
+            yield "unlabelled_batch", "is for the stream data.unlabelled, and there is none"
+        fields = type(self).model_fields
+        given = {name for name in fields if getattr(self, name) != fields[name].default}
+        folder = self.name is not None and self.name.startswith(FOLDER)
+        if self.name in OFFICIAL and "test" in given:
+            yield "test", f"is for data without a test split, and {self.name} has one"
+        if (self.name == EMBEDDED or folder) and "root" in given:
+            yield "root", f"is for the files of {', '.join(OFFICIAL)}, not {FOLDER if folder else EMBEDDED}"
+        if self.name in (EMBEDDED, *OFFICIAL):
+            for key in sorted(given & {"channels", "workers"}):
+                yield key, f"is for {FOLDER}PATH, not {self.name}"
 
 
 class Teacher(Config):
@@ -112,7 +162,7 @@ class Teacher(Config):
     checkpoint: Path = Field(description="a checkpoint, or the folder of a run")
     arch: str | None = Field(default=None, description="only when the checkpoint fits several architectures")
     classes: PositiveInt | None = Field(default=None, description="only when the checkpoint does not say")
-    normalize: Literal["given", "auto"] = Field(
+    normalize: Normalize = Field(
         default="given", description="auto: use the usual mean and std that fit best, when the data's own fit badly"
     )
     mean: tuple[float, ...] | None = Field(default=None, description="per channel, for pixels in [0, 1]")
@@ -160,7 +210,7 @@ class Training(Config):
     nesterov: bool = Field(default=False, description="of sgd")
     weight_decay: NonNegativeFloat = 1e-4
     schedule: Schedule = Schedule()
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: TrainPrecision = "fp32"
     channels_last: bool = True
     compile: bool = False
     clip_norm: PositiveFloat | None = Field(
@@ -227,16 +277,16 @@ class Export(Config):
     """One file to write."""
 
     format: Format = Field(default="onnx", description="or package.module:name, an exporter of your own")
-    precision: Literal["fp32", "fp16", "bf16", "int8"] = Field(default="fp32", description="bf16 is experimental")
+    precision: ExportPrecision = Field(default="fp32", description="bf16 is experimental")
     opset: PositiveInt | None = Field(default=None, description="ONNX operator set; null: 20, for bf16 22")
-    input: Literal["float32", "uint8"] = Field(
+    input: ExportInput = Field(
         default="float32", description="float32: NCHW in [0, 1]; uint8: NHWC, as an image decoder gives them"
     )
-    output: Literal["logits", "probabilities"] = "logits"
+    output: ExportOutput = "logits"
     batch: Annotated[tuple[PositiveInt, ...], Field(min_length=3, max_length=3)] = Field(
         default=(1, 8, 32), description="smallest, usual and largest batch of an engine"
     )
-    quantization: Literal["cpu", "trt"] | None = Field(
+    quantization: Quantization | None = Field(
         default=None, description="of int8: what ONNX Runtime and OpenVINO want, or TensorRT; null: as the format needs"
     )
     calibration: Calibration = Calibration()
@@ -439,6 +489,11 @@ class Recipe(Config):
         changed = self.model_copy()
         changed._keep_teachers(tuple(teachers))
         return changed
+
+    @property
+    def trains(self) -> str:
+        """What to call the network that is trained: one without a teacher is no student."""
+        return "network" if self.teacher is None else "student"
 
     @field_validator("export")
     @classmethod

@@ -102,6 +102,18 @@ class Run:
         append_text(self.metrics, json.dumps(row) + "\n")
 
 
+def resume_command(folder: Path) -> str:
+    """Return the line that goes on with a run, by the verb that began it: without a teacher that is `train`."""
+    from compressor.recipe.document import parse, read  # which imports PyTorch, and commands start without
+
+    try:
+        values = parse(read(Run(folder).recipe), "recipe").values
+    except UsageError:
+        values = None
+    alone = isinstance(values, dict) and values.get("teacher") is None
+    return f"compress {'train' if alone else 'distill'} --resume {shlex.quote(str(folder))}"
+
+
 @contextmanager
 def new_run(
     name: str, *, out: Path | None, overwrite: bool, latest: bool = True, root: Path = Path("runs")

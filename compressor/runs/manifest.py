@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Literal, cast
 
@@ -11,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from compressor.errors import InputRejected
 from compressor.files import sha256, write_text
 from compressor.runs import record
-from compressor.runs.folder import Run
+from compressor.runs.folder import Run, resume_command
 from exporters import EXPORTERS, Compiler, Plan, exporter
 
 NAME = "manifest.json"
@@ -87,7 +86,7 @@ def read(folder: Path) -> Manifest:
     except FileNotFoundError:
         raise InputRejected(
             f"{folder} has no {NAME}",
-            hint=f"finish the run first: compress distill --resume {shlex.quote(str(folder))}",
+            hint=f"finish the run first: {resume_command(folder)}",
         ) from None
     except (ValidationError, UnicodeDecodeError):
         raise InputRejected(f"{path} is not a manifest of schema 1", hint="it was edited or cut short") from None

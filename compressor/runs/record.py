@@ -4,7 +4,6 @@ Accuracies and drops are percent and points, agreements, ECE and errors fraction
 not measured is null, never zero.
 """
 
-import shlex
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from compressor.errors import InputRejected
 from compressor.files import write_text
 from compressor.machine.hardware import NOISY
+from compressor.runs.folder import resume_command
 
 NAME = "result.json"
 TEACHER, STUDENT = "teacher", "student"
@@ -117,6 +117,13 @@ class Network(Metrics):
     parameters: int | None
     macs: int | None
 
+    @property
+    def guesses(self) -> bool:
+        """Whether it may be guessing: the interval of its accuracy holds one class's share, or it knows one alone."""
+        by_class = [accuracy for accuracy in (self.class_accuracy or {}).values() if accuracy is not None]
+        one_alone = len(by_class) > 1 and sorted(by_class) == [*[0.0] * (len(by_class) - 1), 100.0]
+        return one_alone or (self.top1_ci is not None and self.top1_ci[0] <= 100 / self.classes)
+
 
 class Calibration(Record):
     """How an INT8 file was quantised."""
@@ -214,7 +221,8 @@ class Result(Record):
     def files(self) -> tuple["Named", ...]:
         """Return teacher (where there is one), student and artifacts, each under its own name."""
         files = [] if self.teacher is None else [Named(TEACHER, TEACHER, self.teacher, self.teacher, None)]
-        files.append(Named(STUDENT, STUDENT, self.student, self.student, self.teacher))
+        alone = "network" if self.teacher is None else STUDENT  # without a teacher it is nobody's student
+        files.append(Named(STUDENT, alone, self.student, self.student, self.teacher))
         plain = [each.label for each in self.artifacts]
         for label, each in zip(plain, self.artifacts, strict=True):
             own = label if plain.count(label) == 1 else f"{label} ({Path(each.path).name})"
@@ -278,7 +286,7 @@ def read(folder: Path) -> Result:
     if not (folder / NAME).is_file():
         raise InputRejected(
             f"{folder} has no {NAME}",
-            hint=f"finish the run first: compress distill --resume {shlex.quote(str(folder))}",
+            hint=f"finish the run first: {resume_command(folder)}",
         )
     return read_file(folder / NAME)
 
