@@ -1,7 +1,7 @@
 """`package.module:name`: code of the user's own, imported where the user's own command or recipe names it.
 
 Nothing else leads here. A name that stands in a checkpoint, an exported file or a stored record is data, and is never
-imported.
+imported. `given:name` stands for an object of the Python program itself, which has no other name.
 """
 
 from __future__ import annotations
@@ -18,6 +18,16 @@ from compressor.errors import UsageError, did_you_mean
 
 PLUGIN = r"^[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*$"
 """The form of such a name, for schemas."""
+
+
+GIVEN = "given"  # as a module: what the program has given, by name
+_given: dict[str, Any] = {}
+
+
+def give(name: str, thing: Any) -> str:
+    """Let `given:name` stand for an object for as long as this process lives, and return that name."""
+    _given[name] = thing
+    return f"{GIVEN}:{name}"
 
 
 def is_plugin(name: str) -> bool:
@@ -38,6 +48,13 @@ def load_plugin(name: str, *, example: str) -> Any:
     module, _, attribute = name.partition(":")
     if not is_plugin(name):
         raise UsageError(f"{name!r} is not package.module:name", hint=f"for example {example}")
+    if module == GIVEN:
+        if attribute not in _given:
+            raise UsageError(
+                f"{name} was an object of a Python program, and is none of this one's",
+                hint="give it to the function of the Python API again",
+            )
+        return _given[attribute]
     with current_folder_importable():
         found = _imported(module)
     if not hasattr(found, attribute):

@@ -14,7 +14,7 @@ PACKAGES = ("compressor", "exporters")
 
 # Each floor may import from the ones before it and from itself.
 FLOORS = (
-    {"choices", "errors", "files", "dotted", "progress", "machine", "plugins", "batch", "attack"},
+    {"choices", "errors", "presets", "files", "dotted", "progress", "machine", "plugins", "batch", "attack"},
     {"methods", "models"},
     {"recipe"},
     {"data", "training", "runs"},
@@ -25,6 +25,7 @@ FLOORS = (
     {"bench"},
     {"gates", "report", "doctor"},
     {"pipeline"},
+    {"api"},
     {"cli"},
     {"__main__"},
 )

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from compressor.cli import presets as module
-from compressor.cli.presets import copy, find, presets
+from compressor import presets as module
 from compressor.errors import EnvironmentMissing, UsageError
+from compressor.presets import copy, find, presets
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -25,7 +25,7 @@ def test_every_recipe_of_the_repository_is_listed_with_its_first_line():
 
 def test_listing_imports_neither_torch_nor_pydantic_nor_yaml():
     script = (
-        "import sys; from compressor.cli.presets import presets; presets();"
+        "import sys; from compressor.presets import presets; presets();"
         "print(sorted({'torch', 'pydantic', 'yaml', 'numpy'} & set(sys.modules)))"
     )
 
@@ -39,7 +39,7 @@ def test_in_a_wheel_the_recipes_lie_inside_the_package(tmp_path):
     leave_out = shutil.ignore_patterns("__pycache__")
     shutil.copytree(REPOSITORY / "compressor", package, ignore=leave_out)
     shutil.copytree(REPOSITORY / "recipes", package / "recipes")
-    script = "from compressor.cli.presets import presets; print(*[each.path for each in presets()], sep='\\n')"
+    script = "from compressor.presets import presets; print(*[each.path for each in presets()], sep='\\n')"
 
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
 
@@ -48,7 +48,7 @@ def test_in_a_wheel_the_recipes_lie_inside_the_package(tmp_path):
 
 
 def test_an_installation_without_recipes_says_so(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "__file__", str(tmp_path / "compressor" / "cli" / "presets.py"))
+    monkeypatch.setattr(module, "__file__", str(tmp_path / "compressor" / "presets.py"))
 
     with pytest.raises(EnvironmentMissing, match="no recipes"):
         presets()

@@ -42,7 +42,7 @@ def doctor(
 
     Ends with 3 when PyTorch or ONNX Runtime do not work, or when something that RECIPE needs is not here.
     """
-    from compressor.cli import presets
+    from compressor import presets
     from compressor.doctor import examine
 
     if recipe is not None:

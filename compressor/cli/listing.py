@@ -76,7 +76,7 @@ def methods(as_json: Json = False) -> None:
 
 def recipes_ls(as_json: Json = False) -> None:
     """List the recipes that come with the tool."""
-    from compressor.cli.presets import presets
+    from compressor.presets import presets
 
     found = presets()
     if as_json:
@@ -89,7 +89,7 @@ def recipes_ls(as_json: Json = False) -> None:
 
 def recipes_show(name: Annotated[str, typer.Argument(help="A name from `recipes ls`, or a file.")]) -> None:
     """Print a recipe as it is written."""
-    from compressor.cli.presets import find
+    from compressor.presets import find
 
     typer.echo(find(name).read_text(encoding="utf-8"), nl=False)
 
@@ -99,7 +99,7 @@ def recipes_cp(
     destination: Annotated[Path, typer.Argument(help="A file that does not exist yet, or a folder.")],
 ) -> None:
     """Copy a recipe, to change it."""
-    from compressor.cli.presets import copy
+    from compressor.presets import copy
 
     written = copy(name, destination)
     typer.echo(str(written))

@@ -185,7 +185,7 @@ def gate_names(typed: Sequence[Override]) -> set[str]:
 
 def recipe_of(name: str | None, overrides: Sequence[Override]) -> Recipe:
     """Return the recipe from a file, a shipped name or nothing, changed by what was typed."""
-    from compressor.cli.presets import find
+    from compressor.presets import find
     from compressor.recipe import build, load
 
     if name is None:

@@ -166,7 +166,7 @@ def run(
         tell("next: the same command without --smoke")
         return
     try:
-        result = pipeline.run(chosen, tell, out=kept.out, overwrite=kept.overwrite, start=start, page=page)
+        result, _ = pipeline.run(chosen, tell, out=kept.out, overwrite=kept.overwrite, start=start, page=page)
     except Interrupted as stopped:  # in training, whose own hint would leave the later stages out
         again = "the same command without --overwrite" if kept.overwrite else "the same command"
         raise Interrupted(stopped.message, hint=f"{again} goes on") from None

@@ -39,7 +39,7 @@ def run(
     start: Stage | None = None,
     latest: bool = True,
     page: bool = True,
-) -> record.Result:
+) -> tuple[record.Result, Run]:
     """Do all of a recipe: train, export, validate, bench, judge its gates, and write the report.
 
     An earlier run of the same recipe and inputs, `out` or the newest of the recipe's name, is gone on with; else a new
@@ -72,7 +72,7 @@ def run(
         run = _unless_done(run, "export", lambda now: export_stage(now.noting(artifacts=()), recipe.export, tell), tell)
         run = _unless_done(run, "validate", lambda now: validate_stage(now, tell), tell)
         run = _unless_done(run, "bench", lambda now: bench_stage(now, tell), tell)
-        return _published(run, tell, page).result
+        return _published(run, tell, page).result, run.folder
 
 
 @contextmanager

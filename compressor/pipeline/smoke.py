@@ -41,7 +41,7 @@ def smoke(recipe: Recipe, tell: Tell) -> record.Result:
         own = Tell(
             tell.console, quiet=tell.quiet
         )  # keeps the log of a folder that is gone when the caller speaks again
-        return run(tiny, own, out=folder / "run", latest=False)
+        return run(tiny, own, out=folder / "run", latest=False)[0]
 
 
 def _teacher(tiny: Recipe) -> Recipe:

@@ -63,7 +63,7 @@ def copy(name: str, destination: Path) -> Path:
 
 def _folder() -> Path:
     """Return the folder of recipes: inside the package when it was installed, beside it in a checkout."""
-    package = Path(__file__).parent.parent
+    package = Path(__file__).parent
     installed = package / "recipes"
     return installed if installed.is_dir() else package.parent / "recipes"
 
