@@ -176,12 +176,13 @@ def test_fitnet_is_the_mean_squared_difference_behind_its_regressor():
 
 
 def test_at_is_the_difference_of_normalised_energy_maps():
-    student = doubles([[[[3.0, 0.0]]], [[[1.0, 1.0]]]])  # [2, 1, 1, 2]: energies 9 0, and 1 1
+    student = doubles([[[[2.0, -1.0]]], [[[1.0, 1.0]]]])  # [2, 1, 1, 2]: energies 4 1, and 1 1
     teacher = doubles([[[[0.0, 1.0]], [[0.0, 1.0]]], [[[2.0, 2.0]], [[0.0, 0.0]]]])  # 0 1, and 2 2
 
     loss = Attention()(student, teacher)
 
-    assert loss.tolist() == pytest.approx([1.0, 0.0])  # unit maps (1, 0) and (0, 1); the same map twice
+    high, low = 4 / math.sqrt(17), 1 / math.sqrt(17)  # of unit length; the teacher's first map is (0, 1)
+    assert loss.tolist() == pytest.approx([(high**2 + (1 - low) ** 2) / 2, 0.0])
 
 
 @pytest.mark.parametrize("loss", [Hint(nn.Conv2d(2, 3, 1)).double(), Attention()], ids=["fitnet", "at"])
