@@ -83,13 +83,14 @@ def _problem(name: str, found: Any) -> str | None:
         return f"its FORMAT is {found.FORMAT!r}, and must be the name that it is asked for by"
     if not isinstance(found.SUFFIXES, tuple) or not found.SUFFIXES:
         return "its SUFFIXES are not a tuple such as ('.zonnx',)"
-    if format_of(Path(f"any{found.SUFFIXES[0]}")) is not None:
-        return f"its suffix {found.SUFFIXES[0]} is that of the format {format_of(Path(f'any{found.SUFFIXES[0]}'))}"
-    providers = found.PROVIDERS
-    if not isinstance(providers, Mapping) or not providers:
-        return "its PROVIDERS are not a mapping of names"
-    if not all(isinstance(each, Provider) for each in providers.values()):
-        return "its PROVIDERS do not map to exporters.Provider"
+    taken = format_of(Path(f"any{found.SUFFIXES[0]}"))
+    if taken is not None:
+        return f"its suffix {found.SUFFIXES[0]} is that of the format {taken}"
+    if not isinstance(found.QUANTIZATIONS, tuple) or not found.QUANTIZATIONS:
+        return "its QUANTIZATIONS are not a tuple such as ('cpu',)"
+    providers = found.PROVIDERS.values() if isinstance(found.PROVIDERS, Mapping) else ()
+    if not providers or not all(isinstance(each, Provider) for each in providers):
+        return "its PROVIDERS are not a mapping of names to exporters.Provider"
     return None
 
 

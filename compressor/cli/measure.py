@@ -10,6 +10,7 @@ import typer
 
 from compressor.cli.options import (
     Device,
+    FormatOption,
     Gate,
     ImageOptions,
     Json,
@@ -71,6 +72,7 @@ def validate(
     teacher: Teacher = None,
     teacher_arch: TeacherArch = None,
     device: Device = None,
+    format_: FormatOption = None,
     provider: ProviderOption = None,
     gate: Gate = None,
     as_json: Json = False,
@@ -98,14 +100,15 @@ def validate(
             taught,
             tell,
             device=device,
+            format_=format_,
             provider=provider,
             normalisation=images.normalisation(),
         )
         show(metrics, as_json=as_json)
         return
     chosen = find(target)
-    alone = {**given(images), "--teacher": teacher, "--teacher-arch": teacher_arch, "--provider": provider}
-    _refuse(alone, hint="compress validate FILE ...")
+    alone = {**given(images), "--teacher": teacher, "--teacher-arch": teacher_arch}
+    _refuse({**alone, "--format": format_, "--provider": provider}, hint="compress validate FILE ...")
     result = pipeline.validate(chosen.folder, tell, device=device, overrides=promised)
     show(result, as_json=as_json)
     tell(f"next: compress bench{argument(chosen)}")
@@ -116,6 +119,7 @@ def bench(
     settings: BenchSettings,
     target: Target = None,
     device: Device = None,
+    format_: FormatOption = None,
     provider: ProviderOption = None,
     within: Annotated[float | None, typer.Option(min=0, help="Name the best file within so many ms (p99).")] = None,
     at_batch: Annotated[
@@ -145,11 +149,13 @@ def bench(
     wanted = pipeline.BenchOptions(before=before, within_ms=within, at_batch=at_batch, out=out)
     if target is not None and target.is_file():
         _of_runs("--gate", gate)
-        metrics = pipeline.bench_file(target, tell, device=device, provider=provider, options=wanted, overrides=typed)
+        metrics = pipeline.bench_file(
+            target, tell, device=device, format_=format_, provider=provider, options=wanted, overrides=typed
+        )
         show(metrics, as_json=as_json)
         return
     chosen = find(target)
-    _refuse({"--provider": provider}, hint="compress bench FILE --provider ...")
+    _refuse({"--format": format_, "--provider": provider}, hint="compress bench FILE ...")
     result = pipeline.bench(chosen.folder, tell, device=device, options=wanted, overrides=typed)
     show(result, as_json=as_json)
     tell(f"next: compress report{argument(chosen)}")

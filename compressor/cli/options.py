@@ -75,6 +75,10 @@ Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ... or auto
 ProviderOption = Annotated[
     Provider | None, typer.Option("--provider", help="What runs an ONNX file, instead of the device's own.")
 ]
+FormatOption = Annotated[
+    str | None,
+    typer.Option("--format", "-f", help="Of a file that your own exporter wrote: package.module:name."),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what the run folder holds.")]
 Resume = Annotated[Path | None, typer.Option(help="Go on with this run; everything else comes from its recipe.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="Override a recipe key: a.b=c. May be repeated.")]

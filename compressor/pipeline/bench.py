@@ -112,6 +112,7 @@ def bench_file(
     tell: Tell,
     *,
     device: str | None = None,
+    format_: str | None = None,
     provider: str | None = None,
     options: BenchOptions = NO_OPTIONS,
     overrides: Sequence[Override] = (),
@@ -119,12 +120,20 @@ def bench_file(
     """Time one artifact.
 
     Args:
+        format_: an exporter of the user's own, where the file is its.
         overrides: of a recipe's `bench`.
     """
     config = section(Bench, ("bench",), overrides)
     budget = options.budget(config)
     chosen = choose_device(device or "auto")
-    runner = open_artifact(path, device=chosen, provider=provider, threads=config.threads, cuda_graph=config.cuda_graph)
+    runner = open_artifact(
+        path,
+        device=chosen,
+        format_=format_,
+        provider=provider,
+        threads=config.threads,
+        cuda_graph=config.cuda_graph,
+    )
     costs = _measure({path.name: runner}, {}, config, chosen, tell)
     if options.out is not None:
         baseline.write(options.out, costs.latencies, costs.memory)

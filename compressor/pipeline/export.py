@@ -15,7 +15,7 @@ from compressor.artifacts.formats import exporter_for, provider_of
 from compressor.artifacts.opening import torch_runner
 from compressor.artifacts.proof import accuracy_drop, proof_images
 from compressor.errors import UsageError
-from compressor.pipeline.finished_run import FinishedRun, open_run
+from compressor.pipeline.finished_run import FinishedRun, open_run, stored_recipe
 from compressor.pipeline.identity import stage_inputs
 from compressor.progress import Tell
 from compressor.recipe import ENGINES, Export, Override, load
@@ -43,8 +43,12 @@ def export(
         ExportFailed: a file could not be made, or does not answer as the network does; it is not left behind.
     """
     folder = find(where)
-    instead = [Override(("export",), [{}])] if overrides else []
-    targets = load(folder.recipe, [*instead, *overrides]).export
+    instead = Override(("export",), [{}])
+    if overrides:  # all that is exported is what this command names
+        targets = load(folder.recipe, [instead, *overrides]).export
+        allow = [*allow, *(each.format for each in targets)]
+    else:
+        targets = stored_recipe(folder, allow=allow).export
     for each in targets:
         exporter_for(each)  # before anything slow
     with working(folder):

@@ -50,10 +50,15 @@ def validate_file(
     tell: Tell,
     *,
     device: str | None = None,
+    format_: str | None = None,
     provider: str | None = None,
     normalisation: Normalisation = UNSTATED,
 ) -> record.Metrics:
-    """Examine one artifact on `data`, and against a teacher where there is one."""
+    """Examine one artifact on `data`, and against a teacher where there is one.
+
+    Args:
+        format_: an exporter of the user's own, where the file is its.
+    """
     config, seed, chosen = Validate(), 0, choose_device(device or "auto")
     if path.suffix == ".onnx" and path.is_file():
         foreign = open_foreign(path, data, teacher, tell, device=chosen, given=normalisation)
@@ -61,7 +66,7 @@ def validate_file(
         runner = foreign.normalised(open_artifact(path, device=chosen, provider=provider))
     else:
         inputs = open_inputs(data, [teacher] if teacher else [], tell, device=chosen, examine=True)
-        runner = open_artifact(path, device=chosen, provider=provider, data=inputs.data)
+        runner = open_artifact(path, device=chosen, format_=format_, provider=provider, data=inputs.data)
     if runner.classes != len(inputs.data.classes):
         raise InputRejected(
             f"{path} has {runner.classes} classes, {inputs.data.source} has {len(inputs.data.classes)}",
