@@ -1,14 +1,18 @@
 """How alike two decision boundaries are: half planes, whose distances and angles are known."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 from test_attack import STD, Curved, curved_walk
-from test_hard_images import ListSplit
+from test_hard_images import ListSplit, Replay
 
 from compressor.attack import BoundaryAttack
+from compressor.measure.evaluation import evaluate, evaluation_set
 from compressor.measure.similarity import TARGETS, WALK, boundary_similarity, similarity_set
+from compressor.recipe import Validate
+from exporters.pytorch import TorchRunner
 
 
 def half_plane(linear, angle, offset=0.0):
@@ -130,3 +134,56 @@ def test_a_set_is_drawn_by_the_seed_and_compares_with_its_teacher(linear, images
     itself = one.similarity(teacher)
     assert (itself.magnitude, itself.angle) == (pytest.approx(1), pytest.approx(1, abs=1e-5))
     assert 0 < itself.counted <= itself.walks == 12 * min(TARGETS, 3)
+
+
+# In an evaluation
+
+
+@pytest.fixture
+def evaluated(linear, images):
+    """A function that measures teacher, student and an artifact without gradients, by the images to walk."""
+    teacher, pixels = linear(torch.randn(4, 192)), images(40)
+    student = linear(teacher.weight.detach() + 0.1 * torch.randn(4, 192))
+    split = ListSplit(pixels, teacher(pixels).argmax(dim=1))
+    split.batches = lambda size, *, seed=0: ListSplit.batches(split, size, seed=seed or 0)
+
+    def measure(count):
+        inputs = SimpleNamespace(
+            data=SimpleNamespace(test=split, source="made", classes=tuple("abcd")),
+            teacher=SimpleNamespace(module=teacher, std=(0.25, 0.25, 0.25)),
+            device=torch.device("cpu"),
+        )
+        runners = [TorchRunner(network, input_shape=(3, 8, 8), classes=4) for network in (teacher, student)]
+        config = Validate(boundary_samples=0, attack_samples=0, similarity_images=count)
+        asked = evaluation_set(inputs, config, teacher_runner=runners[0], student=None, seed=0)
+        return asked, [
+            evaluate(runner, asked, teacher=runner is runners[0]) for runner in (*runners, Replay(student, 4))
+        ]
+
+    return measure
+
+
+def test_an_evaluation_compares_the_boundaries_of_what_has_gradients(evaluated):
+    asked, (teacher, student, artifact) = evaluated(16)
+
+    assert "16 walked in two networks" in asked.sentence
+    assert 0.5 < student["magsim"] < 1
+    assert 0.5 < student["angsim"] < 1
+    assert 0 < student["similarity_walks"] <= 48
+    nothing = dict.fromkeys(("magsim", "angsim", "similarity_walks"))
+    assert teacher.items() >= nothing.items()
+    assert artifact.items() >= nothing.items()
+
+
+def test_without_images_to_walk_an_older_value_is_taken_back(evaluated):
+    asked, (_, student, _) = evaluated(0)
+
+    assert asked.similar is None
+    assert student.items() >= dict.fromkeys(("magsim", "angsim", "similarity_walks")).items()
+
+
+def test_no_walk_that_counts_is_no_value_and_not_zero(evaluated, monkeypatch):
+    monkeypatch.setattr("compressor.measure.similarity.WALK", BoundaryAttack(steps=1, step_size=1e-9))
+    _, (_, student, _) = evaluated(16)
+
+    assert (student["magsim"], student["angsim"], student["similarity_walks"]) == (None, None, 0)

@@ -22,8 +22,8 @@ class Attack(Config):
 
     walk: Walk = Field(
         default="published",
-        description="published: as the authors' code, well past the boundary with a steep teacher; tight: the same, then "
-        "bisected; newton: steps as long as a linear gap asks for",
+        description="published: as the authors' code, well past the boundary with a steep teacher; tight: the same, "
+        "then bisected; newton: steps as long as a linear gap asks for",
     )
     steps: PositiveInt = 10
     step_size: PositiveFloat = Field(

@@ -20,6 +20,7 @@ def markdown(result: Result) -> str:
         _files(result),
         _gates(result.gates),
         _classes(result.student),
+        _boundary(result.student),
         _environment(result),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -108,6 +109,16 @@ def _classes(student: Network) -> str:
         "Classes that lost most: "
         + ", ".join(f"{escape_markdown(name)} {points:+.2f} points" for points, name in worst)
         + "."
+    )
+
+
+def _boundary(student: Network) -> str:
+    """Return how alike the ways to the boundary are, which only the network itself can tell."""
+    if student.magsim is None or student.angsim is None:
+        return ""
+    return (
+        f"The student's boundary against the teacher's, over {student.similarity_walks} walks in both: "
+        f"MagSim {student.magsim:.3f}, AngSim {student.angsim:.3f} (1 is the same)."
     )
 
 

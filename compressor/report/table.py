@@ -44,6 +44,8 @@ def _table(rows: Sequence[Row], title: str) -> Table:
         table.add_column(heading, no_wrap=True)
     headings = ["params", "MB", "top-1 %", "agree", "boundary", "ECE", "PGD %", *(f"b{batch} ms" for batch in timed)]
     headings += ["speed-up"] if timed else []
+    similar = any(metrics.magsim is not None for _, metrics, _ in rows)
+    headings += ["MagSim", "AngSim"] if similar else []
     for heading in [*headings, *(COSTS[cost][0] for cost in costs)]:
         table.add_column(heading, justify="right", no_wrap=True)
     for label, metrics, network in rows:
@@ -62,6 +64,7 @@ def _table(rows: Sequence[Row], title: str) -> Table:
         if timed:
             ours, first = _p50(metrics, timed[0]), _p50(rows[0][1], timed[0])
             cells.append(f"{first / ours:.1f}x" if ours and first else "-")
+        cells += [_number(metrics.magsim, ".2f"), _number(metrics.angsim, ".2f")] if similar else []
         cells += [_number(_cost(metrics, cost), COSTS[cost][1]) for cost in costs]
         table.add_row(*cells)
     return table

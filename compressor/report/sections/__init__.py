@@ -6,7 +6,7 @@ section out. In the order of the page: `summary`, `files`, `training`, `speed`, 
 `origin`; `several` is for a page of several runs. They share `pieces`, and write numbers as `numbers` does.
 """
 
-from compressor.report.sections.boundary import boundary_cards, plane
+from compressor.report.sections.boundary import boundary_cards, likeness, plane
 from compressor.report.sections.classes import class_changes, confusion
 from compressor.report.sections.disagreements import disagreement_cards, disagreement_count
 from compressor.report.sections.files import measures
@@ -28,6 +28,7 @@ __all__ = [
     "frontiers",
     "keys",
     "latencies",
+    "likeness",
     "measures",
     "plane",
     "promises",

@@ -3,9 +3,9 @@
 NONE = "–"  # what is not known
 
 
-def signed(value: float) -> str:
-    """Return a number to two digits, with a true minus sign."""
-    return f"{value:.2f}".replace("-", "−")
+def signed(value: float, digits: int = 2) -> str:
+    """Return a number to that many digits, with a true minus sign."""
+    return f"{value:.{digits}f}".replace("-", "−")
 
 
 def count(value: int | None) -> str:
