@@ -73,13 +73,14 @@ def measured(names, **changes):
         "class_change": {name: float(number) - 3 for number, name in enumerate(names)},
         "latency_ms": {"1": timing(4.0), "8": timing(10.0)},
     }
+    similar = {"magsim": 0.75, "angsim": -0.25, "similarity_walks": 1234}
     plain = result()
     last = after | {"latency_ms": {"1": timing(1.0), "8": timing(5.0)}}
     return plain.model_copy(
         update={
             "data": plain.data.model_copy(update={"classes": len(names)}),
             "teacher": plain.teacher.model_copy(update=first),
-            "student": plain.student.model_copy(update=after),
+            "student": plain.student.model_copy(update=after | similar),
             "artifacts": (plain.artifacts[0].model_copy(update=last),),
         }
         | changes

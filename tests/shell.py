@@ -12,6 +12,7 @@ QUICK = [
     *("--lr", "0.05", "--batch-size", "32", "--set", "train.schedule={kind: cosine, warmup: 1}"),
     *("--set", "bench.duration_s=0.05", "--set", "bench.warmup_s=0.01", "--set", "bench.min_iterations=5"),
     *("--set", "validate.boundary_samples=32", "--set", "validate.attack_samples=32"),
+    *("--set", "validate.similarity_images=8"),
 ]
 
 

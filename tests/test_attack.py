@@ -1,11 +1,14 @@
-"""The walk to the boundary, its base and target classes, and the similarity of two boundaries."""
+"""The walk to the boundary, its base and target classes, what walks came to, and the step that attacks share."""
 
 import math
+from dataclasses import asdict, replace
+from typing import get_args
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from torch import nn
 from torch.nn import functional as F
 
@@ -14,10 +17,14 @@ from compressor.attack import (
     NOT_CROSSED,
     THIRD,
     BoundaryAttack,
-    boundary_similarity,
+    BoundarySamples,
+    Walk,
     sample_targets,
     select_bases,
+    summarise,
 )
+from compressor.attack.slope import ball, climb, gap, slope
+from compressor.methods.bss import Attack
 
 
 class Curved(nn.Module):
@@ -74,13 +81,13 @@ STD = torch.tensor([0.2, 0.25, 0.3], dtype=torch.float64)
 ONE = torch.ones(3)
 
 
-def curved_walk(count=24, seed=0, step_size=0.75, steps=6):
+def curved_walk(count=24, seed=0, step_size=0.75, steps=6, **options):
     network = Curved()
     images = torch.rand(count, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
     with torch.no_grad():
         base = network(images).argmax(dim=1)
     target = (base + 1 + torch.arange(count) % 4) % 5
-    return network, images, base, target, BoundaryAttack(steps=steps, step_size=step_size, margin=1e-3)
+    return network, images, base, target, BoundaryAttack(steps=steps, step_size=step_size, margin=1e-3, **options)
 
 
 # Closed forms
@@ -171,9 +178,13 @@ def test_the_walk_equals_a_float64_transcription_of_the_published_formula():
     assert len(set(walked.steps.tolist())) >= 4
 
 
+WALKS = pytest.mark.parametrize("walk", get_args(Walk))
+
+
+@WALKS
 @pytest.mark.parametrize("step_size", [0.75, 5.0], ids=["few cross at once", "most cross at once"])
-def test_attacking_a_batch_equals_attacking_its_images_singly(step_size):
-    network, images, base, target, attack = curved_walk(step_size=step_size)
+def test_attacking_a_batch_equals_attacking_its_images_singly(step_size, walk):
+    network, images, base, target, attack = curved_walk(step_size=step_size, walk=walk)
     together = attack(network, images, base, target, scale=STD)
     for n in range(len(images)):
         alone = attack(network, images[n : n + 1], base[n : n + 1], target[n : n + 1], scale=STD)
@@ -181,18 +192,25 @@ def test_attacking_a_batch_equals_attacking_its_images_singly(step_size):
             torch.testing.assert_close(whole[n : n + 1], single, rtol=0, atol=1e-12)
 
 
+@WALKS
 @pytest.mark.parametrize("step_size", [0.75, 5.0])
-def test_the_logits_are_those_of_the_returned_images(step_size):
-    network, images, base, target, attack = curved_walk(step_size=step_size)
+def test_the_logits_are_those_of_the_returned_images(step_size, walk):
+    network, images, base, target, attack = curved_walk(step_size=step_size, walk=walk)
     walked = attack(network, images, base, target, scale=STD)
     torch.testing.assert_close(walked.logits, network(walked.images).detach(), rtol=0, atol=1e-11)
 
 
 @settings(max_examples=25, deadline=None)
-@given(seed=st.integers(0, 10_000), step_size=st.floats(0.01, 50), scale=st.floats(0.05, 2), steps=st.integers(0, 4))
-def test_pixels_stay_in_the_box_and_order_does_not_matter(seed, step_size, scale, steps):
+@given(
+    seed=st.integers(0, 10_000),
+    step_size=st.floats(0.01, 50),
+    scale=st.floats(0.05, 2),
+    steps=st.integers(0, 4),
+    walk=st.sampled_from(get_args(Walk)),
+)
+def test_pixels_stay_in_the_box_and_order_does_not_matter(seed, step_size, scale, steps, walk):
     network, images, base, target, _ = curved_walk(count=8, seed=seed)
-    attack = BoundaryAttack(steps=steps, step_size=step_size)
+    attack = BoundaryAttack(steps=steps, step_size=step_size, walk=walk)
     walked = attack(network, images, base, target, scale=scale * STD)
     assert walked.images.min() >= 0
     assert walked.images.max() <= 1
@@ -205,25 +223,27 @@ def test_pixels_stay_in_the_box_and_order_does_not_matter(seed, step_size, scale
 # What stays
 
 
-def test_images_already_across_stay_while_the_others_move(tiny, images):
+@WALKS
+def test_images_already_across_stay_while_the_others_move(tiny, images, walk):
     network, batch = tiny(), images(6)
     found = network(batch).argmax(dim=1)
     base = found.clone()
     base[::2] = (found[::2] + 1) % 4
     target = (base + 1) % 4
-    walked = BoundaryAttack()(network, batch, base, target, scale=ONE)
+    walked = BoundaryAttack(walk=walk)(network, batch, base, target, scale=ONE)
     torch.testing.assert_close(walked.images[::2], batch[::2], rtol=0, atol=0)
     assert walked.steps[::2].tolist() == [0, 0, 0]
     assert (walked.steps[1::2] > 0).all()
     assert (walked.images[1::2] != batch[1::2]).flatten(1).any(dim=1).all()
 
 
-def test_a_flat_model_moves_nothing(images):
+@WALKS
+def test_a_flat_model_moves_nothing(images, walk):
     flat = nn.Sequential(nn.Flatten(), nn.Linear(192, 4))
     nn.init.zeros_(flat[1].weight)
     batch = images(3)
     base = flat(batch).argmax(dim=1)
-    walked = BoundaryAttack()(flat, batch, base, (base + 1) % 4, scale=ONE)
+    walked = BoundaryAttack(walk=walk)(flat, batch, base, (base + 1) % 4, scale=ONE)
     torch.testing.assert_close(walked.images, batch, rtol=0, atol=0)
     assert walked.crossed.tolist() == [NOT_CROSSED] * 3
     assert walked.steps.tolist() == [0] * 3
@@ -252,9 +272,10 @@ def test_an_overflowing_gradient_moves_nothing(linear):
     torch.testing.assert_close(walked.images, image, rtol=0, atol=0)
 
 
-def test_no_images_make_no_samples(tiny, images):
+@WALKS
+def test_no_images_make_no_samples(tiny, images, walk):
     none = torch.empty(0, dtype=torch.int64)
-    walked = BoundaryAttack()(tiny(), images(0), none, none, scale=ONE)
+    walked = BoundaryAttack(walk=walk)(tiny(), images(0), none, none, scale=ONE)
     assert [tuple(part.shape) for part in walked] == [(0, 3, 8, 8), (0, 4), (0,), (0,)]
 
 
@@ -268,10 +289,230 @@ def test_arguments_are_not_changed(tiny, images):
     assert not batch.requires_grad
 
 
+# Walks that end on the boundary
+
+
+def test_a_tight_walk_ends_within_the_last_step_halved_six_times(linear):
+    weight = torch.tensor([[3.0, 0.0], [0.0, 4.0]], dtype=torch.float64)
+    image = torch.tensor([0.5, 0.3], dtype=torch.float64).view(1, 2, 1, 1)  # gap 0.3, gradient norm 5
+    arguments = linear(weight), image, torch.tensor([0]), torch.tensor([1])
+    unit = torch.ones(2, dtype=torch.float64)
+    published, tight = (
+        BoundaryAttack(step_size=1.0, margin=0.0, walk=walk)(*arguments, scale=unit) for walk in ("published", "tight")
+    )
+
+    def gaps(walked):
+        return (walked.logits[:, 0] - walked.logits[:, 1]).tolist()
+
+    assert gaps(published) == pytest.approx([0.3 * (1 - 5)])
+    # The step goes from 0.3 to -1.2, in 64 parts: the boundary lies in the 13th, at 12.8 of them.
+    assert gaps(tight) == pytest.approx([0.3 - 13 * 1.5 / 64])
+    assert tight.crossed.tolist() == [CROSSED]
+    assert tight.steps.tolist() == [1]
+    way, longer = (walked.images - image for walked in (tight, published))
+    torch.testing.assert_close(way, longer * 13 / 64)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10_000), step_size=st.floats(0.5, 20), bisections=st.integers(0, 8))
+def test_a_tight_end_is_out_and_a_part_of_the_last_step_before_it_is_in(seed, step_size, bisections):
+    network, images, base, target, attack = curved_walk(count=8, seed=seed, step_size=step_size)
+    tight = replace(attack, walk="tight", bisections=bisections)(network, images, base, target, scale=STD)
+    whole = attack(network, images, base, target, scale=STD)
+
+    assert tight.steps.tolist() == whole.steps.tolist()
+    out = whole.crossed != NOT_CROSSED
+    assert torch.equal(tight.crossed != NOT_CROSSED, out)
+    torch.testing.assert_close(tight.images[~out], whole.images[~out], rtol=0, atol=0)
+    for n in out.nonzero().flatten().tolist():
+        fewer = replace(attack, steps=int(whole.steps[n]) - 1)
+        one = slice(n, n + 1)
+        before = fewer(network, images[one], base[one], target[one], scale=STD).images
+        step = (whole.images[one] - before) / 2**bisections
+        just_before = network(tight.images[one] - step).argmax()
+        assert just_before == base[n]
+        assert network(tight.images[one]).argmax() != base[n]
+
+
+def test_without_bisections_a_tight_walk_is_the_published_one():
+    network, images, base, target, attack = curved_walk()
+    whole = attack(network, images, base, target, scale=STD)
+    none = replace(attack, walk="tight", bisections=0)(network, images, base, target, scale=STD)
+    assert all(torch.equal(one, other) for one, other in zip(whole, none, strict=True))
+
+
+def test_a_newton_walk_crosses_a_linear_boundary_in_one_step_by_the_margin(linear):
+    # The nearest point of the boundary in normalised units, whatever the steepness.
+    std = torch.tensor([0.5, 0.25], dtype=torch.float64)
+    image = torch.tensor([0.7, 0.4], dtype=torch.float64).view(1, 2, 1, 1)
+    for steep in (0.1, 1.0, 30.0):
+        weight = steep * torch.tensor([[1.0, -1.0], [-1.0, 1.0]], dtype=torch.float64)
+        walked = BoundaryAttack(walk="newton", margin=1e-3)(
+            linear(weight), image, torch.tensor([0]), torch.tensor([1]), scale=std
+        )
+        assert (walked.logits[0, 0] - walked.logits[0, 1]).item() == pytest.approx(-1e-3)
+        assert (walked.crossed.tolist(), walked.steps.tolist()) == ([CROSSED], [1])
+        normal = torch.tensor([0.5, -0.25], dtype=torch.float64)  # of the plane z0 / 2 - z1 / 4 = 0
+        nearest = 0.3 / normal.norm() ** 2 * normal
+        moved = ((image - walked.images).flatten() / std) * 0.3 / (0.3 + 1e-3 / (2 * steep))
+        torch.testing.assert_close(moved, nearest)
+
+
+def test_newton_walks_end_nearer_to_the_boundary_than_published_ones():
+    network, images, base, target, attack = curved_walk(step_size=5.0, steps=20)
+    ends = [
+        replace(attack, walk=walk)(network, images, base, target, scale=STD)
+        for walk in ("published", "tight", "newton")
+    ]
+    published, tight, newton = (summarise(images, end, base, scale=STD) for end in ends)
+    assert published.gap < tight.gap < 0
+    assert published.gap < newton.gap < 0
+    assert newton.length < published.length
+    assert tight.crossed + tight.third == published.crossed + published.third == newton.crossed + newton.third == 1
+
+
+@pytest.mark.parametrize("weight", [1e-30, 3e38])
+def test_a_newton_step_that_overflows_moves_nothing(linear, weight):
+    network = linear(weight * torch.tensor([[1.0, 0.5], [-1.0, 1.0]]))
+    image = torch.tensor([0.9, 0.0]).view(1, 2, 1, 1)
+    walked = BoundaryAttack(walk="newton")(
+        network, image, torch.tensor([0]), torch.tensor([1]), scale=torch.full((2,), 10.0)
+    )
+    torch.testing.assert_close(walked.images, image, rtol=0, atol=0)
+
+
+def test_newton_walks_cost_one_backward_pass_where_the_network_is_linear(linear):
+    network = Counting(linear(torch.tensor([[10.0], [-10.0]]), torch.tensor([-5.0, 5.0])))
+    batch = torch.linspace(0.6, 0.9, 4).view(4, 1, 1, 1)
+    zero = torch.zeros(4, dtype=torch.int64)
+    BoundaryAttack(walk="newton")(network, batch, zero, zero + 1, scale=torch.ones(1))
+    assert network.graphs == [True, False]
+
+
+def test_bisections_build_no_graph_and_are_asked_of_those_that_left_alone():
+    network, images, base, target, attack = curved_walk()
+    whole, tight = Counting(network), Counting(network)
+    ends = attack(whole, images, base, target, scale=STD)
+    replace(attack, walk="tight", bisections=3)(tight, images, base, target, scale=STD)
+    added = len(whole.calls)
+    assert tight.calls[:added] == whole.calls
+    assert tight.calls[added:] == [int((ends.crossed != NOT_CROSSED).sum())] * 3
+    assert not any(tight.graphs[added:])
+
+
+@pytest.mark.parametrize("walk", ["tight", "newton"])
+def test_the_last_decision_is_made_in_single_precision_whatever_autocast_says(walk, tiny, images):
+    network, batch = tiny(), images(64)
+    with torch.no_grad():
+        network.head.weight *= 100  # steep, so that bfloat16 resolves no margin
+        network.head.bias -= network(batch).mean(dim=0)
+    base = network(batch).argmax(dim=1)
+    precisions = []
+    network.head.register_forward_hook(lambda _module, _inputs, output: precisions.append(output.dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        walked = BoundaryAttack(walk=walk)(network, batch, base, (base + 1) % 4, scale=ONE)
+        rounded = network(walked.images).argmax(dim=1)
+    exact = network(walked.images).detach()
+    torch.testing.assert_close(walked.logits, exact, rtol=1e-4, atol=1e-4)
+    assert ((walked.crossed != NOT_CROSSED) == (exact.argmax(dim=1) != base)).all()
+    assert (walked.crossed != NOT_CROSSED).float().mean() > 0.9
+    assert (rounded != exact.argmax(dim=1)).any()  # bfloat16 says otherwise of some
+    assert precisions[0] == torch.bfloat16
+    assert torch.float32 in precisions
+
+
+@WALKS
+def test_each_image_moves_at_most_as_often_as_asked_also_where_it_is_looked_at_again(walk, tiny, images):
+    network, batch = tiny(), images(32)
+    base = network(batch).argmax(dim=1)
+    with torch.autocast("cpu", torch.bfloat16):
+        walked = BoundaryAttack(walk=walk, steps=2, step_size=1e-3)(network, batch, base, (base + 1) % 4, scale=ONE)
+    assert walked.steps.max() <= 2
+
+
+# As a part of a recipe
+
+
+def test_a_recipe_that_says_nothing_of_the_walk_means_the_published_one():
+    assert (
+        Attack().build() == BoundaryAttack() == BoundaryAttack(walk="published", steps=10, step_size=0.3, margin=1e-4)
+    )
+    every = {"walk": "tight", "steps": 3, "step_size": 0.5, "margin": 0.01, "bisections": 4}
+    assert asdict(Attack(**every).build()) == every
+
+
+@pytest.mark.parametrize(
+    ("idle", "words"),
+    [
+        ({"bisections": 3}, "is for the walk tight, not published"),
+        ({"walk": "newton", "bisections": 3}, "is for the walk tight, not newton"),
+        ({"walk": "newton", "step_size": 0.5}, "is for the walks published and tight, not newton"),
+    ],
+)
+def test_a_setting_that_the_walk_has_no_use_for_is_refused(idle, words):
+    with pytest.raises(ValidationError, match=words):
+        Attack(**idle)
+
+
+# What walks came to
+
+
+def test_a_summary_counts_endings_and_takes_medians():
+    images = torch.full((3, 2, 1, 1), 0.5)
+    ends = images.clone()
+    ends[0, 0] += 0.1  # one unit of the first channel
+    ends[1, 1] -= 0.2  # one of the second
+    ends[2] += torch.tensor([0.3, 0.4]).view(2, 1, 1)  # three and two: sqrt(13)
+    logits = torch.tensor([[1.0, 3.0, 0.0], [2.0, 1.0, 2.5], [4.0, 1.0, 3.0]])
+    samples = BoundarySamples(
+        ends, logits, torch.tensor([CROSSED, THIRD, NOT_CROSSED], dtype=torch.int8), torch.tensor([1, 3, 5])
+    )
+
+    found = summarise(images, samples, torch.tensor([0, 0, 0]), scale=torch.tensor([0.1, 0.2]))
+
+    assert (found.crossed.item(), found.third.item()) == (pytest.approx(1 / 3), pytest.approx(1 / 3))
+    assert found.gap.item() == -0.5  # of -2, -0.5 and 1
+    assert found.length.item() == pytest.approx(1.0)
+    assert found.change.item() == pytest.approx(0.2)
+    assert found.steps.item() == 3
+
+
+def test_a_summary_of_no_walks_is_unknown(tiny, images):
+    none = torch.empty(0, dtype=torch.int64)
+    samples = BoundaryAttack()(tiny(), images(0), none, none, scale=ONE)
+    assert all(math.isnan(value) for value in summarise(images(0), samples, none, scale=ONE))
+
+
+# The step that attacks share
+
+
+def test_the_slope_of_a_linear_network_is_the_difference_of_its_weights(linear):
+    weight = torch.tensor([[1.0, 2.0], [0.0, -1.0], [5.0, 5.0]])
+    pixels = torch.rand(3, 2, 1, 1)
+    logits, value, gradient = slope(linear(weight), pixels, gap(torch.tensor([0, 1, 2]), torch.tensor([1, 0, 0])))
+    torch.testing.assert_close(gradient.flatten(1), torch.tensor([[1.0, 3.0], [-1.0, -3.0], [4.0, 3.0]]))
+    torch.testing.assert_close(value, (gradient * pixels).flatten(1).sum(dim=1))
+    assert not logits.requires_grad
+    assert not value.requires_grad
+
+
+def test_climbing_goes_along_signs_within_the_bounds():
+    start = torch.tensor([0.5, 0.5, 0.95]).view(1, 3, 1, 1)
+    way = torch.tensor([-7.0, 0.0, 1e-9], dtype=torch.float64).view(1, 3, 1, 1)
+    ends = list(climb(start, lambda _: way, [0.1, 0.05, 0.01], ball(start, 0.12)))
+    assert [end.flatten().tolist() for end in ends] == [
+        pytest.approx([0.4, 0.5, 1.0]),
+        pytest.approx([0.38, 0.5, 1.0]),
+        pytest.approx([0.38, 0.5, 1.0]),
+    ]
+    assert ends[0].dtype == torch.float32
+
+
 # The network is left as found
 
 
-def test_a_network_in_training_mode_is_found_as_it_was_left(tiny, images):
+@WALKS
+def test_a_network_in_training_mode_is_found_as_it_was_left(tiny, images, walk):
     network, batch = tiny(), images(8)
     base = network(batch).argmax(dim=1)
     network.train()
@@ -280,7 +521,7 @@ def test_a_network_in_training_mode_is_found_as_it_was_left(tiny, images):
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     flags = [module.training for module in network.modules()]
 
-    walked = BoundaryAttack()(network, batch, base, (base + 1) % 4, scale=ONE)
+    walked = BoundaryAttack(walk=walk)(network, batch, base, (base + 1) % 4, scale=ONE)
 
     assert [module.training for module in network.modules()] == flags
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
@@ -323,12 +564,13 @@ def test_a_failing_network_is_left_as_found_too(images):
     assert network.inner.weight.requires_grad
 
 
-def test_no_weight_gradient_is_computed(tiny, images):
+@WALKS
+def test_no_weight_gradient_is_computed(tiny, images, walk):
     network, batch = tiny(), images(4)
     base = network(batch).argmax(dim=1)
     seen = []
     network.head.register_forward_hook(lambda module, _inputs, _output: seen.append(module.weight.requires_grad))
-    BoundaryAttack(steps=2)(network, batch, base, (base + 1) % 4, scale=ONE)
+    BoundaryAttack(steps=2, walk=walk)(network, batch, base, (base + 1) % 4, scale=ONE)
     assert seen
     assert not any(seen)
 
@@ -464,86 +706,3 @@ def test_the_same_generator_draws_the_same_targets():
     assert torch.equal(first, second)
     assert not torch.equal(first, other)
     assert (first != base).all()
-
-
-# Similarity of boundaries
-
-
-def half_plane(linear, angle, offset=0.0):
-    """Two classes with the gap `4 (cos x + sin y - offset)`, pixels less a half."""
-    normal = torch.tensor([[math.cos(angle), math.sin(angle)]], dtype=torch.float64) * 2
-    bias = -normal.sum(dim=1) / 2 - 2 * offset
-    return linear(torch.cat((normal, -normal)), torch.cat((bias, -bias)))
-
-
-def test_similarity_of_two_half_planes_is_the_ratio_of_distances_and_the_cosine(linear):
-    # A step of 0.3 (L + eps) crosses at once here, so the way is as long as the gap and along the normal.
-    image = torch.tensor([0.95, 0.5], dtype=torch.float64).view(1, 2, 1, 1)
-    teacher, student = half_plane(linear, 0.0), half_plane(linear, 0.5, offset=0.1)
-    attack = BoundaryAttack(step_size=0.3, margin=0.0)
-    unit = torch.ones(2, dtype=torch.float64)
-
-    similar = boundary_similarity(teacher, student, image, torch.tensor([0]), attack=attack, scale=unit)
-
-    assert similar.magnitude == pytest.approx((0.45 * math.cos(0.5) - 0.1) / 0.45)
-    assert similar.angle == pytest.approx(math.cos(0.5))
-    assert (similar.counted, similar.walks) == (1, 1)
-
-
-def test_ways_are_compared_in_normalised_units(linear):
-    image = torch.tensor([0.55, 0.5], dtype=torch.float64).view(1, 2, 1, 1)
-    teacher, student = half_plane(linear, 0.0), half_plane(linear, 0.5)
-    scale = torch.tensor([0.5, 0.25], dtype=torch.float64)
-    similar = boundary_similarity(
-        teacher, student, image, torch.tensor([0]), attack=BoundaryAttack(step_size=0.9), scale=scale
-    )
-    along = torch.tensor([math.cos(0.5) * 0.5, math.sin(0.5) * 0.25])
-    assert similar.angle == pytest.approx((along[0] / along.norm()).item(), rel=1e-6)
-
-
-def test_a_network_is_similar_to_itself():
-    network, images, base, _, _ = curved_walk(count=6)
-    attack = BoundaryAttack(step_size=0.75)
-    similar = boundary_similarity(network, network, images, base, attack=attack, scale=STD, chunk=7)
-    assert similar.magnitude == pytest.approx(1.0)
-    assert similar.angle == pytest.approx(1.0)
-    assert similar.walks == 24
-    assert 0 < similar.counted < 24  # some walks end in a third class or nowhere
-
-
-def test_similarity_does_not_depend_on_the_chunks():
-    first, images, base, _, attack = curved_walk()
-    second = Curved()
-    with torch.no_grad():
-        second.head.weight.add_(0.1 * torch.randn_like(second.head.weight))
-    whole, parts = (
-        boundary_similarity(first, second, images, base, attack=attack, scale=STD, chunk=chunk) for chunk in (1000, 5)
-    )
-    assert tuple(whole) == pytest.approx(tuple(parts))
-    assert whole.counted > 1
-    assert whole.magnitude < 1
-
-
-def test_walks_that_do_not_reach_their_class_in_both_networks_do_not_count(linear):
-    image = torch.tensor([0.95, 0.5], dtype=torch.float64).view(1, 2, 1, 1)
-    teacher, wrong = half_plane(linear, 0.0), half_plane(linear, math.pi)
-    unit = torch.ones(2, dtype=torch.float64)
-    attack = BoundaryAttack(margin=0.0)
-    disagreeing = boundary_similarity(teacher, wrong, image, torch.tensor([0]), attack=attack, scale=unit)
-    assert disagreeing.counted == 0
-    assert math.isnan(disagreeing.magnitude)
-    assert math.isnan(disagreeing.angle)
-    far = boundary_similarity(
-        teacher, teacher, image, torch.tensor([0]), attack=BoundaryAttack(steps=1, step_size=0.01), scale=unit
-    )
-    assert far.counted == 0
-
-
-def test_a_walk_into_a_third_class_in_one_of_the_networks_does_not_count(linear):
-    # Towards class 1 the student passes class 2; towards class 2 the teacher falls into class 1.
-    weight, image = torch.tensor([[4.0], [-4.0], [0.0]]), torch.full((1, 1, 1, 1), 0.9)
-    teacher, student = linear(weight, torch.tensor([-2.0, 2.0, -9.0])), linear(weight, torch.tensor([-2.0, 2.0, 0.5]))
-    attack = BoundaryAttack(step_size=0.1, margin=0.05)
-    for pair, counted in (((teacher, teacher), 1), ((student, student), 1), ((teacher, student), 0)):
-        similar = boundary_similarity(*pair, image, torch.tensor([0]), attack=attack, scale=torch.ones(1))
-        assert (similar.counted, similar.walks) == (counted, 2)

@@ -185,6 +185,15 @@ def test_the_table_has_every_file_with_a_dash_for_what_was_not_measured():
     assert ["torch", record_of().versions["torch"]] in environment
 
 
+def test_the_likeness_of_boundaries_is_a_sentence_where_it_was_measured():
+    record = record_of()
+    student = record.student.model_copy(update={"magsim": 0.8125, "angsim": -0.375, "similarity_walks": 281})
+
+    assert "MagSim" not in markdown(record)
+    text = markdown(record.model_copy(update={"student": student}))
+    assert "over 281 walks in both: MagSim 0.812, AngSim -0.375" in text
+
+
 def test_every_table_is_rectangular_whatever_the_names():
     bad = "a|b\n`c` <script>*_x_* [l](u) ![i](u) \\| #1 & ~~s~~"
     text = markdown(record_of(gates=(gate(artifact=bad, detail=bad),), name="r"))

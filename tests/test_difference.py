@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from shell import ran, refused, typed
 
 from compressor import checkpoint
+from compressor.attack import as_found
 from compressor.data import Split
 from compressor.data.augment import Augmentation
 from compressor.data.split import Held
-from compressor.difference import TIE, PairLogits, Side, compare_given, search
+from compressor.difference import TIE, PairLogits, Side, compare_given, search, steering
 from compressor.difference.given import images_of
 from compressor.difference.lines import GRID, HALVINGS, along, first_change
 from compressor.difference.sides import ask
@@ -304,6 +305,22 @@ def test_the_attack_keeps_one_side_and_moves_the_other(threshold):
 
     assert [decided.tolist() for decided in answers.decisions] == [[0], [1]]
     assert np.minimum(*answers.margins)[0] > 0.3
+
+
+def test_the_attack_prepares_each_network_once_and_not_in_every_step(threshold, monkeypatch):
+    entered = []
+
+    def counted(network):
+        entered.append(network)
+        return as_found(network)
+
+    monkeypatch.setattr(steering, "as_found", counted)
+    stays, leaves, blind = side(threshold(1.1)), side(threshold(0.9)), side(threshold(0.9), guided=False)
+    base = np.full((1, 1, 1, 2), 0.42, np.float32)
+    for other in (leaves, blind):
+        pull_apart(stays, other, base, np.array([0]), np.array([1]), epsilon=0.1, spreads=(1.0, 1.0))
+
+    assert entered == [stays.guide, leaves.guide, stays.guide]
 
 
 def test_searching_leaves_the_networks_exactly_as_found(scholar, images):

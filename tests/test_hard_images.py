@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch import nn
 
-from compressor.attack import NOT_CROSSED, BoundaryAttack
+from compressor.attack import NOT_CROSSED, BoundaryAttack, fgsm, pgd
 from compressor.batch import Batch
 from compressor.errors import InputRejected
-from compressor.measure.hard_images import adversarial_set, boundary_agreement, boundary_set, fgsm, pgd, robust_accuracy
+from compressor.measure.hard_images import adversarial_set, boundary_agreement, boundary_set, robust_accuracy
 
 STD = torch.tensor([0.25, 0.25, 0.25])
 

@@ -247,10 +247,11 @@ def test_the_teacher_is_asked_in_eval_mode_and_left_as_found(lesson):
 # BSS
 
 
-def test_the_boundary_term_equals_the_attack_done_by_hand(lesson):
+@pytest.mark.parametrize("walk", ["published", "tight", "newton"])
+def test_the_boundary_term_equals_the_attack_done_by_hand(lesson, walk):
     teacher, student, batch = lesson()
     student.eval()
-    config = BSS(attack=Attack(size=12), temperature=4.0, t2=True)
+    config = BSS(attack=Attack(size=12, walk=walk), temperature=4.0, t2=True)
     terms = only(build(config, student, teacher), batch, moment(epoch=19, seed=5))
 
     taught, logits = teacher(batch.images).detach(), student(batch.images)
@@ -258,7 +259,7 @@ def test_the_boundary_term_equals_the_attack_done_by_hand(lesson):
     assert len(chosen) == 12
     base = batch.labels[chosen]
     target = sample_targets(taught[chosen], base, torch.Generator().manual_seed(5))
-    walked = BoundaryAttack()(teacher, batch.images[chosen], base, target, scale=STD)
+    walked = BoundaryAttack(walk=walk)(teacher, batch.images[chosen], base, target, scale=STD)
     soft = 16 * soft_loss(student(walked.images), teacher(walked.images).detach(), 4.0, t2=False)
     assert (walked.steps > 0).all()
     torch.testing.assert_close(terms["bss"], (2 - 2 * (20 / 80) / 0.75) * soft)
@@ -488,6 +489,7 @@ def test_every_method_is_known_by_its_kind_and_survives_a_round_trip():
         {"kind": "bss", "attack": {"keep": "none"}},
         {"kind": "bss", "attack": {"size": 0}},
         {"kind": "bss", "attack": {"step_size": -0.3}},
+        {"kind": "bss", "attack": {"walk": "straight"}},
         {"kind": "bs"},
     ],
 )

@@ -49,6 +49,9 @@ def test_validate_examines_every_file_with_the_same_images(here):
     assert onnx["boundary_agreement"] == pytest.approx(student["boundary_agreement"], abs=0.05)
     assert onnx["pgd_top1"] == student["pgd_top1"] <= student["fgsm_top1"] < student["top1"]
     assert record["data"]["boundary_samples"] > 0
+    assert 0 < student["magsim"] <= 1
+    assert 0 < student["similarity_walks"] <= 8 * 9
+    assert [file[name] for file in (teacher, onnx) for name in ("magsim", "angsim")] == [None] * 4  # no gradients
     assert teacher["agreement"] is None
     assert set(student["class_change"]) == set("0123456789")
 

@@ -17,7 +17,8 @@ from compressor.runs.record import Artifact, Gate, Network, Parity, Result, Timi
 METRICS = [
     *("path", "format", "precision", "provider", "sha256", "size_bytes", "samples", "top1", "top1_ci", "top5", "ece"),
     *("nll", "agreement", "boundary_agreement", "accuracy_drop", "accuracy_drop_ci", "worst_class_drop"),
-    *("class_accuracy", "class_change", "fgsm_top1", "pgd_top1", "latency_ms"),
+    *("class_accuracy", "class_change", "fgsm_top1", "pgd_top1", "magsim", "angsim", "similarity_walks"),
+    "latency_ms",
 ]
 KEYS = {
     record.Result: "result name created recipe_sha256 data training teacher student artifacts gates passed versions "
@@ -258,6 +259,21 @@ def test_files_of_one_precision_are_told_apart_by_what_they_take_and_return():
     quantised = [onnx.model_copy(update={"precision": "int8", "calibration": each}) for each in calibrations]
     assert [each.label for each in quantised] == ["onnx int8", "onnx int8 trt"]
     assert labels[0] in shown(single(onnx.model_copy(update=usual)))
+
+
+def test_the_likeness_of_boundaries_has_columns_where_it_was_measured():
+    plain = result()
+    student = plain.student.model_copy(update={"magsim": 0.8125, "angsim": -0.375, "similarity_walks": 281})
+
+    headings, *_ = [line.split() for line in shown(summary(plain)).splitlines() if "params" in line]
+    assert "MagSim" not in headings
+    lines = shown(summary(plain.model_copy(update={"student": student}))).splitlines()
+    headings, teacher, row = (
+        next(line.split() for line in lines if word in line) for word in ("params", "resnet20", "resnet8")
+    )
+    assert headings[-2:] == ["MagSim", "AngSim"]
+    assert row[-2:] == ["0.81", "-0.38"]
+    assert teacher[-2:] == ["-", "-"]
 
 
 def test_a_single_file_has_its_own_table():

@@ -130,6 +130,19 @@ def test_the_table_has_a_column_a_file_and_a_dash_for_what_is_not_known():
     assert ("Accuracy on the test images", "Top-5") not in found  # nobody has it
 
 
+def test_the_likeness_of_boundaries_stands_in_the_table_and_at_the_boundary():
+    measured_ = rows(sections.measures(contents().files))
+    attacks = "Under attack and at the boundary"
+
+    assert measured_[attacks, "Ways to the boundary, likeness of length (MagSim)"] == ["–", "0.750", "–"]
+    assert measured_[attacks, "Ways to the boundary, likeness of angle (AngSim)"] == ["–", "−0.250", "–"]
+    shown = sections.likeness(contents())
+    assert (shown.magnitude, shown.angle, shown.walks) == ("0.750", "−0.250", "1,234")
+    run = measured(("a", "b"))
+    bare = run.student.model_copy(update={"magsim": None, "angsim": None, "similarity_walks": 0})
+    assert sections.likeness(contents(result=run.model_copy(update={"student": bare}))) is None
+
+
 def test_no_speed_up_is_claimed_between_devices():
     run = measured(("a", "b"))
     moved = run.artifacts[0].model_copy(update={"provider": "cuda"})

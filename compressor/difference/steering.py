@@ -5,12 +5,15 @@ No line counts as a find by itself: `search` asks the artifacts along it.
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from compressor.attack import BoundaryAttack, as_found
+from compressor.attack.slope import ball, climb, gap, slope
 from compressor.checkpoint.network import device_of
 from compressor.difference.sides import PairLogits, Side, ask
 from compressor.measure.scores import Floats, Labels
@@ -54,22 +57,29 @@ def pull_apart(
         epsilon: the largest change of a pixel; pixels are in `[0, 1]`.
         spreads: of the logits of `stays` and `leaves`, the unit of the margins.
     """
-    low, high = np.clip(images - epsilon, 0, 1), np.clip(images + epsilon, 0, 1)
-    now, best = images.copy(), images.copy()
+    now, best = images, images.copy()
     answers = ask(stays, leaves, now, spreads)
     kept, taken = _margins(answers, base, target)
     surest = np.minimum(kept, taken)
-    for push in range(PUSHES):
+
+    def pull(here: Tensor) -> Tensor:
         weight = 1 / (1 + np.exp(np.clip((kept - taken) / LEVEL, -50, 50)))  # [M] how much `stays` is in need
-        hold = _slope(stays, now, base, _runner_up(answers.a, base))
-        lead = _slope(leaves, now, target, _runner_up(answers.b, target))
-        pull = _spread_out(weight) * hold + _spread_out(1 - weight) * lead
-        step = np.float32(epsilon * FIRST_PUSH * SHRINK**push)
-        now = np.clip(now + step * np.sign(pull), low, high).astype(np.float32)
-        answers = ask(stays, leaves, now, spreads)
-        kept, taken = _margins(answers, base, target)
-        better = np.minimum(kept, taken) > surest
-        best[better], surest[better] = now[better], np.minimum(kept, taken)[better]
+        hold = _unit_slope(stays, here, base, _runner_up(answers.a, base))
+        lead = _unit_slope(leaves, here, target, _runner_up(answers.b, target))
+        return _spread_out(weight) * hold + _spread_out(1 - weight) * lead
+
+    start = torch.from_numpy(images)
+    lengths = [epsilon * FIRST_PUSH * SHRINK**push for push in range(PUSHES)]
+    with ExitStack() as found:
+        for guide in (stays.guide, leaves.guide):
+            if guide is not None:
+                found.enter_context(as_found(guide))
+        for moved in climb(start, pull, lengths, ball(start, epsilon)):
+            now = moved.numpy()
+            answers = ask(stays, leaves, now, spreads)
+            kept, taken = _margins(answers, base, target)
+            better = np.minimum(kept, taken) > surest
+            best[better], surest[better] = now[better], np.minimum(kept, taken)[better]
     return best
 
 
@@ -109,19 +119,16 @@ def _margins(answers: PairLogits, base: Labels, target: Labels) -> tuple[NDArray
     return kept.astype(np.float64) / (one or 1.0), taken.astype(np.float64) / (other or 1.0)
 
 
-def _slope(side: Side, images: Floats, up: Labels, down: Labels) -> NDArray[np.float64]:
-    """Return the unit gradients `[M, C, H, W]` of `logit[up] - logit[down]`; zero without a guide."""
-    guide = side.guide
-    if guide is None:
-        return np.zeros(images.shape)
-    with as_found(guide), torch.enable_grad():
-        placed = torch.from_numpy(images).to(device_of(guide)).requires_grad_()
-        ends = guide(placed).gather(1, torch.from_numpy(np.stack((up, down), axis=1)).to(placed.device))
-        (gradient,) = torch.autograd.grad((ends[:, 0] - ends[:, 1]).sum(), placed)
-    slope: NDArray[np.float64] = gradient.cpu().contiguous().numpy().astype(np.float64)
-    lengths = np.sqrt((slope**2).sum(axis=(1, 2, 3), keepdims=True))
-    return np.asarray(slope / np.maximum(lengths, np.finfo(np.float64).tiny))
+def _unit_slope(side: Side, images: Tensor, up: Labels, down: Labels) -> Tensor:
+    """Return the unit gradients `[M, C, H, W]` of `logit[up] - logit[down]`, float64; zero without a guide."""
+    if side.guide is None:
+        return torch.zeros_like(images, dtype=torch.float64)
+    device = device_of(side.guide)
+    ends = (torch.from_numpy(each).to(device) for each in (up, down))
+    gradient = slope(side.guide, images.to(device), gap(*ends)).gradient.cpu().double()
+    lengths = gradient.square().sum(dim=(1, 2, 3), keepdim=True).sqrt()
+    return gradient / lengths.clamp_min(torch.finfo(torch.float64).tiny)
 
 
-def _spread_out(weight: NDArray[np.float64]) -> NDArray[np.float64]:
-    return weight[:, None, None, None]
+def _spread_out(weight: NDArray[np.float64]) -> Tensor:
+    return torch.from_numpy(weight).view(-1, 1, 1, 1)

@@ -20,8 +20,10 @@ from compressor.measure.hard_images import (
     robust_accuracy,
 )
 from compressor.measure.scores import Predictions, infer, predict, score
+from compressor.measure.similarity import SimilaritySet, similarity_set
 from compressor.recipe import Validate
 from exporters import Runner
+from exporters.pytorch import TorchRunner
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class EvaluationSet:
     teacher: Predictions | None = None
     boundary: BoundarySet | None = None
     attacked: AdversarialSet | None = None
+    similar: SimilaritySet | None = None
 
     @property
     def sizes(self) -> dict[str, Any]:
@@ -50,6 +53,8 @@ class EvaluationSet:
             parts.append(f"{len(self.boundary.images)} on the teacher's boundary (of {self.boundary.walked} walked)")
         if self.attacked is not None:
             parts.append(f"{len(self.attacked.labels)} attacked within {255 * self.attacked.epsilon:.3g}/255")
+        if self.similar is not None:
+            parts.append(f"{len(self.similar.labels)} walked in two networks")
         return ", ".join(parts)
 
 
@@ -66,19 +71,20 @@ def evaluation_set(
     data, teacher, device = inputs.data, inputs.teacher, inputs.device
     if len(data.test) == 0:
         raise InputRejected(f"{data.source} has no test images", hint="a test/ or val/ folder, or --set data.test=0.2")
-    boundary = attacked = None
-    if teacher is not None and config.boundary_samples > 0:
-        std = torch.tensor(teacher.std)
-        boundary = boundary_set(
-            teacher.module, data.test, count=config.boundary_samples, std=std, seed=seed, device=device
-        )
+    boundary = attacked = similar = None
+    if teacher is not None:
+        walking: dict[str, Any] = {"std": torch.tensor(teacher.std), "seed": seed, "device": device}
+        if config.boundary_samples > 0:
+            boundary = boundary_set(teacher.module, data.test, count=config.boundary_samples, **walking)
+        if config.similarity_images > 0:
+            similar = similarity_set(teacher.module, data.test, count=config.similarity_images, **walking)
     if student is not None and config.attack_samples > 0:
         attacked = adversarial_set(
             student.module, data.test, count=config.attack_samples, epsilon=config.epsilon, seed=seed, device=device
         )
     if taught is None and teacher_runner is not None:
         taught = predict(teacher_runner, data.test)
-    return EvaluationSet(data, taught, boundary, attacked)
+    return EvaluationSet(data, taught, boundary, attacked, similar)
 
 
 def evaluate(
@@ -116,4 +122,17 @@ def evaluate(
     if evaluation.attacked is not None:
         robust = robust_accuracy(runner, evaluation.attacked)
         measures |= {"fgsm_top1": robust.fgsm_top1, "pgd_top1": robust.pgd_top1}
-    return measures
+    return measures | _similarity(runner, None if teacher else evaluation.similar)
+
+
+def _similarity(runner: Runner, similar: SimilaritySet | None) -> dict[str, Any]:
+    """Return how alike the boundaries of the teacher and of a file are; only what PyTorch runs has gradients."""
+    if similar is None or not isinstance(runner, TorchRunner):
+        return {"magsim": None, "angsim": None, "similarity_walks": None}
+    found = similar.similarity(runner.network)
+    known = found.counted > 0
+    return {
+        "magsim": found.magnitude if known else None,
+        "angsim": found.angle if known else None,
+        "similarity_walks": found.counted,
+    }

@@ -10,11 +10,10 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from compressor.attack import NOT_CROSSED, BoundaryAttack, as_found, sample_targets
+from compressor.attack import NOT_CROSSED, BoundaryAttack, as_found, fgsm, pgd, sample_targets
 from compressor.errors import InputRejected
 from compressor.measure.scores import Floats, Labels, Split, agreement, first, infer
 from exporters import Runner
@@ -142,39 +141,6 @@ def boundary_agreement(logits: Floats, teacher_logits: Floats) -> float | None:
     return agreement(logits, teacher_logits) if len(logits) else None
 
 
-def fgsm(network: nn.Module, images: Tensor, labels: Tensor, epsilon: float) -> Tensor:
-    """Move every pixel by `epsilon` along the sign of the gradient of the cross entropy, within `[0, 1]`.
-
-    The network is left as found. Source: Goodfellow et al., ICLR 2015.
-    """
-    with as_found(network):
-        return (images + epsilon * _loss_gradient(network, images, labels).sign()).clamp(0, 1)
-
-
-def pgd(
-    network: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    epsilon: float,
-    *,
-    generator: torch.Generator,
-    steps: int = 10,
-    step: float | None = None,
-) -> Tensor:
-    """Climb the cross entropy from a random start, within `epsilon` of each pixel and within `[0, 1]`.
-
-    The network is left as found. `step` is `epsilon / 4` by default. Source: Madry et al., ICLR 2018.
-    """
-    step = epsilon / 4 if step is None else step
-    low, high = (images - epsilon).clamp(0, 1), (images + epsilon).clamp(0, 1)
-    noise = torch.rand(images.shape, generator=generator, device=generator.device).to(images.device)
-    moved = (images + epsilon * (2 * noise - 1)).clamp(low, high)
-    with as_found(network):
-        for _ in range(steps):
-            moved = (moved + step * _loss_gradient(network, moved, labels).sign()).clamp(low, high)
-    return moved
-
-
 def adversarial_set(
     network: nn.Module,
     split: Split,
@@ -226,13 +192,3 @@ def _boundary_set(kept: Sequence[tuple[Tensor, ...]], walked: int) -> BoundarySe
 
 def _joined(parts: Sequence[tuple[Tensor, ...]]) -> tuple[NDArray[Any], ...]:
     return tuple(torch.cat(column).cpu().contiguous().numpy() for column in zip(*parts, strict=True))
-
-
-def _loss_gradient(network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    """Return the gradient of the summed cross entropy by the images; no parameter gains a `.grad`."""
-    images = images.detach().requires_grad_()
-    with torch.enable_grad():
-        # In float64, else the loss of a confident network is exactly zero, and the attack looks weaker than it is.
-        loss = F.cross_entropy(network(images).double(), labels, reduction="sum")
-        (gradient,) = torch.autograd.grad(loss, images)
-    return gradient

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from pydantic_core import PydanticCustomError
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from compressor.attack import CROSSED, BoundaryAttack, BoundarySamples, sample_targets, select_bases
+from compressor.attack import CROSSED, BoundaryAttack, Walk, sample_targets, select_bases
 from compressor.batch import Batch
 from compressor.methods.kd import Distillation, SoftTargets
 from compressor.methods.protocol import Config, Moment, Needs, Objective, Setting, Update
@@ -18,16 +19,41 @@ from compressor.methods.weights import Weight
 class Attack(Config):
     """How boundary samples are made, see `compressor.attack`."""
 
+    walk: Walk = Field(
+        default="published",
+        description="published: as the authors' code, well past the boundary with a steep teacher; tight: the same, "
+        "then bisected; newton: steps as long as a linear gap asks for",
+    )
     steps: PositiveInt = 10
     step_size: PositiveFloat = Field(
-        default=0.3, description="per logit of the gap, in standard deviations of the data"
+        default=0.3, description="per logit of the gap, in standard deviations of the data; not of newton"
     )
     margin: NonNegativeFloat = Field(default=1e-4, description="added to the gap, in logits")
+    bisections: PositiveInt = Field(default=6, description="of the last step of a tight walk")
     size: PositiveInt = Field(default=64, description="images of a batch that are attacked, at most")
     keep: Literal["all", "crossed"] = Field(
         default="all",
         description="all: wherever a walk ended, as the authors' code; crossed: only in the target class, as the paper",
     )
+
+    @model_validator(mode="after")
+    def _settings_have_an_effect(self) -> Self:
+        fields = type(self).model_fields
+        for key, walks in (("step_size", ("published", "tight")), ("bisections", ("tight",))):
+            if self.walk not in walks and getattr(self, key) != fields[key].default:
+                message = f"is for the walk{'s' if walks[1:] else ''} {' and '.join(walks)}, not {self.walk}"
+                raise PydanticCustomError("recipe", "{message}", {"message": message, "key": key, "hint": ""})
+        return self
+
+    def build(self) -> BoundaryAttack:
+        """Return the walk."""
+        return BoundaryAttack(
+            steps=self.steps,
+            step_size=self.step_size,
+            margin=self.margin,
+            walk=self.walk,
+            bisections=self.bisections,
+        )
 
 
 class BSS(Distillation):
@@ -76,10 +102,7 @@ class _Boundary(SoftTargets):
             return batch.images[chosen], taught[chosen]
         base = batch.labels[chosen]
         target = sample_targets(taught[chosen], base, moment.generator)
-        attack = BoundaryAttack(steps=how.steps, step_size=how.step_size, margin=how.margin)
-        samples: BoundarySamples = attack(
-            self.setting.teachers[0], batch.images[chosen], base, target, scale=self.setting.std
-        )
+        samples = how.build()(self.setting.teachers[0], batch.images[chosen], base, target, scale=self.setting.std)
         if how.keep == "all":
             return samples.images, samples.logits
         kept = samples.crossed == CROSSED

@@ -220,10 +220,7 @@ def _looked(contents: Contents, folder: Run, opened: FinishedRun | None) -> Gall
 
 def _attack(recipe: Recipe) -> BoundaryAttack:
     """Return the walk of the training; of a method without one, the published."""
-    if not isinstance(recipe.method, BSS):
-        return BoundaryAttack()
-    how = recipe.method.attack
-    return BoundaryAttack(steps=how.steps, step_size=how.step_size, margin=how.margin)
+    return recipe.method.attack.build() if isinstance(recipe.method, BSS) else BoundaryAttack()
 
 
 def _open(folder: Run) -> tuple[Prepared, Network]:

@@ -368,6 +368,9 @@ class Validate(Config):
     boundary_samples: NonNegativeInt = Field(default=256, description="images walked to the teacher's boundary")
     attack_samples: NonNegativeInt = Field(default=256, description="images for the FGSM and PGD accuracies")
     epsilon: Annotated[float, Field(gt=0, le=1)] = Field(default=8 / 255, description="largest change of a pixel, of 1")
+    similarity_images: NonNegativeInt = Field(
+        default=32, description="images walked in teacher and student, to compare their boundaries (MagSim, AngSim)"
+    )
 
 
 class PerBatch(Config):

@@ -28,6 +28,7 @@ def page(contents: Contents) -> str:
         confusion=sections.confusion(contents),
         changes=sections.class_changes(contents),
         boundary=sections.boundary_cards(contents),
+        likeness=sections.likeness(contents),
         plane=sections.plane(contents),
         apart=sections.disagreement_count(contents),
         disagreements=sections.disagreement_cards(contents),

@@ -21,6 +21,7 @@ def markdown(result: Result) -> str:
         _files(result),
         _gates(result.gates),
         _classes(result),
+        _boundary(result.student),
         _environment(result),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -98,6 +99,16 @@ def _classes(result: Result) -> str:
     worst = lost_most(result, _WORST_CLASSES)
     named = (f"{escape_markdown(each.name)} {each.change:+.2f} points" for each in worst)
     return f"Classes that lost most: {', '.join(named)}." if worst else ""
+
+
+def _boundary(student: Network) -> str:
+    """Return how alike the ways to the boundary are, which only the network itself can tell."""
+    if student.magsim is None or student.angsim is None:
+        return ""
+    return (
+        f"The student's boundary against the teacher's, over {student.similarity_walks} walks in both: "
+        f"MagSim {student.magsim:.3f}, AngSim {student.angsim:.3f} (1 is the same)."
+    )
 
 
 def _environment(result: Result) -> str:

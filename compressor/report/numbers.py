@@ -10,9 +10,9 @@ def number(value: float | None, form: str) -> str:
     return NONE if value is None else format(value, form)
 
 
-def signed(value: float) -> str:
-    """Return a number to two digits, with a true minus sign."""
-    return f"{value:.2f}".replace("-", "−")
+def signed(value: float, digits: int = 2) -> str:
+    """Return a number to so many digits, with a true minus sign."""
+    return f"{value:.{digits}f}".replace("-", "−")
 
 
 def count(value: int | None) -> str:

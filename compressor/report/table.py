@@ -43,6 +43,8 @@ def _table(rows: Sequence[Row], title: str) -> Table:
         table.add_column(heading, no_wrap=True)
     headings = ["params", "MB", "top-1 %", "agree", "boundary", "ECE", "PGD %", *(f"b{batch} ms" for batch in timed)]
     headings += ["speed-up"] if timed else []
+    similar = any(metrics.magsim is not None for _, metrics, _ in rows)
+    headings += ["MagSim", "AngSim"] if similar else []
     for heading in [*headings, *(COSTS[cost][0] for cost in costs)]:
         table.add_column(heading, justify="right", no_wrap=True)
     for label, metrics, network in rows:
@@ -60,6 +62,7 @@ def _table(rows: Sequence[Row], title: str) -> Table:
         cells += [milliseconds(None if timing is None else timing.p50) for timing in map(metrics.timing, timed)]
         if timed:
             cells.append(times(speed_up(metrics, rows[0][1], timed[0])))
+        cells += [number(metrics.magsim, ".2f"), number(metrics.angsim, ".2f")] if similar else []
         cells += [number(_cost(metrics, cost), COSTS[cost][1]) for cost in costs]
         table.add_row(*cells)
     return table

@@ -96,6 +96,9 @@ class Metrics(Record):
     class_change: dict[str, float | None] | None = None
     fgsm_top1: float | None = None
     pgd_top1: float | None = None
+    magsim: float | None = None
+    angsim: float | None = None
+    similarity_walks: int | None = None
     latency_ms: dict[str, Timing] | None = None
 
     @property

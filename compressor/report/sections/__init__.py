@@ -7,7 +7,7 @@ section out. In the order of the page: `summary`, `files`, `training`, `speed`, 
 `report.numbers` does.
 """
 
-from compressor.report.sections.boundary import boundary_cards, plane
+from compressor.report.sections.boundary import boundary_cards, likeness, plane
 from compressor.report.sections.classes import class_changes, confusion
 from compressor.report.sections.disagreements import disagreement_cards, disagreement_count
 from compressor.report.sections.files import measures
@@ -29,6 +29,7 @@ __all__ = [
     "frontiers",
     "keys",
     "latencies",
+    "likeness",
     "measures",
     "plane",
     "promises",

@@ -10,6 +10,7 @@ import numpy as np
 from compressor.measure.gallery import BoundaryExample, Slice
 from compressor.report import figures
 from compressor.report.contents import Contents
+from compressor.report.numbers import signed
 from compressor.report.pictures import Picture, difference, picture
 from compressor.report.sections.pieces import Bar, Chart, Key
 
@@ -39,9 +40,26 @@ class Plane:
     classes: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Likeness:
+    """How alike the ways to the boundary are in teacher and student, and how many pairs of them there are, as text."""
+
+    magnitude: str
+    angle: str
+    walks: str
+
+
 def boundary_cards(contents: Contents) -> tuple[BoundaryCard, ...]:
     """Return the boundary samples as pictures with what both networks say of them."""
     return tuple(_card(example, contents.classes) for example in contents.gallery.examples)
+
+
+def likeness(contents: Contents) -> Likeness | None:
+    """Return MagSim and AngSim of the student."""
+    student = None if contents.result is None else contents.result.student
+    if student is None or student.magsim is None or student.angsim is None:
+        return None
+    return Likeness(f"{student.magsim:.3f}", signed(student.angsim, 3), f"{student.similarity_walks or 0:,}")
 
 
 def plane(contents: Contents) -> Plane | None:

@@ -66,6 +66,10 @@ def _with_interval(value: float | None, ends: tuple[float, float] | None) -> Cel
     return Cell(f"{value:.2f}", f"{signed(ends[0])} to {signed(ends[1])}")
 
 
+def _similar(file: Named, value: float | None) -> Cell:
+    return Cell(NONE) if value is None else Cell(signed(value, 3), f"{file.metrics.similarity_walks} walks")
+
+
 def _parity(file: Named) -> Cell:
     known = file.metrics.parity if isinstance(file.metrics, Artifact) else None
     return _cell(None if known is None else known.max_error, ".2g")
@@ -90,6 +94,8 @@ _ROWS: dict[str, tuple[Row, ...]] = {
     ),
     "Under attack and at the boundary": (
         Row("Boundary agreement", "", lambda file: _cell(file.metrics.boundary_agreement, ".3f")),
+        Row("Ways to the boundary, likeness of length (MagSim)", "", lambda file: _similar(file, file.metrics.magsim)),
+        Row("Ways to the boundary, likeness of angle (AngSim)", "", lambda file: _similar(file, file.metrics.angsim)),
         Row("Top-1 under FGSM", "%", lambda file: _cell(file.metrics.fgsm_top1, ".2f")),
         Row("Top-1 under PGD", "%", lambda file: _cell(file.metrics.pgd_top1, ".2f")),
     ),
