@@ -188,7 +188,7 @@ def test_the_logits_are_those_of_the_returned_images(step_size):
     torch.testing.assert_close(walked.logits, network(walked.images).detach(), rtol=0, atol=1e-11)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 10_000), step_size=st.floats(0.01, 50), scale=st.floats(0.05, 2), steps=st.integers(0, 4))
 def test_pixels_stay_in_the_box_and_order_does_not_matter(seed, step_size, scale, steps):
     network, images, base, target, _ = curved_walk(count=8, seed=seed)

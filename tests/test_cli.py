@@ -61,6 +61,7 @@ def test_a_signal_ends_a_command_in_a_sentence(monkeypatch, number):
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+@pytest.mark.starts
 def test_help_and_listings_import_nothing_heavy():
     code = "import sys; sys.argv = ['compress', 'recipes', 'ls']\n" + (
         "from compressor.cli import main\ntry:\n    main()\nexcept SystemExit:\n    pass\n"
@@ -70,6 +71,7 @@ def test_help_and_listings_import_nothing_heavy():
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
 
 
+@pytest.mark.starts
 def test_the_module_is_the_command():
     done = subprocess.run(
         [sys.executable, "-m", "compressor", "recipes", "ls", "--json"], check=True, capture_output=True, text=True

@@ -2,7 +2,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
@@ -116,11 +115,9 @@ def test_a_crash_is_a_finding_and_others_still_answer(stand_in):
 
 
 def test_a_hang_is_ended_and_a_finding(stand_in):
-    began = time.monotonic()
     (hung,) = probe(["torch-cuda"], timeout_s=1.0)
 
     assert (hung.status, hung.found) == ("broken", "it did not answer within 1 s")
-    assert time.monotonic() - began < 20
     with pytest.raises(ProcessLookupError):
         os.kill(int((stand_in / "mark").read_text()), 0)
 
@@ -137,6 +134,7 @@ def test_probes_run_elsewhere_and_leave_nothing_behind(stand_in, monkeypatch, tm
     assert [path.name for path in here.iterdir()] == ["json.py"]
 
 
+@pytest.mark.starts
 def test_asking_imports_no_runtime():
     heavy = "{'torch', 'onnx', 'numpy'} & set(sys.modules)"
     code = f"import sys, compressor.doctor, compressor.cli.doctor; print(sorted({heavy}))"

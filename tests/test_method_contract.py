@@ -328,6 +328,7 @@ def test_an_unlabelled_stream_arrives_beside_the_labelled_one(start):
 # Resuming
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("kind", [Adversarial, Features, DataFree, Several, OwnPast, Skipping, Unlabelled])
 def test_every_shape_of_method_resumes_in_the_middle_of_an_epoch_to_the_same_bits(start, kind, precision):
