@@ -124,6 +124,7 @@ def test_json_on_standard_output_is_the_record(here):
     assert record["result"] == 1
 
 
+@pytest.mark.heavy
 def test_models_and_methods_are_listed():
     listed = json.loads(ran(["models", "--json"]).out)
     assert next(each for each in listed if each["name"] == "resnet20")["parameters"] == 269_722

@@ -93,6 +93,7 @@ def seen(monkeypatch):
 # A probe is a process of its own.
 
 
+@pytest.mark.starts
 def test_what_a_probe_finds_comes_back_in_the_order_of_the_names(stand_in, capfd):
     found = probe(["timm", "onnxruntime-cpu", "mlflow"])
 
@@ -103,6 +104,7 @@ def test_what_a_probe_finds_comes_back_in_the_order_of_the_names(stand_in, capfd
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.starts
 def test_a_crash_is_a_finding_and_others_still_answer(stand_in):
     crashed, refused_, fine = probe(["torch-cpu", "openvino", "tensorrt"])
 
@@ -114,6 +116,7 @@ def test_a_crash_is_a_finding_and_others_still_answer(stand_in):
     assert fine.status == "ok"
 
 
+@pytest.mark.starts
 def test_a_hang_is_ended_and_a_finding(stand_in):
     (hung,) = probe(["torch-cuda"], timeout_s=1.0)
 
@@ -122,6 +125,7 @@ def test_a_hang_is_ended_and_a_finding(stand_in):
         os.kill(int((stand_in / "mark").read_text()), 0)
 
 
+@pytest.mark.starts
 def test_probes_run_elsewhere_and_leave_nothing_behind(stand_in, monkeypatch, tmp_path):
     here = tmp_path / "here"
     here.mkdir()
@@ -143,6 +147,7 @@ def test_asking_imports_no_runtime():
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.starts
 def test_a_real_probe_answers_through_its_process():
     (found,) = probe(["onnxruntime-cpu"])
 

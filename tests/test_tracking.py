@@ -247,6 +247,7 @@ def free_port():
         return held.getsockname()[1]
 
 
+@pytest.mark.starts
 @needs_mlflow
 def test_a_server_that_is_down_is_refused_before_training_and_no_password_is_told(monkeypatch, tmp_path, free_port):
     monkeypatch.chdir(tmp_path)
