@@ -3,12 +3,17 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# One thread a worker: two pools of threads on the same cores wait for each other.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+UNIT := not starts and not trains and not heavy and not slow
 
-.PHONY: help quickstart test check format bench clean
+.PHONY: help quickstart unit test coverage check format bench clean
 
 help:
 	@echo "make quickstart   environment, install, then train, distil, export, validate and time on embedded data"
-	@echo "make test         environment, then the test suite"
+	@echo "make unit         the tests that start no process, do not train and are not heavy: for the loop of daily work"
+	@echo "make test         environment, then all tests but those marked slow, which pytest -m slow runs"
+	@echo "make coverage     the unit tests, and which lines they reach"
 	@echo "make check        formatting, lint and types"
 	@echo "make bench        the benchmarks that print ratios (nothing else should run meanwhile)"
 
@@ -24,9 +29,15 @@ quickstart: $(READY)
 	$(BIN)/compress train --recipe digits-teacher --out runs/quickstart-teacher --overwrite
 	$(BIN)/compress run digits-bss --teacher runs/quickstart-teacher --out runs/quickstart --overwrite
 
+unit: $(READY)
+	$(PYTEST) -m "$(UNIT)" --durations=5 --durations-min=1
+
+# A file's tests stay with one worker, so that what they share is made once.
 test: $(READY)
-	# One thread a worker: two pools of threads on the same cores wait for each other.
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	$(PYTEST) --dist loadfile
+
+coverage: $(READY)
+	$(PYTEST) -m "$(UNIT)" --cov --cov-report=term:skip-covered
 
 check: $(READY)
 	$(BIN)/ruff format --check .

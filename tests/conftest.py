@@ -1,9 +1,38 @@
-"""Tiny networks and images that every test may use. No file outside the repository is needed."""
+"""Tiny networks, images and finished runs that every test may use. No file outside the repository is needed."""
 
+import os
+import shutil
+
+import layers
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
+from layers import trains
 from shell import DISTILL, QUICK, ran
 from torch import nn
+
+# No test depends on the time that it takes. A pull request is judged by the same examples each time.
+settings.register_profile(
+    "suite", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize="CI" in os.environ
+)
+settings.load_profile("suite")
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` chooses
+def pytest_collection_modifyitems(items):
+    layers.mark_by_fixtures(items)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    with layers.running(item):
+        return (yield)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _watched():
+    with layers.watched():
+        yield
 
 
 class TinyClassifier(nn.Module):
@@ -82,8 +111,12 @@ def images():
 
 
 @pytest.fixture(scope="session")
+@trains
 def work(tmp_path_factory):
-    """A folder with a teacher of the digits (`runs/teacher-1`) and its student (`runs/student-1`), exported."""
+    """A folder with a teacher of the digits (`runs/teacher-1`) and its student (`runs/student-1`), exported.
+
+    Every test reads it and none writes to it: `here` is a copy.
+    """
     folder = tmp_path_factory.mktemp("work")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -94,7 +127,9 @@ def work(tmp_path_factory):
 
 
 @pytest.fixture
-def here(work, monkeypatch):
-    """The same folder, as the working directory."""
-    monkeypatch.chdir(work)
-    return work
+def here(work, tmp_path, monkeypatch):
+    """A copy of that folder, as the working directory. The student's recipe still names the first teacher."""
+    folder = tmp_path / "here"
+    shutil.copytree(work / "runs", folder / "runs", symlinks=True)
+    monkeypatch.chdir(folder)
+    return folder

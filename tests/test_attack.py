@@ -200,7 +200,7 @@ def test_the_logits_are_those_of_the_returned_images(step_size, walk):
     torch.testing.assert_close(walked.logits, network(walked.images).detach(), rtol=0, atol=1e-11)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     seed=st.integers(0, 10_000),
     step_size=st.floats(0.01, 50),

@@ -287,6 +287,7 @@ def heavy(tmp_path):
 needs_proc = pytest.mark.skipif(not module.STATUS.is_file(), reason="only Linux tells the memory of a process")
 
 
+@pytest.mark.starts
 @needs_proc
 def test_a_process_that_opens_weights_needs_at_least_their_size(heavy):
     one, many = measure_memory(
@@ -299,6 +300,7 @@ def test_a_process_that_opens_weights_needs_at_least_their_size(heavy):
     assert one.gpu_mb is None
 
 
+@pytest.mark.starts
 @needs_proc
 def test_a_checkpoint_is_opened_in_a_process_too(tmp_path):
     path = tmp_path / "lenet.pt"
@@ -311,6 +313,7 @@ def test_a_checkpoint_is_opened_in_a_process_too(tmp_path):
     assert 0 < found.added_mb < found.peak_mb
 
 
+@pytest.mark.starts
 def test_what_a_runtime_prints_does_not_mix_with_the_answer():
     program = (
         "import os; from compressor.bench import process\n"
@@ -326,6 +329,7 @@ def test_what_a_runtime_prints_does_not_mix_with_the_answer():
     assert "chatter" in done.stderr
 
 
+@pytest.mark.starts
 @needs_proc
 def test_what_the_process_refuses_is_the_same_sentence(tmp_path):
     with pytest.raises(MemoryUnknown, match=r"cannot read .*none\.onnx: no such file"):

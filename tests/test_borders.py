@@ -150,7 +150,7 @@ def test_all_uint8_values_are_divided_by_255_to_the_last_bit():
     np.testing.assert_array_equal(run(made, grey)[0], expected)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.integers(1, 4), st.integers(1, 5), st.integers(0, 2**16))
 def test_channels_rows_and_columns_come_out_in_their_places(height, width, seed):
     decoded = np.random.default_rng(seed).integers(0, 256, (2, height, width, 3), np.uint8)

@@ -218,7 +218,7 @@ def test_weights_are_found_under_every_usual_wrapper(wrapper):
     assert found.metadata["epoch"] == 3
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     wrappers=st.lists(st.sampled_from([*WRAPPERS, "[]", "()", "mine"]), max_size=3),
     prefixes=st.lists(st.sampled_from(PREFIXES), max_size=3),

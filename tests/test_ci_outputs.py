@@ -16,6 +16,7 @@ import typer
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from layers import trains
 from shell import ran, typed
 from test_report import result as record_of
 
@@ -273,6 +274,7 @@ SMOKE = ["run", "smoke", "--set", "student.arch=lenet5-half", "--quiet"]
 
 
 @pytest.fixture(scope="module")
+@trains
 def place(tmp_path_factory):
     """A folder with a finished run, so that another takes no time."""
     folder = tmp_path_factory.mktemp("ci")
@@ -424,6 +426,7 @@ def flags_of(command: str) -> set[str]:
     return {option for parameter in found.params for option in [*parameter.opts, *parameter.secondary_opts]}
 
 
+@pytest.mark.starts
 def test_the_action_types_what_its_inputs_say(runner, tmp_path):
     (tmp_path / "base.json").write_text("{}")
     args = """--gate min_top1=92 --set "bench.batch_sizes=[1, 8]" --set 'name=$(touch bad)'"""
@@ -442,10 +445,12 @@ def test_the_action_types_what_its_inputs_say(runner, tmp_path):
     assert not (tmp_path / "bad").exists()
 
 
+@pytest.mark.starts
 def test_inputs_that_are_left_out_are_not_typed(runner):
     assert runner(recipe="smoke", baseline="not-there.json")[1] == ["run", "smoke", "--out", "runs/ci"]
 
 
+@pytest.mark.starts
 @pytest.mark.parametrize(("code", "passed"), [(7, "passed=false\n"), (4, ""), (130, "")])
 def test_the_action_ends_as_the_command_does(runner, code, passed):
     ended, _, output = runner(code=code, recipe="smoke")
@@ -453,6 +458,7 @@ def test_the_action_ends_as_the_command_does(runner, code, passed):
     assert (ended, output) == (code, f"run=runs/ci\n{passed}")
 
 
+@pytest.mark.starts
 def test_arguments_with_an_open_quote_run_nothing(runner):
     code, words, _ = runner(recipe="smoke", args='--gate "min_top1=9')
 

@@ -96,6 +96,7 @@ def test_a_signal_ends_a_command_in_a_sentence(monkeypatch, number):
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+@pytest.mark.starts
 def test_help_and_listings_import_nothing_heavy():
     code = "import sys; sys.argv = ['compress', 'recipes', 'ls']\n" + (
         "from compressor.cli import main\ntry:\n    main()\nexcept SystemExit:\n    pass\n"
@@ -105,6 +106,7 @@ def test_help_and_listings_import_nothing_heavy():
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
 
 
+@pytest.mark.starts
 def test_the_module_is_the_command():
     done = subprocess.run(
         [sys.executable, "-m", "compressor", "recipes", "ls", "--json"], check=True, capture_output=True, text=True
@@ -157,6 +159,7 @@ def test_json_on_standard_output_is_the_record(here):
     assert record["result"] == 1
 
 
+@pytest.mark.heavy
 def test_models_and_methods_are_listed():
     listed = json.loads(ran(["models", "--json"]).out)
     assert next(each for each in listed if each["name"] == "resnet20")["parameters"] == 269_722

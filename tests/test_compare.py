@@ -15,6 +15,7 @@ from xml.etree import ElementTree
 
 import pytest
 import torch
+from layers import trains
 from shell import QUICK, ran, refused, typed
 
 from compressor.errors import CompressError, Diverged
@@ -47,6 +48,7 @@ FOLDER = Path("runs/mine-compare")
 
 
 @pytest.fixture(scope="module")
+@trains
 def taught(tmp_path_factory):
     """A folder with a teacher of the digits."""
     folder = tmp_path_factory.mktemp("taught")

@@ -930,6 +930,7 @@ def test_streamed_batches_are_those_of_the_held_set_bit_for_bit(folder):
     assert any("are streamed from" in note for note in streamed.notes)
 
 
+@pytest.mark.starts
 def test_worker_processes_change_nothing(folder):
     root = folder(cat=8, dog=8)
     alone = open_(f"folder:{root}", held=False, workers=0).train

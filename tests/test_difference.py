@@ -345,7 +345,7 @@ def test_a_pytorch_artifact_guides_itself(scholar, images):
     assert found.nearest.answers.counted.all()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @over(low=st.floats(0.3, 1.0), thick=st.floats(0.05, 0.6), seed=st.integers(0, 99))
 def test_whatever_is_found_lies_in_the_slab(low, thick, seed):
     weight = torch.tensor([[0.0, 0.0], [5.0, 5.0]])

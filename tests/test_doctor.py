@@ -2,7 +2,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -94,6 +93,7 @@ def seen(monkeypatch):
 # A probe is a process of its own.
 
 
+@pytest.mark.starts
 def test_what_a_probe_finds_comes_back_in_the_order_of_the_names(stand_in, capfd):
     found = probe(["timm", "onnxruntime-cpu", "mlflow"])
 
@@ -104,6 +104,7 @@ def test_what_a_probe_finds_comes_back_in_the_order_of_the_names(stand_in, capfd
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.starts
 def test_a_crash_is_a_finding_and_others_still_answer(stand_in):
     crashed, refused_, fine = probe(["torch-cpu", "openvino", "tensorrt"])
 
@@ -115,16 +116,16 @@ def test_a_crash_is_a_finding_and_others_still_answer(stand_in):
     assert fine.status == "ok"
 
 
+@pytest.mark.starts
 def test_a_hang_is_ended_and_a_finding(stand_in):
-    began = time.monotonic()
     (hung,) = probe(["torch-cuda"], timeout_s=1.0)
 
     assert (hung.status, hung.found) == ("broken", "it did not answer within 1 s")
-    assert time.monotonic() - began < 20
     with pytest.raises(ProcessLookupError):
         os.kill(int((stand_in / "mark").read_text()), 0)
 
 
+@pytest.mark.starts
 def test_probes_run_elsewhere_and_leave_nothing_behind(stand_in, monkeypatch, tmp_path):
     here = tmp_path / "here"
     here.mkdir()
@@ -137,6 +138,7 @@ def test_probes_run_elsewhere_and_leave_nothing_behind(stand_in, monkeypatch, tm
     assert [path.name for path in here.iterdir()] == ["json.py"]
 
 
+@pytest.mark.starts
 def test_asking_imports_no_runtime():
     heavy = "{'torch', 'onnx', 'numpy'} & set(sys.modules)"
     code = f"import sys, compressor.doctor, compressor.cli.doctor; print(sorted({heavy}))"
@@ -145,6 +147,7 @@ def test_asking_imports_no_runtime():
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.starts
 def test_a_real_probe_answers_through_its_process():
     (found,) = probe(["onnxruntime-cpu"])
 

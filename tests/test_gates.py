@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from layers import trains
 from shell import ran, refused, typed
 from test_report import result as record_of
 
@@ -725,6 +726,7 @@ def test_flags_that_promise_nothing_are_refused_before_anything_is_done(
 
 
 @pytest.fixture(scope="module")
+@trains
 def finished(tmp_path_factory):
     """A finished run of the smoke recipe, in `runs/smoke-1`."""
     folder = tmp_path_factory.mktemp("finished")

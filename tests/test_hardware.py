@@ -81,6 +81,7 @@ def test_counters_that_count_nothing_are_unknown_rather_than_zero(proc, text):
     assert busy_seconds() is None
 
 
+@pytest.mark.starts
 @pytest.mark.usefixtures("proc")
 def test_a_system_without_proc_tells_neither_load_nor_clock():
     assert busy_seconds() is None

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from layers import trains
 from PIL import Image
 from shell import ran, refused
 
@@ -34,6 +35,7 @@ def draw(folder: Path, split: str, count: int) -> None:
 
 
 @pytest.fixture(scope="module")
+@trains
 def distilled(tmp_path_factory) -> Path:
     """A folder with images, a run that trained a teacher on them, and a run that distilled it."""
     place = tmp_path_factory.mktemp("identity")
@@ -121,6 +123,7 @@ def student_of(run: Run) -> bytes:
 
 
 @pytest.fixture(scope="module")
+@trains
 def undisturbed(tmp_path_factory) -> Run:
     return train(recipe(), Tell(quiet=True), out=tmp_path_factory.mktemp("undisturbed") / "run", latest=False)[1]
 

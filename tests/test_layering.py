@@ -213,6 +213,7 @@ def test_no_parts_of_the_compressor_import_each_other_in_a_circle():
 # What is tested.
 
 
+@cache
 def imported_by_tests() -> set[str]:
     """The modules of this repository that a test file imports, their packages included."""
     found: set[str] = set()

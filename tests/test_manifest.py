@@ -13,10 +13,9 @@ from compressor.runs import manifest
 
 
 @pytest.fixture
-def run(here, tmp_path, monkeypatch):
-    shutil.copytree(here / "runs/student-1", tmp_path / "run")
+def run(work, tmp_path, monkeypatch):
+    shutil.copytree(work / "runs/student-1", tmp_path / "run")
     monkeypatch.chdir(tmp_path)
-    ran(["export", "run", "--quiet"])
     return tmp_path / "run"
 
 

@@ -430,6 +430,7 @@ def test_draws_differ_between_ranks_and_the_first_draws_what_one_process_does(ti
 # Resuming
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("kind", [Adversarial, Features, DataFree, Several, OwnPast, Skipping, Unlabelled])
 def test_every_shape_of_method_resumes_in_the_middle_of_an_epoch_to_the_same_bits(start, kind, precision):

@@ -249,7 +249,7 @@ def test_the_same_seed_gives_the_same_network():
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
-@settings(deadline=None, max_examples=30, derandomize=True)
+@settings(max_examples=30, derandomize=True)
 @given(arch=st.sampled_from(MEMBERS), classes=st.integers(2, 300), channels=st.integers(1, 4), renamed=st.booleans())
 def test_weights_lead_back_to_their_architecture(arch, classes, channels, renamed):
     weights = raw(arch, classes, channels).state_dict()
@@ -265,7 +265,7 @@ def test_weights_lead_back_to_their_architecture(arch, classes, channels, rename
     assert mine.matched == mine.total == len(weights)
 
 
-@settings(deadline=None, max_examples=15, derandomize=True)
+@settings(max_examples=15, derandomize=True)
 @given(blocks=st.integers(1, 9), kind=st.sampled_from(["", "-centred", "-conv", "x4"]))
 def test_any_depth_of_6n_plus_2_is_built_and_found(blocks, kind):
     arch = f"resnet{6 * blocks + 2}{kind}"

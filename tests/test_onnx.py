@@ -123,6 +123,7 @@ def expected(network, images):
 # What a file says.
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("batch", [1, 2, 7])
 def test_a_file_gives_the_logits_of_the_network_at_any_batch_size(network, exported, batch):
     images = pixels(batch, seed=batch)
@@ -534,6 +535,7 @@ def test_a_build_of_something_else_is_refused(tmp_path):
 # What is not exported.
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("ending", "words"),
     [

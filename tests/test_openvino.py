@@ -142,6 +142,7 @@ def test_the_exporter_is_on_the_list():
     assert (openvino.SUFFIXES, openvino.QUANTIZATIONS) == ((".xml", ".onnx"), ("cpu",))
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "int8"])
 def test_the_precision_is_counted_in_the_file(built, precision):
     made = built[precision]
@@ -640,6 +641,7 @@ def test_onnx_weights_outside_the_folder_are_never_read(tmp_path):
 # What it must not do to its user.
 
 
+@pytest.mark.starts
 def test_nobody_is_told_and_nothing_is_left_behind(built, graphs, tmp_path):
     """OpenVINO reports imports to its makers, unless it runs in CI, and keeps an identity in the home folder."""
     home = tmp_path / "home"

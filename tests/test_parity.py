@@ -9,7 +9,7 @@ import numpy as np
 import onnx as onnx_format
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from onnx import numpy_helper
@@ -82,7 +82,6 @@ def test_a_flip_between_classes_that_were_level_is_a_tie():
 # Invariants.
 
 
-@settings(deadline=None)
 @given(arrays(np.float32, (5, 3), elements=FINITE))
 def test_logits_agree_with_themselves(same):
     parity = compare(same, same)
@@ -91,7 +90,6 @@ def test_logits_agree_with_themselves(same):
     assert all(verdict(parity, precision) is None for precision in LIMITS)
 
 
-@settings(deadline=None)
 @given(arrays(np.float32, (5, 3), elements=FINITE), arrays(np.float32, (5, 3), elements=FINITE))
 def test_scaling_both_sides_changes_no_verdict(reference, candidate):
     scaled = compare(reference * 4, candidate * 4)
@@ -102,7 +100,6 @@ def test_scaling_both_sides_changes_no_verdict(reference, candidate):
     assert scaled.flips == pytest.approx(parity.flips)
 
 
-@settings(deadline=None)
 @given(arrays(np.float32, (6, 3), elements=FINITE), arrays(np.float32, (6, 3), elements=FINITE))
 def test_a_flip_never_exceeds_twice_the_error(reference, candidate):
     parity = compare(reference, candidate)
@@ -110,7 +107,6 @@ def test_a_flip_never_exceeds_twice_the_error(reference, candidate):
     assert len(parity.flips) == round((1 - parity.agreement) * parity.samples)
 
 
-@settings(deadline=None)
 @given(arrays(np.float32, (6, 3), elements=FINITE), arrays(np.float32, (6, 3), elements=FINITE))
 def test_the_root_mean_square_lies_between_the_mean_and_the_largest_error(reference, candidate):
     parity = compare(reference, candidate)
@@ -204,7 +200,6 @@ def explained(known, change):
     return np.tensordot(np.array(change), known.slopes, 1)
 
 
-@settings(deadline=None)
 @given(st.lists(CHANGES, min_size=6, max_size=6), st.floats(0.1, 10))
 def test_errors_that_other_pixels_explain_say_how_far_off_these_are(change, spread):
     known = response()
@@ -213,7 +208,6 @@ def test_errors_that_other_pixels_explain_say_how_far_off_these_are(change, spre
     assert known.pixel_error(explained(known, change), spread) == pytest.approx(expected, rel=1e-4, abs=1e-6)
 
 
-@settings(deadline=None)
 @given(st.floats(0.01, 100), st.integers(0, 9))
 def test_the_scale_of_the_logits_does_not_matter(scale, seed):
     known, errors = response(seed, strength=1), np.random.default_rng(seed).standard_normal((20, 4))
@@ -221,7 +215,6 @@ def test_the_scale_of_the_logits_does_not_matter(scale, seed):
     assert scaled.pixel_error(scale * errors, scale) == pytest.approx(known.pixel_error(errors, 1))
 
 
-@settings(deadline=None)
 @given(st.integers(0, 9))
 def test_errors_that_no_other_pixels_explain_are_not_theirs(seed):
     known, errors = response(seed, strength=1), np.random.default_rng(seed).standard_normal((20, 4))
@@ -437,6 +430,7 @@ def converted(trunk, folder, precision, pixels, output, plant=lambda _graph: Non
 FORMS = [("uint8", "logits"), ("float32", "probabilities"), ("uint8", "probabilities")]
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("images", ["random", "boundary"])
 @pytest.mark.parametrize(("pixels", "output"), FORMS)
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
@@ -487,6 +481,7 @@ def softmax_twice(graph):
     graph.output[0].name = "again"
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("images", ["random", "boundary"])
 @pytest.mark.parametrize(
     ("pixels", "output", "plant"),

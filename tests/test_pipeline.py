@@ -118,6 +118,7 @@ def test_inspect_knows_checkpoints_exports_and_runs(here):
     assert "student" in ran(["inspect", "runs/student-1"]).out
 
 
+@pytest.mark.trains
 def test_the_smoke_recipe_runs_the_whole_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
@@ -127,6 +128,7 @@ def test_the_smoke_recipe_runs_the_whole_path(tmp_path, monkeypatch):
     assert record["artifacts"][0]["latency_ms"]["1"]["p50"] > 0
 
 
+@pytest.mark.trains
 def test_a_broken_promise_ends_with_7_and_is_recorded(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
@@ -138,6 +140,7 @@ def test_a_broken_promise_ends_with_7_and_is_recorded(tmp_path, monkeypatch):
     assert json.loads(Path("runs/smoke-1/result.json").read_text())["passed"] is False
 
 
+@pytest.mark.trains
 def test_a_file_made_from_a_folder_of_images_tells_nothing_of_where_they_lie(tmp_path, monkeypatch):
     digits = load_digits()
     for number, (image, label) in enumerate(zip(digits.images[:200], digits.target[:200], strict=True)):
@@ -161,6 +164,7 @@ def test_a_file_made_from_a_folder_of_images_tells_nothing_of_where_they_lie(tmp
 # Stopping and going on
 
 
+@pytest.mark.starts
 def test_a_signal_saves_and_the_resumed_run_ends_with_the_same_weights(tmp_path, here):
     common = ["--teacher", str(here / "runs/teacher-1"), "--student", "lenet5-half", "--epochs", "8", *QUICK]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -232,6 +236,7 @@ def test_a_diverging_loss_ends_with_5_and_names_its_term(here):
 # What a run or an export that fails leaves
 
 
+@pytest.mark.trains
 def test_a_disk_that_takes_no_more_ends_with_4_and_leaves_only_whole_files(tmp_path, monkeypatch):
     resource = pytest.importorskip("resource", reason="limits of file sizes are POSIX")
     monkeypatch.chdir(tmp_path)

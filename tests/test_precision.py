@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from onnx import TensorProto, helper, numpy_helper, parser
@@ -90,7 +90,6 @@ def rounded(values, precision):
     return torch.from_numpy(np.array(values, np.float32)).to(kind).float().numpy()
 
 
-@settings(deadline=None)
 @given(arrays(np.float32, (2, 4), elements=st.floats(-4, 4, width=32)))
 def test_a_lowered_product_is_the_product_of_the_rounded_numbers(images):
     lowered = model("y = MatMul(x, w)", {"w": WEIGHT / 7})
@@ -99,7 +98,6 @@ def test_a_lowered_product_is_the_product_of_the_rounded_numbers(images):
     np.testing.assert_allclose(run(lowered, images), exact, rtol=4e-3, atol=4e-3 * 12)
 
 
-@settings(deadline=None)
 @given(arrays(np.float32, (4, 3), elements=st.floats(width=32, allow_infinity=True, allow_nan=True)))
 def test_bf16_weights_are_rounded_to_the_nearest_and_ties_to_even(weight):
     lowered = model("y = MatMul(x, w)", {"w": weight})

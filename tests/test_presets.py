@@ -23,6 +23,7 @@ def test_every_recipe_of_the_repository_is_listed_with_its_first_line():
         assert preset.path.read_text(encoding="utf-8").startswith(f"# {preset.summary}\n")
 
 
+@pytest.mark.starts
 def test_listing_imports_neither_torch_nor_pydantic_nor_yaml():
     script = (
         "import sys; from compressor.presets import presets; presets();"
@@ -34,6 +35,7 @@ def test_listing_imports_neither_torch_nor_pydantic_nor_yaml():
     assert done.stdout == "[]\n"
 
 
+@pytest.mark.starts
 def test_in_a_wheel_the_recipes_lie_inside_the_package(tmp_path):
     package = tmp_path / "compressor"
     leave_out = shutil.ignore_patterns("__pycache__")

@@ -92,6 +92,7 @@ def test_quiet_leaves_the_lines_to_the_log_of_the_run(clock, tmp_path):
     assert (tmp_path / "run.log").read_text().count("  batch ") == 3
 
 
+@pytest.mark.trains
 def test_the_lines_of_a_training_go_to_standard_error_with_its_own_losses(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(progress, "SILENCE_S", 0.0)

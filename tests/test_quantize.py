@@ -168,6 +168,7 @@ def test_numbers_on_the_grid_are_computed_exactly(tmp_path, recipe, levels):
     np.testing.assert_allclose(onnx.load(tmp_path / "b.onnx")(images), images.reshape(16, 12) @ weight, rtol=1e-5)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_each_channel_of_a_convolution_has_the_scale_of_its_largest_weight(trunk, made, recipe):
     recipe, path, _ = made
@@ -261,6 +262,7 @@ def test_nothing_in_a_file_tells_of_the_machine(tmp_path, images):
     assert not [trace for trace in (b"/home", b"/tmp", str(tmp_path).encode(), b"onnxruntime") if trace in content]
 
 
+@pytest.mark.starts
 def test_the_same_graph_and_images_give_the_same_bytes_in_any_process(trunk, images, folder):
     np.save(folder / "images.npy", images)
     code = (
@@ -334,6 +336,7 @@ def agree(source, path, images, recipe, **options):
     return result
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("method", quantize.METHODS)
 def test_a_quantised_student_decides_as_the_student_does(made, trunk, tmp_path, method):
     recipe, _, _ = made
@@ -346,6 +349,7 @@ def test_a_quantised_student_decides_as_the_student_does(made, trunk, tmp_path, 
         assert parity.verdict(found, "int8") is None, (size, found)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize("kind", ["perceptron", "linear", "grouped", "tiny"])
 def test_other_networks(tmp_path, recipe, kind, tiny, linear):
@@ -593,6 +597,7 @@ class Drop:
 WIDE = (12, 8, 8, 8, 8, 8, 8, 8, 256)  # most weights are in the last of eight layers
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("needed", range(8))
 def test_as_few_layers_are_kept_as_meet_the_drop(tmp_path, needed):
     source, images = saved(outlying(range(6), WIDE), tmp_path / "a.onnx"), random_images(32)
@@ -736,6 +741,7 @@ def swap_channels(model):
     in_front(model, helper.make_node("Gather", ["input", "order"], ["fixed"], axis=1), order=np.array([2, 1, 0]))
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("count", [32, 512])
 @pytest.mark.parametrize(
     "mistake", [saturate, saturate_weights, mistake_mean, transpose, mistake_layout, swap_channels]

@@ -196,7 +196,7 @@ def test_a_first_convolution_of_any_form(attributes, bias):
     is_same(graph(body, weights(m=MEAN.reshape(COLUMN), s=STD.reshape(COLUMN))))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     channels=st.integers(1, 9),
     mean=st.floats(0.05, 0.95),

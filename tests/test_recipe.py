@@ -201,7 +201,7 @@ def test_a_byte_order_mark_and_windows_line_ends_do_no_harm(file):
     assert load(file(b"\xef\xbb\xbfstudent:\r\n  arch: resnet8\r\n")).student.arch == "resnet8"
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.text(max_size=60) | st.text("ab:-[]{}&*!'\"#|>%@ \n\t?,0.1e", max_size=60))
 def test_no_text_is_answered_with_anything_but_values_or_a_sentence(text):
     with contextlib.suppress(UsageError):
@@ -650,7 +650,7 @@ _recipes = st.builds(
 )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(_recipes)
 def test_loading_the_resolved_copy_gives_an_equal_recipe(tmp_path_factory, recipe):
     path = tmp_path_factory.getbasetemp() / "copy.yaml"

@@ -110,6 +110,7 @@ def test_drawing_is_silent_and_leaves_matplotlib_as_it_was(caplog):
     assert len(caplog.records) == 1
 
 
+@pytest.mark.starts
 def test_fonts_are_looked_for_only_while_drawing():
     """Where there is no cache of them, Matplotlib builds one and says so."""
     code = "import sys, compressor.report.figures; sys.exit('matplotlib.font_manager' in sys.modules)"

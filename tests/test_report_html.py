@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from chromium import CHROMIUM, browser
+from layers import starts
 from report_contents import HOSTILE, contents, gate, measured
 from shell import ran, refused, typed
 
@@ -374,6 +375,7 @@ def test_a_full_disk_is_one_sentence(run, monkeypatch):
 
 
 @pytest.fixture(scope="module")
+@starts
 def chromium(tmp_path_factory):
     if CHROMIUM is None:
         pytest.skip("no Chromium here: the page is not opened in a real browser")

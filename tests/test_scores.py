@@ -183,7 +183,7 @@ def test_two_networks_that_never_disagree_still_leave_the_doubt_of_few_images():
 
 
 @given(st.integers(2, 8), st.integers(1, 30), st.integers(0, 2**32 - 1))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_scores_stay_in_their_ranges_and_ignore_the_order_of_images(classes, count, seed):
     rng = np.random.default_rng(seed)
     logits, taught = rng.normal(size=(2, count, classes)).round(1).astype(np.float32)

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from layers import trains
 from shell import ran, refused, typed
 
 from compressor.runs.folder import Run, working
@@ -71,11 +73,21 @@ def test_a_damaged_file_means_that_nothing_is_done(tmp_path, content):
 # compress run
 
 
+@pytest.fixture(scope="module")
+@trains
+def done_once(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("smoke")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        ran(SMALL)
+    return folder
+
+
 @pytest.fixture
-def finished(tmp_path, monkeypatch):
-    """A folder in which `compress run smoke` was done once."""
+def finished(done_once, tmp_path, monkeypatch):
+    """A folder in which `compress run smoke` was done once, to work in."""
+    shutil.copytree(done_once, tmp_path, symlinks=True, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
-    ran(SMALL)
     return tmp_path
 
 
@@ -197,6 +209,7 @@ def test_a_second_process_in_a_run_folder_is_refused(finished):
     ran([*SMALL])
 
 
+@pytest.mark.starts
 def test_a_run_that_was_killed_goes_on_where_it_was(tmp_path):
     command = [
         *(sys.executable, "-m", "compressor", "run", "smoke", "--set", "student.arch=lenet5-half"),

@@ -208,7 +208,7 @@ def images(count: int, seed: int = 0) -> np.ndarray:
 # The runner.
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(count=st.integers(0, 23), low=st.integers(1, 4), more=st.integers(0, 6))
 def test_any_number_of_images_gets_its_answers(count, low, more):
     from exporters.tensorrt.runner import PlanRunner

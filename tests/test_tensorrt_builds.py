@@ -31,6 +31,8 @@ from exporters.tensorrt.flavour import Gpu, listener
 if find_spec("tensorrt_rtx") is None:
     pytest.skip("TensorRT-RTX is not installed: pip install 'compressor[trt-rtx]'", allow_module_level=True)
 
+pytestmark = pytest.mark.heavy
+
 STUB = Path(__file__).resolve().parent.parent / "typings" / "tensorrt" / "__init__.pyi"
 TAG = "rtx" + ".".join(version("tensorrt_rtx_cu13").split(".")[:2])
 SHAPE = (3, 8, 8)

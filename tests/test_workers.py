@@ -10,6 +10,7 @@ from compressor.machine import workers
 from compressor.machine.workers import Task, side_by_side
 
 
+@pytest.mark.starts
 def test_a_training_stops_when_the_process_that_started_it_is_gone():
     code = "from compressor.machine.workers import stop_with_parent; import time; stop_with_parent(); "
     code += "print(1, flush=True); time.sleep(60)"
@@ -22,6 +23,7 @@ def test_a_training_stops_when_the_process_that_started_it_is_gone():
     child.stdout.close()
 
 
+@pytest.mark.starts
 def test_a_failed_task_is_told_with_its_own_sentence(tmp_path):
     log = tmp_path / "run.log"
     log.write_text("error: of another time\n")
