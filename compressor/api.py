@@ -79,7 +79,7 @@ class Run:
 
     def report(self, *, tell: Tell | None = None) -> Path:
         """Write the page of the run, and return where it is."""
-        return pipeline.report([self.folder], _tell(tell))
+        return pipeline.report([self.folder], _tell(tell), allow=self.allow)
 
     def _repr_html_(self) -> str:
         """What a notebook shows of a run: the table of its files."""

@@ -313,7 +313,7 @@ def test_a_tight_walk_ends_within_the_last_step_halved_six_times(linear):
     torch.testing.assert_close(way, longer * 13 / 64)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 10_000), step_size=st.floats(0.5, 20), bisections=st.integers(0, 8))
 def test_a_tight_end_is_out_and_a_part_of_the_last_step_before_it_is_in(seed, step_size, bisections):
     network, images, base, target, attack = curved_walk(count=8, seed=seed, step_size=step_size)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from compressor.cli.options import (
+    Allow,
     DataOptions,
     FolderOptions,
     Json,
@@ -84,13 +85,13 @@ def compare(
     pipeline.require_all(compared)
 
 
-def compare_cell(folder: Path) -> None:
+def compare_cell(folder: Path, allow: Allow = None) -> None:
     """Train and examine one cell of a comparison; `compress compare` starts these itself."""
     from compressor.machine.workers import stop_with_parent
     from compressor.pipeline import compare as pipeline
 
     stop_with_parent()
-    pipeline.compare_cell(folder)
+    pipeline.compare_cell(folder, allow or ())
 
 
 def _names(flag: str, text: str) -> tuple[str, ...]:

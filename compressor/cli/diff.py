@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from compressor.cli.options import Device, ImageOptions, Json, ProviderOption, Quiet
+from compressor.cli.options import Allow, Device, ImageOptions, Json, ProviderOption, Quiet
 from compressor.cli.output import draw, echo_json, tell_of
 from compressor.errors import UsageError
 
@@ -40,6 +40,7 @@ def diff(
     ] = None,
     device: Device = None,
     provider: ProviderOption = None,
+    allow: Allow = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -54,7 +55,7 @@ def diff(
     from compressor.pipeline.diff_inputs import Opening
 
     tell = tell_of(quiet)
-    opening = Opening(guide, device, provider, images.normalisation())
+    opening = Opening(guide, device, provider, images.normalisation(), allow or ())
     options = stage.Options(samples, epsilons, seed, opening)
     outcome = stage.diff(a, b, images.source(), tell, options)
     if html is not None:

@@ -11,6 +11,7 @@ import typer
 
 from compressor.choices import ExportInput, ExportOutput, ExportPrecision, Quantization
 from compressor.cli.options import (
+    Allow,
     Device,
     ImageOptions,
     Json,
@@ -91,6 +92,7 @@ def export(
     teacher: Teacher = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="With --from: folder of the new file.")] = None,
     overwrite: Overwrite = False,
+    allow: Allow = None,
     device: Device = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -107,7 +109,7 @@ def export(
     for_graphs = {**given(images), "--teacher": teacher, "--out": out}
     if rebuild:
         _alone("--rebuild", {**given(wanted), "--set": set_ or None, "--from": graph, **for_graphs})
-        show(pipeline.rebuild(target, tell), as_json=as_json)
+        show(pipeline.rebuild(target, tell, allow=allow or ()), as_json=as_json)
         return
     asked = changes(wanted)
     asked += [recipe.Override.typed(text, example="engine.tf32=true", below=_ENTRY) for text in set_ or ()]
@@ -129,7 +131,7 @@ def export(
         tell(f"next: compress bench {shlex.quote(artifact.path)}")
         return
     _alone("a run", for_graphs)
-    result = pipeline.export(target, tell, overrides=asked, device=device)
+    result = pipeline.export(target, tell, overrides=asked, device=device, allow=allow or ())
     show(result, as_json=as_json)
     tell(f"next: compress validate{argument(find(target))}")
 

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from compressor.cli.options import (
+    Allow,
     Device,
     FormatOption,
     Gate,
@@ -75,6 +76,7 @@ def validate(
     format_: FormatOption = None,
     provider: ProviderOption = None,
     gate: Gate = None,
+    allow: Allow = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -109,7 +111,7 @@ def validate(
     chosen = find(target)
     alone = {**given(images), "--teacher": teacher, "--teacher-arch": teacher_arch}
     _refuse({**alone, "--format": format_, "--provider": provider}, hint="compress validate FILE ...")
-    result = pipeline.validate(chosen.folder, tell, device=device, overrides=promised)
+    result = pipeline.validate(chosen.folder, tell, device=device, overrides=promised, allow=allow or ())
     show(result, as_json=as_json)
     tell(f"next: compress bench{argument(chosen)}")
     hold(result, complete=False, asked=gate_names(promised))
@@ -128,6 +130,7 @@ def bench(
     baseline: Annotated[Path | None, typer.Option(help="An earlier bench.json to compare with.")] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Also write every sample here: NAME.json.")] = None,
     gate: Gate = None,
+    allow: Allow = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -156,7 +159,7 @@ def bench(
         return
     chosen = find(target)
     _refuse({"--format": format_, "--provider": provider}, hint="compress bench FILE ...")
-    result = pipeline.bench(chosen.folder, tell, device=device, options=wanted, overrides=typed)
+    result = pipeline.bench(chosen.folder, tell, device=device, options=wanted, overrides=typed, allow=allow or ())
     show(result, as_json=as_json)
     tell(f"next: compress report{argument(chosen)}")
     hold(result, complete=False, asked=gate_names(typed))

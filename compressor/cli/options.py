@@ -79,6 +79,10 @@ FormatOption = Annotated[
     str | None,
     typer.Option("--format", "-f", help="Of a file that your own exporter wrote: package.module:name."),
 ]
+Allow = Annotated[
+    list[str] | None,
+    typer.Option(help="Code that the run may import, package.module:name: a stored recipe alone imports none."),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what the run folder holds.")]
 Resume = Annotated[Path | None, typer.Option(help="Go on with this run; everything else comes from its recipe.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="Override a recipe key: a.b=c. May be repeated.")]
@@ -188,13 +192,16 @@ def gate_names(typed: Sequence[Override]) -> set[str]:
 
 
 def recipe_of(name: str | None, overrides: Sequence[Override]) -> Recipe:
-    """Return the recipe from a file, a shipped name or nothing, changed by what was typed."""
+    """Return the recipe from a file, a shipped name or nothing, changed by what was typed.
+
+    All of it is the user's own, so the plug-ins that it names are imported.
+    """
     from compressor.presets import find
     from compressor.recipe import build, load
 
     if name is None:
         return build({"name": _name(overrides)}, overrides, base=Path.cwd())
-    return load(find(name), overrides)
+    return load(find(name), overrides, trusted=True)
 
 
 def _typed(group: DataclassInstance) -> Iterator[tuple[Any, Any]]:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from compressor.cli.options import Json, Quiet
+from compressor.cli.options import Allow, Json, Quiet
 from compressor.cli.output import tell_of
 
 
@@ -18,6 +18,7 @@ def report(
         Path | None, typer.Option("--out", "-o", help="File to write, instead of RUN/report/report.html.")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file of --out.")] = False,
+    allow: Allow = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -28,5 +29,5 @@ def report(
     """
     from compressor import pipeline
 
-    path = pipeline.report(runs or (), tell_of(quiet), out=out, overwrite=overwrite)
+    path = pipeline.report(runs or (), tell_of(quiet), out=out, overwrite=overwrite, allow=allow or ())
     typer.echo(json.dumps({"report": str(path)}) if as_json else str(path))

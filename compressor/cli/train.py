@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from compressor.cli.options import (
+    Allow,
     DataOptions,
     Gate,
     Init,
@@ -83,6 +84,7 @@ def train(
     kept: RunOptions,
     recipe: RecipeOption = None,
     resume: Resume = None,
+    allow: Allow = None,
     set_: Set = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -93,7 +95,7 @@ def train(
 
     typed, tell = changes(network, images, training, kept, set_=set_), tell_of(quiet)
     if resume is not None:
-        result, folder = _resumed(resume, typed, tell)
+        result, folder = _resumed(resume, typed, tell, allow or ())
     else:
         if recipe is None:
             typed = [Override(("method", "kind"), "ce"), *typed]
@@ -111,6 +113,7 @@ def distill(
     kept: RunOptions,
     recipe: RecipeOption = None,
     resume: Resume = None,
+    allow: Allow = None,
     set_: Set = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -121,7 +124,7 @@ def distill(
 
     typed, tell = changes(teacher, student, images, training, kept, set_=set_), tell_of(quiet)
     if resume is not None:
-        result, folder = _resumed(resume, typed, tell)
+        result, folder = _resumed(resume, typed, tell, allow or ())
     else:
         chosen = _chosen(recipe, typed, "--student")
         if chosen.teacher is None:
@@ -196,7 +199,7 @@ def _guessing(result: Result, recipe: Recipe) -> str:
     )
 
 
-def _resumed(folder: Path, typed: Sequence[Override], tell: Tell) -> tuple[Result, Run]:
+def _resumed(folder: Path, typed: Sequence[Override], tell: Tell, allow: Sequence[str]) -> tuple[Result, Run]:
     """Go on with a run, as its own recipe says."""
     from compressor import pipeline
 
@@ -205,7 +208,7 @@ def _resumed(folder: Path, typed: Sequence[Override], tell: Tell) -> tuple[Resul
             "--resume goes on with the recipe of the run and takes no other setting",
             hint="leave out all but --resume, or start a new run",
         )
-    return pipeline.resume(folder, tell)
+    return pipeline.resume(folder, tell, allow=allow)
 
 
 def _chosen(recipe: str | None, typed: Sequence[Override], option: str) -> Recipe:

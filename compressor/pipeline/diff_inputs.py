@@ -16,9 +16,10 @@ from compressor.data import Dataset
 from compressor.errors import InputRejected, UsageError
 from compressor.inputs import open_inputs
 from compressor.machine.devices import choose_device
+from compressor.pipeline.finished_run import stored_recipe
 from compressor.pipeline.foreign import UNSTATED, ForeignGraph, Normalisation, fitting
 from compressor.progress import Tell
-from compressor.recipe import Data, load
+from compressor.recipe import Data
 from compressor.runs.folder import Run, find, is_run
 from exporters import Runner
 from exporters.pytorch import TorchRunner
@@ -26,12 +27,13 @@ from exporters.pytorch import TorchRunner
 
 @dataclass(frozen=True)
 class Opening:
-    """How to open them. `guide` is a network that lends its gradients to what has none."""
+    """How to open them. `guide` lends its gradients to what has none, `allow` is as for `stored_recipe`."""
 
     guide: Path | None = None
     device: str | None = None
     provider: str | None = None
     normalisation: Normalisation = UNSTATED
+    allow: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -67,12 +69,12 @@ def open_pair(a: Path, b: Path, data: Data, tell: Tell, opening: Opening) -> Pai
     device = choose_device(opening.device or "auto")
     opened = [_opened(path, opening, device) for path in paths]
     _match(*(_named(path, one) for path, one in zip(paths, opened, strict=True)))
-    found = open_inputs(_data_of(data, paths, opened), [], tell, device=device, examine=False).data
+    found = open_inputs(_data_of(data, paths, opened, opening.allow), [], tell, device=device, examine=False).data
     _match(_named(paths[0], opened[0]), (found.source, len(found.classes), found.input_shape))
     first, second = (_runner(path, one, found, opening, device, tell) for path, one in zip(paths, opened, strict=True))
     if opening.guide is not None and isinstance(first, TorchRunner) and isinstance(second, TorchRunner):
         raise UsageError("--guide lends gradients to what has none, and both A and B have their own")
-    return Pair((first, second), _guides(paths, (first, second), opening.guide, device), found)
+    return Pair((first, second), _guides(paths, (first, second), opening, device), found)
 
 
 Named = tuple[str, int, tuple[int, int, int]]  # what to call it, its classes, the shape of its images
@@ -96,7 +98,8 @@ def _opened(path: Path, opening: Opening, device: torch.device) -> checkpoint.Ne
         return open_artifact(path, device=device)
     run = _run_of(path)
     own = run is not None and path.resolve() == run.student.resolve()
-    return checkpoint.load_network(path, arch=load(run.recipe).student.arch if own and run is not None else None)
+    arch = stored_recipe(run, allow=opening.allow).student.arch if own and run is not None else None
+    return checkpoint.load_network(path, arch=arch)
 
 
 def _runner(
@@ -121,7 +124,9 @@ def _runner(
     return torch_runner(network, device=device)
 
 
-def _data_of(data: Data, paths: Sequence[Path], opened: Sequence[checkpoint.Network | Runner]) -> Data:
+def _data_of(
+    data: Data, paths: Sequence[Path], opened: Sequence[checkpoint.Network | Runner], allow: Sequence[str]
+) -> Data:
     """Return the data that are named, else those of the run that a file belongs to."""
     if data.name is None:
         runs = [run for run in map(_run_of, paths) if run is not None]
@@ -129,7 +134,7 @@ def _data_of(data: Data, paths: Sequence[Path], opened: Sequence[checkpoint.Netw
             raise UsageError(
                 "no data set is named, and neither A nor B belongs to a run", hint="--data cifar10 or folder:PATH"
             )
-        found = load(runs[0].recipe).data
+        found = stored_recipe(runs[0], allow=allow).data
         return found if data.image_size is None else found.model_copy(update={"image_size": data.image_size})
     return fitting(data, opened[0].input_shape)
 
@@ -154,7 +159,7 @@ def _match(one: Named, other: Named) -> None:
 
 
 def _guides(
-    paths: Sequence[Path], runners: Sequence[Runner], given: Path | None, device: torch.device
+    paths: Sequence[Path], runners: Sequence[Runner], opening: Opening, device: torch.device
 ) -> tuple[Guide, Guide]:
     """Return whose gradients lead to each boundary: its own, those of `given`, or those of its run's student."""
     opened: dict[Path, nn.Module] = {}
@@ -163,11 +168,12 @@ def _guides(
         if isinstance(runner, TorchRunner):
             return Guide(runner.network, "own")
         run = _run_of(path)
-        source = given or (run.student if run is not None and run.student.is_file() else None)
+        source = opening.guide or (run.student if run is not None and run.student.is_file() else None)
         if source is None:
             return Guide(None, None)
         if source not in opened:
-            arch = load(run.recipe).student.arch if run is not None and source == run.student else None
+            own = run is not None and source == run.student
+            arch = stored_recipe(run, allow=opening.allow).student.arch if own and run is not None else None
             network = checkpoint.load_network(source, arch=arch)
             _match(_named(path, network), (str(source), runner.classes, runner.input_shape))
             opened[source] = torch_runner(network, device=device).network

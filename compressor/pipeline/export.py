@@ -55,7 +55,7 @@ def export(
         return export_stage(open_run(folder, tell, device=device, allow=allow), targets, tell).result
 
 
-def rebuild(where: Path | None, tell: Tell) -> record.Result | record.Artifact:
+def rebuild(where: Path | None, tell: Tell, *, allow: Sequence[str] = ()) -> record.Result | record.Artifact:
     """Build a plan anew for this machine, or every plan of a run, whose record then names the new ones.
 
     Raises:
@@ -65,7 +65,7 @@ def rebuild(where: Path | None, tell: Tell) -> record.Result | record.Artifact:
         return build_again(where, tell, provider="cuda")
     folder = find(where)
     with working(folder):
-        opened = open_run(folder, tell)
+        opened = open_run(folder, tell, allow=allow)
         plans = [each for each in opened.result.artifacts if each.format in ENGINES]
         if not plans:
             raise UsageError(f"{folder.folder} has no plan", hint="compress export --format trt builds one")

@@ -37,7 +37,9 @@ EXAMPLES = 8
 DISAGREEMENTS = 12
 
 
-def report(runs: Sequence[Path], tell: Tell, *, out: Path | None = None, overwrite: bool = False) -> Path:
+def report(
+    runs: Sequence[Path], tell: Tell, *, out: Path | None = None, overwrite: bool = False, allow: Sequence[str] = ()
+) -> Path:
     """Write the report of a run, or the comparison of several, as far as they came, and return where it is.
 
     Args:
@@ -45,6 +47,7 @@ def report(runs: Sequence[Path], tell: Tell, *, out: Path | None = None, overwri
         out: the file to write, by default `report/report.html` in the run's folder, which is always replaced, or for
             several runs `report.html` here.
         overwrite: replace the file, where it is not the run's own.
+        allow: code of the user's own that a run names and that may be imported, to show images.
 
     Raises:
         UsageError: a folder is not that of a run, or the file is there and `overwrite` is not set.
@@ -54,11 +57,11 @@ def report(runs: Sequence[Path], tell: Tell, *, out: Path | None = None, overwri
     if place != folders[0].report and place.exists() and not overwrite:
         raise UsageError(f"{place} exists already", hint="--overwrite replaces it, --out FILE writes another")
     if len(folders) == 1:
-        return _write_page(folders[0], None, place, tell)
+        return _write_page(folders[0], None, place, tell, allow)
     from compressor.report import html  # imports Matplotlib, which no other stage needs
 
     names = _names(folders)
-    several = [_contents(folder, name, None, look=False) for folder, name in zip(folders, names, strict=True)]
+    several = [_contents(folder, name, None, None) for folder, name in zip(folders, names, strict=True)]
     write_text(place, html.comparison(several))
     return place
 
@@ -66,14 +69,14 @@ def report(runs: Sequence[Path], tell: Tell, *, out: Path | None = None, overwri
 def report_stage(opened: FinishedRun, tell: Tell) -> FinishedRun:
     """Write the report of an open run into its folder."""
     with Stages(opened.folder).doing("report", stage_inputs("report", opened)):
-        tell(f"report: {_write_page(opened.folder, opened, opened.folder.report, tell)}")
+        tell(f"report: {_write_page(opened.folder, opened, opened.folder.report, tell, ())}")
     return opened
 
 
-def _write_page(folder: Run, opened: FinishedRun | None, place: Path, tell: Tell) -> Path:
+def _write_page(folder: Run, opened: FinishedRun | None, place: Path, tell: Tell, allow: Sequence[str]) -> Path:
     from compressor.report import html
 
-    contents = _contents(folder, _names([folder])[0], opened, look=True)
+    contents = _contents(folder, _names([folder])[0], opened, allow)
     for each in contents.missing:
         tell(f"not in the report: {each.what}" + (f" ({each.command} adds it)" if each.command else ""))
     if contents.gallery.reason is not None:
@@ -90,8 +93,8 @@ def _names(folders: Sequence[Run]) -> list[str]:
     return names if len(set(names)) == len(names) else [str(folder.folder) for folder in folders]
 
 
-def _contents(folder: Run, name: str, opened: FinishedRun | None, *, look: bool) -> Contents:
-    """Collect what is there."""
+def _contents(folder: Run, name: str, opened: FinishedRun | None, allow: Sequence[str] | None) -> Contents:
+    """Collect what is there, and images to look at unless `allow` is None."""
     missing: list[Missing] = []
     result = opened.result if opened else _result(folder, missing)
     benchmark, answers = (None, None) if result is None else (_benchmark(folder, missing), _answers(folder, missing))
@@ -106,7 +109,7 @@ def _contents(folder: Run, name: str, opened: FinishedRun | None, *, look: bool)
         answers=answers,
     )
     missing += _unmeasured(contents, folder)
-    looked = _looked(contents, folder, opened) if look and result is not None else Gallery()
+    looked = _looked(contents, folder, opened, allow) if allow is not None and result is not None else Gallery()
     return replace(contents, missing=tuple(missing), gallery=looked)
 
 
@@ -184,12 +187,12 @@ def _unmeasured(contents: Contents, folder: Run) -> list[Missing]:
     return found
 
 
-def _looked(contents: Contents, folder: Run, opened: FinishedRun | None) -> Gallery:
+def _looked(contents: Contents, folder: Run, opened: FinishedRun | None, allow: Sequence[str]) -> Gallery:
     """Find the images to show; what cannot be opened any more is left out, with the reason."""
     try:
-        prepared, student = (opened.prepared, opened.student) if opened else _open(folder)
+        prepared, student = (opened.prepared, opened.student) if opened else _open(folder, allow)
     except CompressError as error:
-        disagreements, notes = _apart(contents, _test_split(folder))
+        disagreements, notes = _apart(contents, _test_split(folder, allow))
         return Gallery(disagreements=disagreements, notes=notes, reason=error.message)
     disagreements, notes = _apart(contents, prepared.data.test)
     if prepared.teacher is None or len(prepared.data.test) == 0:
@@ -223,16 +226,18 @@ def _attack(recipe: Recipe) -> BoundaryAttack:
     return recipe.method.attack.build() if isinstance(recipe.method, BSS) else BoundaryAttack()
 
 
-def _open(folder: Run) -> tuple[Prepared, Network]:
-    recipe = stored_recipe(folder).model_copy(update={"device": "auto"})  # to look needs no particular device
+def _open(folder: Run, allow: Sequence[str]) -> tuple[Prepared, Network]:
+    recipe = stored_recipe(folder, allow=allow).model_copy(
+        update={"device": "auto"}
+    )  # to look needs no particular device
     prepared = prepare(recipe, Tell(quiet=True), examine=False)
     return prepared, open_student(folder, prepared)
 
 
-def _test_split(folder: Run) -> Split | None:
+def _test_split(folder: Run, allow: Sequence[str]) -> Split | None:
     """Return the test images alone, for when the networks cannot be had."""
     try:
-        data = stored_recipe(folder).data
+        data = stored_recipe(folder, allow=allow).data
         return None if data.name is None else open_data(data, device=choose_device("auto")).test
     except CompressError:
         return None
