@@ -401,7 +401,7 @@ def test_the_same_image_twice_has_two_names():
 # Streaming
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.starts)])
 def test_streamed_batches_are_those_of_the_held_set(workers):
     parts = {"train": Stripes(60, seed=0), "test": Stripes(9, seed=1)}
     resident = open_(parts)
@@ -568,6 +568,7 @@ def test_an_object_in_a_stored_recipe_is_asked_for_again():
         open_data(Data(name="object:Stripes"), device=CPU)
 
 
+@pytest.mark.trains
 def test_a_training_on_a_plug_in_and_a_teacher_that_names_one(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     short = ["--epochs", "1", *QUICK, "--set", "train.schedule.warmup=0"]
@@ -596,6 +597,7 @@ def of_session(session):
 
 
 @pytest.mark.slow
+@pytest.mark.starts
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
 def test_loading_processes_do_not_outlive_a_training_that_is_killed(tmp_path):
     for name in ("cat", "dog"):
