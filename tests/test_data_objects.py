@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, Tenso
 from torchvision.datasets import FakeData, ImageFolder
 from torchvision.transforms import v2
 
-from compressor.data import divided, from_objects, open_data
+from compressor.data import divided, from_objects, open_data, open_unlabelled
 from compressor.data.items import Items
 from compressor.data.split import Held
 from compressor.errors import InputRejected, UsageError
@@ -134,6 +134,7 @@ def test_labels_are_whole_numbers_of_any_type(label):
             "drop ",
         ),
         (torch.full((3, 4, 4), 2.64), "has values from 2.64 to 2.64, where pixels", "divide by 255"),
+        (torch.full((3, 4, 4), 1.003), "has values from 1.003 to 1.003, where pixels lie in [0, 1]", "divide by 255"),
         (torch.full((3, 4, 4), float("nan")), "has values that are not finite", ""),
         (np.zeros((4, 4, 3), dtype=np.int64), "has values of type int64", "uint8"),
         (
@@ -400,7 +401,7 @@ def test_the_same_image_twice_has_two_names():
 # Streaming
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.starts)])
 def test_streamed_batches_are_those_of_the_held_set(workers):
     parts = {"train": Stripes(60, seed=0), "test": Stripes(9, seed=1)}
     resident = open_(parts)
@@ -506,6 +507,14 @@ def test_a_factory_gives_the_data_of_a_recipe():
     assert ordered.test.labels[:3].tolist() == [1, 2, 0]
 
 
+def test_a_factory_may_give_the_unlabelled_stream():
+    data = open_data(Data(name=PLUGIN), device=CPU)
+
+    stream = open_unlabelled(Data(name=PLUGIN, unlabelled=PLUGIN), data, device=CPU)
+
+    assert len(stream) == 270  # those for validation are no images to train on
+
+
 @pytest.fixture
 def module(tmp_path, monkeypatch):
     """A function that writes `mydata_N.py` in the current folder and returns its name."""
@@ -559,6 +568,7 @@ def test_an_object_in_a_stored_recipe_is_asked_for_again():
         open_data(Data(name="object:Stripes"), device=CPU)
 
 
+@pytest.mark.trains
 def test_a_training_on_a_plug_in_and_a_teacher_that_names_one(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     short = ["--epochs", "1", *QUICK, "--set", "train.schedule.warmup=0"]
@@ -567,6 +577,7 @@ def test_a_training_on_a_plug_in_and_a_teacher_that_names_one(tmp_path, monkeypa
     assert yaml.safe_load(Path("teacher/recipe.resolved.yaml").read_text())["data"]["name"] == PLUGIN
     distil = ["distill", "--teacher", "teacher", "--student", "lenet5-half", *short]
     refused(distil, 2, f"its data are {PLUGIN}, which is code", f"--data {PLUGIN}")
+    refused(["validate", "teacher"], 4, f"names code of its own, {PLUGIN}", f"--allow {PLUGIN}")
 
 
 # Workers
@@ -586,6 +597,7 @@ def of_session(session):
 
 
 @pytest.mark.slow
+@pytest.mark.starts
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
 def test_loading_processes_do_not_outlive_a_training_that_is_killed(tmp_path):
     for name in ("cat", "dog"):

@@ -187,7 +187,7 @@ def _rounded(values: npt.NDArray[Any]) -> tuple[Pixels, float]:
     nearest = np.rint(scaled)
     if nearest.min() >= 0 and nearest.max() <= 255:
         return nearest.astype(np.uint8), float(np.abs(scaled - nearest).max())
-    said = f"has values from {low:.3g} to {high:.3g}, where pixels lie in [0, 1]"
+    said = f"has values from {low:.4g} to {high:.4g}, where pixels lie in [0, 1]"
     if low >= 0 and high <= 255:
         raise ValueError(said, "give bytes as uint8, or divide by 255")
     raise ValueError(
