@@ -571,15 +571,12 @@ def test_relative_paths_start_at_the_file_and_those_typed_at_the_working_directo
     here = tmp_path / "here"
     here.mkdir()
     monkeypatch.chdir(here)
-    path = file(
-        STUDENT.replace("}", ", init: w.pt}") + "teacher: {checkpoint: ../t.pt}\ndata: {name: 'folder:x', root: r}"
-    )
+    path = file(STUDENT.replace("}", ", init: w.pt}") + "teacher: {checkpoint: ../t.pt}\ndata: {name: 'folder:x'}")
     top = tmp_path.resolve()
 
     recipe = load(path)
     assert recipe.teacher.checkpoint == top.parent / "t.pt"
     assert recipe.student.init == top / "w.pt"
-    assert recipe.data.root == top / "r"
     assert recipe.data.name == f"folder:{top / 'x'}"
 
     teacher = Override(("teacher", "checkpoint"), Path("u.pt"))
@@ -587,16 +584,18 @@ def test_relative_paths_start_at_the_file_and_those_typed_at_the_working_directo
     assert typed.data.name == f"folder:{top / 'here' / 'y'}"
     assert typed.student.init == top / "here" / "v.pt"
     assert typed.teacher.checkpoint == top / "here" / "u.pt"
-    assert typed.data.root == top / "r"
+
+    assert load(path, ["data={name: mnist, root: r}"]).data.root == top / "here" / "r"
+    assert load(file(STUDENT + "data: {root: r}")).data.root == top / "r"
 
 
 def test_home_and_absolute_paths_stay_what_they_are(file, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    recipe = load(file(STUDENT + f"teacher: {{checkpoint: ~/t.pt}}\ndata: {{name: 'folder:~/d', root: {tmp_path}/r}}"))
+    recipe = load(file(STUDENT + "teacher: {checkpoint: ~/t.pt}\ndata: {name: 'folder:~/d'}"))
 
     assert recipe.teacher.checkpoint == tmp_path.resolve() / "t.pt"
     assert recipe.data.name == f"folder:{tmp_path.resolve() / 'd'}"
-    assert recipe.data.root == tmp_path.resolve() / "r"
+    assert load(file(STUDENT + f"data: {{root: {tmp_path}/r}}")).data.root == tmp_path.resolve() / "r"
 
 
 def test_names_that_only_look_like_paths_are_left_alone(file):
