@@ -27,7 +27,7 @@ from compressor.checkpoint import (
     save_state,
     save_student,
 )
-from compressor.checkpoint.unwrapping import PREFIXES, WRAPPERS, strip_prefixes, unwrap
+from compressor.checkpoint.reading import PREFIXES, WRAPPERS, strip_prefixes, unwrap
 from compressor.errors import CompressError, InputRejected, UsageError
 from compressor.models import Normalized
 from compressor.recipe import Teacher

@@ -10,9 +10,8 @@ import torch
 from compressor import models
 from compressor.batch import Batch
 from compressor.checkpoint import Network, check_teacher
-from compressor.checkpoint.classes import apply_order, best_order
-from compressor.checkpoint.resize import fitted, in_other_form
-from compressor.checkpoint.teacher_check import _clearly_better
+from compressor.checkpoint.match import fitted, in_other_form
+from compressor.checkpoint.teacher_check import _clearly_better, apply_order, best_order
 from compressor.data import NORMALISATIONS
 from compressor.errors import InputRejected
 from compressor.models import Normalized

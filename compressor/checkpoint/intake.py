@@ -10,8 +10,8 @@ from compressor.checkpoint.blackbox import open_blackbox
 from compressor.checkpoint.formats import Format, sniff
 from compressor.checkpoint.match import Fit, candidate, head_classes, strict
 from compressor.checkpoint.network import Network, Shape
+from compressor.checkpoint.own_files import Card, read_card
 from compressor.checkpoint.reading import Tensors, read_tensors
-from compressor.checkpoint.students import Card, read_card
 from compressor.errors import InputRejected, UsageError
 from compressor.files import sha256
 from compressor.recipe import Teacher
