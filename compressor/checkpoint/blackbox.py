@@ -1,12 +1,11 @@
 """Networks that bring their own code: TorchScript and torch.export, differentiable, and ONNX, which only answers.
 
-TorchScript is run by torch's own interpreter, which knows tensors and no Python; operators of it that open files are
-refused. A torch.export archive is loaded only when it is seen to be data (`exported`).
+TorchScript is run by torch's own interpreter once its operators are seen to be arithmetic (`torchscript`). An archive
+of torch.export is loaded only when it is seen to be data (`exported`). Both meet their first images within limits
+(`trial`).
 """
 
-import re
 import warnings
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,14 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from compressor.checkpoint.exported import refuse_code
-from compressor.checkpoint.formats import Format, damaged
+from compressor.checkpoint.formats import Format, guarded
 from compressor.checkpoint.network import USUAL_SHAPES, Network, Shape, find_shape, refuse_undifferentiable
+from compressor.checkpoint.torchscript import load_torchscript
+from compressor.checkpoint.trial import within_limits
 from compressor.errors import InputRejected, UsageError
 from compressor.files import sha256
 from compressor.models import Normalized
 from exporters import Runner, onnx
-
-_FILE_OPERATORS = re.compile(r"\b(?:torch|aten)\.(?:from_file|save)\(")
 
 
 class BlackBox(nn.Module):
@@ -48,49 +47,26 @@ def open_blackbox(path: Path, format_: Format, shape: Shape | None = None) -> tu
         InputRejected: it is damaged, would open files or run foreign code, does not answer images with logits, or no
             gradient passes through it.
     """
-    module, exact = _torchscript(path) if format_ is Format.TORCHSCRIPT else _exported(path)
-    shapes = [first for first in (exact, shape) if first is not None]
-    found, classes = find_shape(module, str(path), [*shapes, *USUAL_SHAPES])
+    network, exact = (load_torchscript(path), None) if format_ is Format.TORCHSCRIPT else _exported(path)
+    module = BlackBox(network).eval()
+    shapes = [*(first for first in (exact, shape) if first is not None), *USUAL_SHAPES]
+    found, classes = within_limits(lambda: find_shape(module, str(path), shapes), str(path))
     refuse_undifferentiable(module, found, str(path))
-    return module.eval(), found, classes
-
-
-def _torchscript(path: Path) -> tuple[nn.Module, None]:
-    with zipfile.ZipFile(path) as archive:
-        for name in archive.namelist():
-            called = _FILE_OPERATORS.search(archive.read(name).decode("utf-8", "replace")) if ".py" in name else None
-            if called:
-                raise InputRejected(
-                    f"{path} was not loaded: its TorchScript opens files with {called[0][:-1]}",
-                    hint="export the network without it",
-                )
-    try:
-        with warnings.catch_warnings():
-            # TorchScript is deprecated for writing; files that exist are what this reads.
-            warnings.filterwarnings("ignore", message=r".*torch\.jit\.load.* is deprecated")
-            module: nn.Module = torch.jit.load(str(path), map_location="cpu")
-    except (RuntimeError, ValueError, OSError) as error:
-        damaged(path, error)
-    module.eval()
-    for parameter in module.parameters():
-        parameter.requires_grad_(False)
-    return BlackBox(module).eval(), None
+    return module, found, classes
 
 
 def _exported(path: Path) -> tuple[nn.Module, Shape | None]:
     refuse_code(path)
-    try:
+    with guarded(path):
         with warnings.catch_warnings():
             # Torch 2.11 reads the weights from an immutable buffer, and warns of itself.
             warnings.filterwarnings("ignore", "The given buffer is not writable", UserWarning)
             program = torch.export.load(path)
         # With guards, a function made of strings in the file would be compiled.
         network = program.module(check_guards=False)
-    except (RuntimeError, ValueError, KeyError, AssertionError, AttributeError, TypeError) as error:
-        damaged(path, error)
-    for parameter in network.parameters():
-        parameter.requires_grad_(False)
-    return BlackBox(network).eval(), _shape_of(program)
+        for parameter in network.parameters():
+            parameter.requires_grad_(False)
+        return network, _shape_of(program)
 
 
 def _shape_of(program: torch.export.ExportedProgram) -> Shape | None:
