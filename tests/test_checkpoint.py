@@ -20,6 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.nn.utils import prune
 
 from compressor import models
 from compressor.checkpoint import (
@@ -513,13 +514,8 @@ def test_a_pickle_with_code_is_refused_naming_it_and_nothing_runs(state, tmp_pat
     else:
         path.write_bytes(pickle.dumps({"net": Trap(mark)}, protocol=int(kind[-1])))
 
-    rejected(
-        lambda: load_network(path),
-        "would run code",
-        "Path.touch" if kind == "pickle4" else "getattr",
-        "'weights.pt')",
-        "weights_only=False",
-    )
+    name = "Path.touch" if kind == "pickle4" else "getattr"
+    rejected(lambda: load_network(path), "would run code", name, "'weights.pt')", "weights_only=False")
     assert not mark.exists()
 
 
@@ -864,6 +860,169 @@ def test_an_export_with_foreign_parts_is_refused(exported, tmp_path):
         archive.writestr("net/data/aotinductor/model/x.so", b"")
 
     rejected(lambda: load_network(path), "the part data/aotinductor/model/x.so")
+
+
+# --- several networks in a file, and networks of other libraries
+
+
+def test_a_key_chooses_among_several_sets_of_weights(state, tmp_path):
+    other = {name: torch.full_like(tensor, 2) for name, tensor in state.items()}
+    torch.save({"net": state, "ema_net": other, "optimizer": {"state": {0: {"w": torch.ones(1)}}}}, tmp_path / "x.pt")
+
+    assert read_tensors(tmp_path / "x.pt").notes == ("took 'net', not 'ema_net' (teacher.weights chooses)",)
+    chosen = load_teacher(Teacher(checkpoint=tmp_path / "x.pt", weights="ema_net"))
+    assert chosen.module.network.linear.weight[0, 0] == 2
+    assert "took" not in chosen.summary
+    rejected(lambda: read_tensors(tmp_path / "x.pt", weights="ema"), "no weights under 'ema'")
+
+
+def test_metrics_beside_the_network_are_left_out_by_name(trained, state, tmp_path, images):
+    lightning = {f"model.{name}": tensor for name, tensor in state.items()}
+    lightning |= {"val_acc.confmat": torch.ones(10, 10), "val_acc.total": torch.tensor(5)}
+    torch.save({"state_dict": lightning}, tmp_path / "x.ckpt")
+
+    for named in ({}, {"arch": ARCH}):
+        network = load_network(tmp_path / "x.ckpt", **named)
+        assert network.summary.endswith("56/56 tensors matched; left out val_acc.confmat, val_acc.total")
+        assert network.module(images(2, size=32)).equal(trained(images(2, size=32)))
+
+
+def test_two_networks_in_a_file_are_named_with_how_to_choose(state, tmp_path):
+    other = models.build("lenet5-half", classes=10, input_shape=(1, 28, 28)).state_dict()
+    both = {f"student.{k}": v for k, v in other.items()} | {f"teacher.{k}": v for k, v in state.items()}
+    torch.save(both, tmp_path / "x.pt")
+
+    rejected(
+        lambda: load_network(tmp_path / "x.pt"),
+        "holds 2 networks: student (lenet5-half (MNIST)), teacher (resnet8-conv (CIFAR))",
+        "teacher.weights=student",
+    )
+    assert load_network(tmp_path / "x.pt", weights="teacher").arch == ARCH
+    assert load_network(tmp_path / "x.pt", weights="student").arch == "lenet5-half"
+
+
+def test_weights_of_a_network_whose_layers_have_versions_load(tmp_path):
+    network = models.build("torchvision/mnasnet0_5", classes=3, input_shape=(3, 64, 64))
+    torch.save(network.state_dict(), tmp_path / "x.pt")
+
+    loaded = load_network(tmp_path / "x.pt", input_shape=(3, 64, 64))
+
+    images = torch.rand(2, 3, 64, 64)
+    assert loaded.arch == "torchvision/mnasnet0_5"
+    torch.testing.assert_close(loaded.module(images), network.eval()(images))
+
+
+def test_names_of_timm_lead_to_timms_network_not_to_one_with_the_same_tensors(tmp_path):
+    timm = pytest.importorskip("timm")
+    network = timm.create_model("tf_efficientnet_b0", num_classes=5)
+    path = tmp_path / "x.pt"
+
+    torch.save(network.state_dict(), path)
+    rejected(lambda: load_network(path), "timm/efficientnet_b0", "timm/tf_efficientnet_b0", error=UsageError)
+
+    torch.save({"arch": "tf_efficientnet_b0", "state_dict": network.state_dict()}, path)
+    loaded = load_network(path, input_shape=(3, 64, 64))
+    images = torch.rand(1, 3, 64, 64)
+    assert loaded.arch == "timm/tf_efficientnet_b0"
+    torch.testing.assert_close(loaded.module(images), network.eval()(images))
+
+
+def test_a_wrong_architecture_is_told_the_nearest_one_and_what_differs(tiny, tmp_path, few):
+    state = models.build("resnet8-conv", classes=10, input_shape=SHAPE).state_dict()
+    state["layer1.0.conv1.weight"] = torch.rand(17, 16, 3, 3)
+    torch.save(state, tmp_path / "x.pt")
+
+    rejected(
+        lambda: load_network(tmp_path / "x.pt", arch="resnet14-conv"),
+        "does not fit resnet14-conv",
+        "resnet8-conv (CIFAR) fits 46 of 47 tensors; first mismatch: layer1.0.conv1.weight is [17, 16, 3, 3] here",
+    )
+
+
+# --- tensors that are no plain weights
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda t: t.to_sparse(), "sparse_coo"),
+        (lambda t: t.to("meta"), "names without values: linear.weight"),
+        (lambda t: torch.quantize_per_tensor(t, 0.1, 0, torch.qint8), "INT8 network"),
+        (lambda t: torch.zeros(1).expand(10**12), "expanded to 1000000000000"),
+        (lambda t: t.to(torch.complex64), "complex64"),
+        (lambda t: t.to(torch.float8_e4m3fn), "float8_e4m3fn"),
+    ],
+)
+def test_tensors_that_are_no_plain_numbers_are_called_what_they_are(state, tmp_path, change, words):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns of some of these kinds
+        torch.save(state | {"linear.weight": change(state["linear.weight"])}, tmp_path / "x.pt")
+
+    rejected(lambda: load_network(tmp_path / "x.pt"), str(tmp_path / "x.pt"), words)
+
+
+def test_pruned_layers_are_their_weights_times_their_masks(trained, state, tmp_path, images):
+    network = models.build(ARCH, classes=10, input_shape=SHAPE)
+    network.load_state_dict(state)
+    for layer in (network.conv1, network.linear):
+        prune.random_unstructured(layer, "weight", 0.5)
+    torch.save(network.state_dict(), tmp_path / "x.pt")
+
+    loaded = load_network(tmp_path / "x.pt")
+
+    assert "2 pruned tensors, their masks multiplied in" in loaded.summary
+    torch.testing.assert_close(loaded.module(images(2, size=32)), network.eval()(images(2, size=32)))
+
+
+@pytest.mark.parametrize("modern", [True, False])
+def test_normalised_layers_are_multiplied_out(state, tmp_path, modern, images):
+    network = models.build(ARCH, classes=10, input_shape=SHAPE)
+    network.load_state_dict(state)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch deprecates the old form
+        norm = nn.utils.parametrizations.weight_norm if modern else nn.utils.weight_norm
+        norm(network.conv1)
+        norm(network.linear)
+        nn.init.uniform_(network.linear.parametrizations.weight.original0 if modern else network.linear.weight_g)
+    torch.save(network.state_dict(), tmp_path / "x.pt")
+
+    loaded = load_network(tmp_path / "x.pt")
+
+    assert "2 normalised weights multiplied out" in loaded.summary
+    torch.testing.assert_close(loaded.module(images(2, size=32)), network.eval()(images(2, size=32)))
+
+
+@pytest.mark.parametrize(
+    ("extra", "words"),
+    [
+        ({"conv1.activation_post_process.min_val": torch.ones(1)}, "prepared for quantisation-aware training"),
+        ({"conv1.zero_point": torch.ones(1), "conv1.scale": torch.ones(1)}, "holds an INT8 network, with conv1.zero"),
+    ],
+)
+def test_networks_on_their_way_to_int8_are_called_what_they_are(state, tmp_path, extra, words):
+    torch.save(state | extra, tmp_path / "x.pt")
+
+    rejected(lambda: load_network(tmp_path / "x.pt"), words, "floating point")
+
+
+def test_a_card_that_asks_for_more_than_its_tensors_makes_nothing(student, tmp_path):
+    good = student()
+    for changes, words in (
+        ({"classes": 10**12}, "classes"),
+        ({"classes": 999_999}, "other shapes (linear.weight"),
+        ({"input_shape": (3, 10**6, 10**6)}, "larger than any"),
+        ({"arch": "wrn-1204-32"}, "missing"),
+    ):
+        card = {"format": 1, "arch": ARCH, "classes": 10, "input_shape": SHAPE, "mean": MEAN, "std": STD} | changes
+        save_file(load_file(good), tmp_path / "bad.safetensors", metadata={"compressor": json.dumps(card)})
+        rejected(lambda: load_network(tmp_path / "bad.safetensors"), words)
+
+
+def test_safetensors_with_numbers_of_a_kind_that_is_not_computed_with_are_refused(tmp_path):
+    header = json.dumps({"w": {"dtype": "F8_E5M2", "shape": [2, 2], "data_offsets": [0, 4]}}).encode()
+    (tmp_path / "x.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+
+    rejected(lambda: load_network(tmp_path / "x.safetensors"), "holds w as numbers of the kind F8_E5M2")
 
 
 # --- training state

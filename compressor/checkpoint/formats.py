@@ -167,6 +167,8 @@ def _refuse_text(path: Path, head: bytes) -> None:
 
 def damaged(path: Path, why: str | Exception) -> NoReturn:
     """Raise the sentence for a file that begins like a checkpoint and is not whole."""
+    if isinstance(why, KeyError):
+        why = f"it has no {why}"
     if isinstance(why, MemoryError):
         why = "it asks for more memory than there is"
     text = (str(why).strip() or type(why).__name__).splitlines()[0].split(". ")[0].rstrip(".")

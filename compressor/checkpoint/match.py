@@ -1,5 +1,6 @@
 """Tensors into an architecture: one that is named, or the one they fit, built for the size of the data's images."""
 
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from compressor import models
 from compressor.checkpoint.network import Network, Shape, answer, classes_of
-from compressor.checkpoint.reading import Tensors
+from compressor.checkpoint.reading import Tensors, strip_prefixes
 from compressor.errors import InputRejected, UsageError
 
 _SHOWN = 3
@@ -59,10 +60,31 @@ def candidate(path: Path, read: Tensors, classes: int | None, shape: Shape | Non
             f"{path} fits several architectures: {listed}", hint=f"--teacher-arch {fitting[0].arch}, or another of them"
         )
     (one,) = fitting
+    if one.arch.startswith("torchvision/") and not one.exact:
+        owner = _timm_owner(path, read, one.arch)
+        if owner is not None:
+            return strict(path, read, owner, one.classes, shape)
     size = one.input_shape or (shape if shape and shape[0] == one.channels else _usual(one.arch, one.channels))
     module = models.build(one.arch, classes=one.classes, input_shape=size)
-    module.load_state_dict(_mapped(one, read.tensors), strict=True)
+    _fill(module, _mapped(one, read.tensors))
     return Fit(module.eval(), one.arch, one.classes, size, one.matched, not one.exact)
+
+
+def parts(read: Tensors) -> list[Tensors]:
+    """Return what of a file may be a network of its own: tensors that share the first word of their names.
+
+    A Lightning module holds its networks and metrics like this.
+    """
+    found = []
+    for word in dict.fromkeys(name.partition(".")[0] for name in read.tensors if "." in name):
+        inner = {name.partition(".")[2]: value for name, value in read.tensors.items() if name.startswith(f"{word}.")}
+        if len(inner) < len(read.tensors) and any(tensor.ndim in (2, 4) for tensor in inner.values()):
+            tensors, prefixes = strip_prefixes(inner)
+            left = [name for name in read.tensors if not name.startswith(f"{word}.")]
+            note = f"left out {', '.join(left[:_SHOWN])}{', ...' if len(left) > _SHOWN else ''}"
+            removed, notes = (*read.prefixes, f"{word}.", *prefixes), (*read.notes, note)
+            found.append(replace(read, tensors=tensors, prefixes=removed, notes=notes))
+    return found
 
 
 def strict(path: Path, read: Tensors, arch: str, classes: int, shape: Shape | None, *, hint: str | None = None) -> Fit:
@@ -76,14 +98,14 @@ def strict(path: Path, read: Tensors, arch: str, classes: int, shape: Shape | No
         UsageError, EnvironmentMissing: there is no such architecture here.
     """
     size = shape or _usual(arch, _channels(read.tensors))
-    module = models.build(arch, classes=classes, input_shape=size)
-    expected = module.state_dict()
+    expected = _expected(arch, classes, size)
     attempts = [{prefix + name: tensor for name, tensor in read.tensors.items()} for prefix in _prefixes(read.prefixes)]
     if _sizes(read.tensors) == _sizes(expected):
         attempts += [_mapped(one, read.tensors) for one in _renamed(read, arch, classes)]
     for number, tensors in enumerate(attempts):
         if not any(_problems(tensors, expected).values()):
-            module.load_state_dict(tensors, strict=True)
+            module = models.build(arch, classes=classes, input_shape=size)
+            _fill(module, tensors)
             return Fit(module.eval(), arch, classes, size, len(tensors), number > len(read.prefixes))
     nearest = min(attempts, key=lambda tensors: sum(len(names) for names in _problems(tensors, expected).values()))
     raise InputRejected(
@@ -153,7 +175,42 @@ def _suggestion(tensors: Mapping[str, Tensor], arch: str) -> str:
     others = [models.title(one.arch) for one in models.candidates(tensors) if one.arch != arch]
     if others:
         return f"its tensors fit {' or '.join(others[:_SHOWN])}: leave --teacher-arch out"
-    return NAME_IT
+    return f"{models.explain(tensors)}; {OPAQUE}"
+
+
+def _expected(arch: str, classes: int, size: Shape) -> Mapping[str, Tensor]:
+    """Return the tensors of an architecture: without memory, so that a file cannot ask for a network of any size.
+
+    Code of a user or of timm is not written for that, and is named by the user alone.
+    """
+    if ":" in arch or arch.startswith("timm/"):
+        return models.build(arch, classes=classes, input_shape=size).state_dict()
+    return models.outline(arch, classes=classes, input_shape=size).state_dict()
+
+
+def _fill(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Load every tensor. Layouts of layers are those of today, whose shapes they have; old counters start at zero."""
+    whole = OrderedDict(module.state_dict())
+    counters = {name: value for name, value in whole.items() if name.endswith("num_batches_tracked")}
+    state = OrderedDict(counters | dict(tensors))
+    state._metadata = module.state_dict()._metadata  # type: ignore[attr-defined]  # what torch calls the versions
+    module.load_state_dict(state, strict=True)
+
+
+def _timm_owner(path: Path, read: Tensors, arch: str) -> str | None:
+    """Return timm's network that the names belong to: it shares tensors with torchvision's and computes otherwise.
+
+    Raises:
+        UsageError: the names are those of several, which differ in padding or constants, and the file does not say.
+    """
+    owners = models.timm_owners(read.tensors, like=arch)
+    said = f"timm/{read.metadata.get('arch')}"
+    if said in owners or len(owners) < 2:
+        return said if said in owners else owners[0] if owners else None
+    raise UsageError(
+        f"{path} has the names and shapes of {', '.join(owners[:_SHOWN])}, which compute differently with them",
+        hint=f"--teacher-arch {owners[0]}, or another of them: the one that it was trained as",
+    )
 
 
 def _channels(tensors: Mapping[str, Tensor]) -> int:

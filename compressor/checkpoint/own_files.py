@@ -10,15 +10,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from compressor.checkpoint import pickles
-from compressor.checkpoint.formats import Format, sniff
+from compressor.checkpoint.formats import Format, damaged, sniff
 from compressor.errors import InputRejected
 from compressor.files import replacing
 
+_MOST_CLASSES = 1_000_000
+_LARGEST_IMAGE = 2**27  # numbers of an image
 KEY = "compressor"  # a single key: the order of several would differ from one writing to the next
 
 
@@ -33,9 +35,9 @@ class Card(BaseModel):
 
     format: Literal[1] = 1
     arch: str
-    classes: int
+    classes: int = Field(ge=1, le=_MOST_CLASSES)
     class_names: tuple[str, ...] | None = None
-    input_shape: tuple[int, int, int]
+    input_shape: tuple[PositiveInt, PositiveInt, PositiveInt]
     mean: tuple[float, ...]
     std: tuple[float, ...]
     data: str | None = None
@@ -47,6 +49,9 @@ class Card(BaseModel):
     def _agrees_with_itself(self) -> "Card":
         if not len(self.mean) == len(self.std) == self.input_shape[0] or not all(value > 0 for value in self.std):
             raise ValueError("mean and std need one value a channel, std above zero")
+        channels, height, width = self.input_shape
+        if channels * height * width > _LARGEST_IMAGE:
+            raise ValueError(f"an image of {channels}x{height}x{width} is larger than any")
         if self.class_names is not None and len(self.class_names) != self.classes:
             raise ValueError(f"{len(self.class_names)} class names for {self.classes} classes")
         return self
@@ -109,7 +114,7 @@ def read_card(metadata: Mapping[str, Any], path: Path) -> Card | None:
         problem = error.errors()[0]
         where = ".".join(str(part) for part in problem["loc"]) or "its metadata"
         raise InputRejected(f"{path} contradicts itself: {where}: {problem['msg']}") from None
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise InputRejected(f"{path} has metadata that is not JSON: {error}") from None
 
 
@@ -143,7 +148,9 @@ def load_state(path: Path) -> dict[str, Any]:
             f"{path} is a training state of version {content.get('version')}, not {_VERSION}",
             hint="resume it with the version of compress that wrote it",
         )
-    state: dict[str, Any] = content["state"]
+    state = content.get("state")
+    if not isinstance(state, dict):
+        damaged(path, "it has no 'state'")
     return state
 
 

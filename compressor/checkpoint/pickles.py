@@ -13,7 +13,7 @@ from typing import IO, Any, NoReturn
 import torch
 
 from compressor.checkpoint.formats import Format, guarded, mappable
-from compressor.checkpoint.plain_types import stand_ins
+from compressor.checkpoint.plain_types import by_name, stand_ins
 from compressor.errors import InputRejected
 
 # What torch.save itself writes for tensors; these names accuse nobody.
@@ -56,9 +56,8 @@ def unsafe_globals(path: Path, format_: Format) -> list[str]:
 
     Names that the pickle computes as it runs cannot be seen; it is not loaded either way.
     """
-    known = {name for _, name in stand_ins()}
     found = {name for content in _pickles(path, format_) for name in global_names(content)}
-    return _ordered(name for name in found - known if not _harmless(name))
+    return _ordered(name for name in found - by_name().keys() if not _harmless(name))
 
 
 def way_out(path: Path, format_: Format) -> str:

@@ -113,8 +113,13 @@ _DATES = [datetime.datetime, datetime.date, datetime.time, datetime.timedelta, d
 _PATHS = ["PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath", "Path"]
 
 
-def stand_ins() -> list[tuple[Callable[..., Any], str]]:
+def stand_ins() -> list[Callable[..., Any] | tuple[Callable[..., Any], str]]:
     """Return what answers each allowed name of a pickle, as `torch.serialization.safe_globals` takes it."""
+    return [(made, name) for name, made in by_name().items()]
+
+
+def by_name() -> dict[str, Callable[..., Any]]:
+    """Return the stand-in of each name, `module.name`."""
     found: list[tuple[Callable[..., Any], str]] = [
         (_default_dict, "collections.defaultdict"),
         (_bytes, "_codecs.encode"),
@@ -129,7 +134,7 @@ def stand_ins() -> list[tuple[Callable[..., Any], str]]:
     found += [(_path, f"{module}.{name}") for module in ("pathlib", "pathlib._local") for name in _PATHS]
     found += [(kind, f"datetime.{kind.__name__}") for kind in _DATES]
     found += [(kind, f"{module}.{kind.__name__}") for kind in _TYPES for module in ("builtins", "__builtin__")]
-    return found
+    return {name: made for made, name in found}
 
 
 def _default_dict(*_arguments: object) -> OrderedDict[Any, Any]:

@@ -74,10 +74,11 @@ def read_tensors(path: Path, *, weights: str | None = None) -> Tensors:
 def open_tensors(path: Path, *, weights: str | None = None) -> Tensors:
     """As `read_tensors`, whatever values the weights have."""
     format_ = sniff(path)
+    content: object
     if format_ is Format.SAFETENSORS:
         content, metadata = _safetensors(path)
     elif format_ in {Format.TORCH, Format.PICKLE}:
-        content, metadata = pickles.load(path, format_), {}
+        content, metadata = pickles.load(path, format_), dict[str, Any]()
     else:
         raise InputRejected(
             f"{path} is a {format_.value}: it holds a whole network, not weights for another one",

@@ -98,6 +98,11 @@ def described(arch: str, network: nn.Module) -> str:
     return f"{title(arch)}, {parameters(network):,} parameters{rare}"
 
 
+def outline(arch: str, *, classes: int, input_shape: Shape) -> nn.Module:
+    """As `build`, on the meta device: names and shapes without memory, of the catalogue and torchvision alone."""
+    return on_meta(partial(build, arch, classes=classes, input_shape=input_shape))
+
+
 def catalogue(*, torchvision: bool = False) -> list[Entry]:
     """List representatives of every family, for 10 classes; with `torchvision`, its classifiers too, for 1,000.
 
