@@ -100,8 +100,9 @@ def contents(path: Path) -> dict[str, bytes]:
 
 def mappable(path: Path) -> bool:
     """Whether a file is an archive whose parts lie in it as they are; a zip tool may have compressed them."""
-    if not zipfile.is_zipfile(path):
-        return False
+    with guarded(path):
+        if not zipfile.is_zipfile(path):
+            return False
     with guarded(path), zipfile.ZipFile(path) as archive:
         return all(part.compress_type == zipfile.ZIP_STORED for part in archive.infolist())
 
@@ -139,8 +140,9 @@ def _head(path: Path) -> bytes:
 
 
 def _zipped(path: Path) -> Format:
-    if not zipfile.is_zipfile(path):
-        damaged(path, "its end is missing")
+    with guarded(path):
+        if not zipfile.is_zipfile(path):
+            damaged(path, "its end is missing")
     names = set(members(path))
     if "archive_format" in names or "serialized_exported_program.json" in names:
         return Format.EXPORTED
