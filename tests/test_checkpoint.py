@@ -939,6 +939,50 @@ def test_a_wrong_architecture_is_told_the_nearest_one_and_what_differs(tiny, tmp
     )
 
 
+@pytest.mark.parametrize("named", [{}, {"arch": ARCH}])
+def test_one_logit_is_taken_as_one_of_two_classes(tmp_path, images, named):
+    network = models.build(ARCH, classes=1, input_shape=SHAPE).eval()
+    torch.save(network.state_dict(), tmp_path / "x.pt")
+
+    loaded = load_network(tmp_path / "x.pt", **named)
+
+    logit = network(images(3, size=32))
+    assert loaded.classes == 2
+    assert "one logit z, taken as two classes" in loaded.summary
+    torch.testing.assert_close(loaded.module(images(3, size=32)), torch.cat([torch.zeros(3, 1), logit], dim=1))
+
+
+def test_a_black_box_of_one_logit_is_taken_as_one_of_two_classes(tmp_path, images):
+    network = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(12, 1))
+
+    loaded = load_network(scripted(network, tmp_path / "x.pt"))
+
+    assert loaded.classes == 2
+    expected = torch.cat([torch.zeros(3, 1), network(images(3, size=32))], dim=1)
+    torch.testing.assert_close(loaded.module(images(3, size=32)), expected)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 4])
+def test_an_export_of_a_fixed_batch_says_so(tmp_path, batch):
+    network = nn.Sequential(nn.Flatten(), nn.Linear(3072, 4))
+    torch.export.save(torch.export.export(network, (torch.rand(batch, *SHAPE),)), tmp_path / "x.pt2")
+
+    rejected(lambda: load_network(tmp_path / "x.pt2"), f"takes batches of {batch} only, of images 3x32x32", "dynamic")
+
+
+class OnDevice(nn.Module):
+    """A tensor made on a GPU while it was traced."""
+
+    def forward(self, images):
+        return images.flatten(1) + torch.zeros(1, device="cuda")
+
+
+def test_what_a_network_says_of_every_size_is_told(tmp_path):
+    assert not torch.cuda.is_available() or pytest.skip("the device is here")
+
+    rejected(lambda: load_network(script(OnDevice(), tmp_path / "x.pt")), "it says: ", "was traced on a GPU")
+
+
 # --- tensors that are no plain weights
 
 

@@ -40,6 +40,18 @@ class BlackBox(nn.Module):
         return logits
 
 
+class OneLogit(nn.Module):
+    """A binary classifier of one logit z, `[B, 1]`, as one of two classes: `[0, z]`, with the same probabilities."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        logit: Tensor = self.network(images)
+        return torch.cat([torch.zeros_like(logit), logit], dim=1)
+
+
 def open_blackbox(path: Path, format_: Format, shape: Shape | None = None) -> tuple[nn.Module, Shape, int]:
     """Return the network in evaluation mode, an image shape it takes (`shape` first), and its number of classes.
 
@@ -52,6 +64,8 @@ def open_blackbox(path: Path, format_: Format, shape: Shape | None = None) -> tu
     shapes = [*(first for first in (exact, shape) if first is not None), *USUAL_SHAPES]
     found, classes = within_limits(lambda: find_shape(module, str(path), shapes), str(path))
     refuse_undifferentiable(module, found, str(path))
+    if classes == 1:
+        return BlackBox(OneLogit(network)).eval(), found, 2
     return module, found, classes
 
 

@@ -181,6 +181,7 @@ def _refuse_other_classes(path: Path, found: int, wanted: int | None) -> None:
 
 def _summary(read: Tensors, fit: Fit) -> str:
     renamed = ", keys renamed" if fit.renamed else ""
+    renamed += "; one logit z, taken as two classes with the logits 0 and z" if fit.binary else ""
     notes = "".join(f"; {note}" for note in read.notes)
     return (
         f"{models.title(fit.arch)}, {fit.classes} classes, {_size(fit.module)}, "

@@ -7,6 +7,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Protocol
 
+import torch
 from torch import Tensor, nn
 
 from compressor import models
@@ -24,7 +25,10 @@ OPAQUE = (
 
 @dataclass(frozen=True)
 class Fit:
-    """A network with the checkpoint's weights in it. `matched` counts the checkpoint's tensors that were used."""
+    """A network with the checkpoint's weights in it. `matched` counts the checkpoint's tensors that were used.
+
+    `binary` means that these give one logit, and the network two: zero and that one.
+    """
 
     module: nn.Module
     arch: str
@@ -32,6 +36,7 @@ class Fit:
     input_shape: Shape
     matched: int
     renamed: bool
+    binary: bool = False
 
 
 def candidate(path: Path, read: Tensors, classes: int | None, shape: Shape | None) -> Fit:
@@ -65,9 +70,13 @@ def candidate(path: Path, read: Tensors, classes: int | None, shape: Shape | Non
         if owner is not None:
             return strict(path, read, owner, one.classes, shape)
     size = one.input_shape or (shape if shape and shape[0] == one.channels else _usual(one.arch, one.channels))
-    module = models.build(one.arch, classes=one.classes, input_shape=size)
-    _fill(module, _mapped(one, read.tensors))
-    return Fit(module.eval(), one.arch, one.classes, size, one.matched, not one.exact)
+    found = max(one.classes, 2)
+    tensors = _mapped(one, read.tensors)
+    if one.classes == 1:
+        tensors = _two_classes(tensors, _expected(one.arch, found, size))
+    module = models.build(one.arch, classes=found, input_shape=size)
+    _fill(module, tensors)
+    return Fit(module.eval(), one.arch, found, size, one.matched, not one.exact, binary=one.classes == 1)
 
 
 def parts(read: Tensors) -> list[Tensors]:
@@ -98,20 +107,34 @@ def strict(path: Path, read: Tensors, arch: str, classes: int, shape: Shape | No
         UsageError, EnvironmentMissing: there is no such architecture here.
     """
     size = shape or _usual(arch, _channels(read.tensors))
+    binary, classes = classes == 1, max(classes, 2)
     expected = _expected(arch, classes, size)
     attempts = [{prefix + name: tensor for name, tensor in read.tensors.items()} for prefix in _prefixes(read.prefixes)]
+    if binary:
+        attempts = [_two_classes(tensors, expected) for tensors in attempts]
     if _sizes(read.tensors) == _sizes(expected):
         attempts += [_mapped(one, read.tensors) for one in _renamed(read, arch, classes)]
     for number, tensors in enumerate(attempts):
         if not any(_problems(tensors, expected).values()):
             module = models.build(arch, classes=classes, input_shape=size)
             _fill(module, tensors)
-            return Fit(module.eval(), arch, classes, size, len(tensors), number > len(read.prefixes))
+            renamed = number > len(read.prefixes)
+            return Fit(module.eval(), arch, classes, size, len(tensors), renamed, binary)
     nearest = min(attempts, key=lambda tensors: sum(len(names) for names in _problems(tensors, expected).values()))
     raise InputRejected(
         f"{path} does not fit {models.title(arch)} with {classes} classes: {_listed(_problems(nearest, expected))}",
         hint=hint or _suggestion(read.tensors, arch),
     )
+
+
+def _two_classes(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Put a row of zeros before the only row of a head: the logits are then 0 and the one that there was."""
+    return {
+        name: torch.cat([torch.zeros_like(tensor), tensor])
+        if name in expected and tensor.ndim and (len(tensor), len(expected[name])) == (1, 2)
+        else tensor
+        for name, tensor in tensors.items()
+    }
 
 
 def head_classes(path: Path, tensors: Mapping[str, Tensor]) -> int:
