@@ -201,6 +201,7 @@ def main() -> None:
     parser.add_argument("--readers", default=",".join(readers()))
     options = parser.parse_args()
     torch.set_num_threads(1)
+    models.explain({"w": torch.ones(1)})  # looks all architectures up once, so that no mutant's process has to
     print(f"{'reader':14}{'mutants':>8}{'rejected':>10}{'accepted':>10}{'tracebacks':>12}{'hangs':>7}")
     faults: dict[str, dict[str, int]] = {}
     for name in options.readers.split(","):

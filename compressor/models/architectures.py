@@ -9,7 +9,18 @@ from typing import Protocol
 from torch import nn
 
 from compressor.errors import UsageError, did_you_mean
-from compressor.models import factory, lenet, mobilenet, resnet, shufflenet, timm_zoo, torchvision_zoo, vgg, wrn
+from compressor.models import (
+    factory,
+    lenet,
+    mobilenet,
+    resnet,
+    shufflenet,
+    timm_zoo,
+    torchvision_zoo,
+    vgg,
+    wide_stem,
+    wrn,
+)
 from compressor.models.cost import macs, parameters
 from compressor.models.layers import on_meta
 
@@ -39,7 +50,7 @@ class Family(Protocol):
 
 
 # To add one: its module, then this line.
-FAMILIES: tuple[Family, ...] = (resnet, wrn, vgg, mobilenet, shufflenet, lenet)
+FAMILIES: tuple[Family, ...] = (resnet, wide_stem, wrn, vgg, mobilenet, shufflenet, lenet)
 
 
 @dataclass(frozen=True)
