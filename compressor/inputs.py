@@ -11,7 +11,7 @@ from torch import Tensor
 
 from compressor import checkpoint, data, models
 from compressor.batch import Batch
-from compressor.checkpoint.probing import refuse_undifferentiable
+from compressor.checkpoint.network import refuse_undifferentiable
 from compressor.data import Dataset, Split, open_unlabelled
 from compressor.errors import UsageError
 from compressor.machine.devices import choose_device

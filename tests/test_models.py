@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -104,6 +105,8 @@ def folder(tmp_path, monkeypatch):
         ("resnet8x4", 100, 1_233_540),
         ("resnet32x4", 100, 7_433_860),
         ("wrn-28-10", 10, 36_479_194),
+        ("resnet18-stem3", 10, 11_173_962),
+        ("resnet50-stem3", 10, 23_520_842),
         ("lenet5", 10, 61_706),
         ("torchvision/resnet18", 1000, 11_689_512),
     ],
@@ -321,6 +324,31 @@ def test_names_of_other_code_lead_to_the_same_logits():
     assert one.mapping["layer2.0.downsample.1.running_var"] == "layer2.0.shortcut.1.running_var"
     assert (one.exact, one.matched, one.total) == (False, len(theirs), len(theirs))
     assert torch.equal(again(images), network(images))
+
+
+def test_torchvisions_network_with_a_stem_for_small_images_is_in_the_catalogue():
+    theirs = torchvision.models.resnet18(num_classes=10)
+    theirs.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+    theirs.maxpool = nn.Identity()
+    public = {
+        name.replace("downsample", "shortcut").replace("fc.", "linear."): value
+        for name, value in theirs.state_dict().items()
+    }
+
+    (own,), (other,) = candidates(theirs.state_dict()), candidates(public)
+
+    assert (own.arch, own.exact, other.arch, other.exact) == ("resnet18-stem3", True, "resnet18-stem3", False)
+    network = build("resnet18-stem3", classes=10, input_shape=(3, 32, 32))
+    network.load_state_dict({there: public[here] for here, there in other.mapping.items()})
+    images = torch.rand(2, 3, 32, 32)
+    torch.testing.assert_close(network.eval()(images), theirs.eval()(images))
+
+
+@pytest.mark.parametrize("arch", ["resnet18-stem3-preact", "resnet50-stem3"])
+def test_the_other_networks_with_a_stem_for_small_images_are_told_apart(arch):
+    network = on_meta(lambda: build(arch, classes=10, input_shape=(3, 32, 32)))
+
+    assert [one.arch for one in candidates(network.state_dict())] == [arch]
 
 
 @pytest.mark.parametrize(("head", "shortcut"), [("fc", "downsample"), ("zzz", "downsample"), ("linear", "shortcut")])

@@ -10,8 +10,9 @@ import torch
 from compressor import models
 from compressor.batch import Batch
 from compressor.checkpoint import Network, check_teacher
-from compressor.checkpoint.classes import apply_order, best_order
-from compressor.checkpoint.resize import fitted, in_other_form
+from compressor.checkpoint.class_order import apply_order, best_order
+from compressor.checkpoint.match import fitted, in_other_form
+from compressor.checkpoint.normalisation import Tried, chosen
 from compressor.checkpoint.teacher_check import _clearly_better
 from compressor.data import NORMALISATIONS
 from compressor.errors import InputRejected
@@ -56,7 +57,7 @@ def data():
         fields = {
             "name": source.rpartition("/")[2], "source": source, "classes": names,
             "input_shape": tuple(images.shape[1:]), "mean": (0.3, 0.3, 0.3),
-            "std": (0.1, 0.1, 0.1), "test": split, "validation": Images(images[:0], true[:0]),
+            "std": (0.1, 0.1, 0.1), "test": split, "validation": split, "train": split,
         }  # fmt: skip
         return SimpleNamespace(**(fields | changes))
 
@@ -138,7 +139,7 @@ def test_a_teacher_that_is_right_under_its_own_normalisation_is_kept(teacher, da
 def test_a_wrong_normalisation_is_refused_with_both_numbers_and_the_way_out(teacher, data):
     rejected(
         lambda: check_teacher(teacher(stated=NONE), data()),
-        "right on 25.0 % of 400 test images with the given normalisation, on 9",
+        "right on 25.0 % of 400 validation images with the given normalisation, on 9",
         "% with CIFAR-10's normalisation | --normalize auto",
         "[0.4914, 0.4822, 0.4465] and teacher.std [0.2023, 0.1994, 0.201]",
     )
@@ -147,8 +148,8 @@ def test_a_wrong_normalisation_is_refused_with_both_numbers_and_the_way_out(teac
 def test_a_wrong_normalisation_is_corrected_on_request(teacher, data):
     checked = check_teacher(teacher(stated=NONE), data(), normalize="auto")
 
-    assert checked.sentence.startswith("right on 25.0 % of 400 test images with the given normalisation, on 9")
-    assert checked.sentence.endswith("% with CIFAR-10's normalisation; using that")
+    assert " of 400 test images with CIFAR-10's normalisation (on 25.0 % of 400 validation images" in checked.sentence
+    assert checked.sentence.endswith("% with CIFAR-10's normalisation; using that)")
     assert checked.network.mean == CIFAR10[0]
     assert checked.top1 > 90
     right = checked.network.module(grey(LEVELS)).argmax(dim=1)
@@ -162,7 +163,7 @@ def test_a_small_gain_keeps_what_was_given_and_is_mentioned(teacher, data):
 
     assert checked.network.mean == shifted[0]
     assert "with the given normalisation (" in checked.sentence
-    assert checked.sentence.endswith("% with CIFAR-10's normalisation)")
+    assert "% of 1,000 validation images with CIFAR-10's normalisation, " in checked.sentence
 
 
 def test_a_large_gain_on_few_images_proves_nothing(teacher, data):
@@ -178,7 +179,7 @@ def test_for_a_folder_and_a_silent_file_the_best_normalisation_is_chosen_and_the
 
     assert checked.network.mean == CIFAR10[0]
     assert checked.network.stated
-    assert "with CIFAR-10's normalisation, the best (none is stated); next 8" in checked.sentence
+    assert "with CIFAR-10's normalisation (none is stated; chosen by 9" in checked.sentence
 
 
 def test_the_datas_own_normalisation_is_among_those_tried(teacher, data):
@@ -213,7 +214,79 @@ def test_images_of_one_channel_are_tried_with_normalisations_of_one_channel(teac
     assert "with MNIST's normalisation" in checked.sentence
 
 
+def tried(phrase, logits, labels, statistics=NONE):
+    return Tried(phrase, statistics, logits, labels)
+
+
+def test_where_accuracies_are_equal_the_scale_of_the_logits_decides():
+    """Pixels of 0 to 255 make a network as right and far too sure: one image of twenty is then very wrong."""
+    labels = torch.arange(400) % 4
+    shown = torch.where(torch.arange(400) % 20 == 0, (labels + 1) % 4, labels)
+    logits = 4.0 * torch.nn.functional.one_hot(shown, 4)
+    sure, fair = tried("sure", 80 * logits, labels), tried("fair", logits, labels)
+
+    assert sure.tempered == pytest.approx(fair.tempered, rel=1e-4)  # the best temperature knows no scale
+    assert fair.nll.mean() < sure.nll.mean()
+    assert chosen([sure, fair], own=EQUAL).phrase == chosen([fair, sure], own=EQUAL).phrase == "fair"
+
+
+def test_accuracy_decides_where_it_can_be_told_apart():
+    labels = torch.arange(400) % 4
+    logits = 9.0 * torch.nn.functional.one_hot(labels, 4)
+    worse = torch.where(torch.arange(400)[:, None] % 10 == 0, logits.roll(1, dims=1), logits)
+
+    assert chosen([tried("worse", worse, labels), tried("better", 50 * logits, labels)], own=NONE).phrase == "better"
+
+
+def test_where_nothing_tells_the_datas_own_statistics_decide():
+    labels = torch.arange(400) % 4
+    logits = 9.0 * torch.nn.functional.one_hot(labels, 4) + torch.randn(400, 4)
+    one, own = tried("one", logits, labels), tried("own", logits + 1e-3 * torch.randn(400, 4), labels, EQUAL)
+
+    assert chosen([one, own], own=EQUAL).phrase == "own"
+    assert chosen([own, one], own=EQUAL).phrase == "own"
+    assert chosen([own, one], own=NONE).phrase == "one"
+
+
+def test_the_test_images_have_no_part_in_the_choice(teacher, data):
+    """On the test images another normalisation would win; what validation images say is taken and stated on test."""
+    images = data()
+    shifted = Images((images.test.images * CIFAR10[1][0] + 0.0).clamp(0, 1), images.test.labels)
+    checked = check_teacher(teacher(), SimpleNamespace(**vars(images) | {"test": shifted}))
+
+    assert checked.network.mean == CIFAR10[0]
+    assert checked.top1 < 60
+    assert checked.sentence.startswith(f"right on {checked.top1:.1f} % of 400 test images")
+
+
+def test_few_validation_images_leave_the_choice_to_training_images(teacher, data):
+    images = data(count=1200)
+    few = Images(images.test.images[:20], images.test.labels[:20])
+
+    checked = check_teacher(teacher(), SimpleNamespace(**vars(images) | {"validation": few}))
+
+    assert "of 1,000 training images" in checked.sentence
+
+
+def test_probabilities_in_place_of_logits_are_seen(teacher, data):
+    network = teacher(stated=EQUAL)
+    module = Normalized(torch.nn.Sequential(network.module.network, torch.nn.Softmax(dim=1)), *EQUAL)
+
+    rejected(lambda: check_teacher(replace(network, module=module), data()), "answers with probabilities", "softmax")
+
+
 # --- classes
+
+
+def test_a_re_ordering_that_only_helps_a_little_is_not_called_a_shuffled_order(teacher, data):
+    """A last layer that was not trained says something of the classes, by chance, in any order."""
+
+    def vague(true):
+        draw = torch.Generator().manual_seed(5)
+        wrong = torch.rand(len(true), generator=draw) < 0.7
+        return torch.where(wrong, torch.randint(0, 4, true.shape, generator=draw), (true + 1) % 4)
+
+    rejected(lambda: check_teacher(teacher(stated=EQUAL), data(count=1200, labels=vague)), "hardly more than guessing")
 
 
 def test_a_shuffled_class_order_is_found_and_its_accuracy_given(teacher, data):
@@ -305,7 +378,7 @@ def answered(data, images, network):
     """The data whose labels a network gives."""
     with torch.no_grad():
         split = Images(images, network.eval()(images).argmax(dim=1))
-    return SimpleNamespace(**vars(data(count=4)) | {"input_shape": (3, 8, 8), "test": split})
+    return SimpleNamespace(**vars(data(count=4)) | {"input_shape": (3, 8, 8), "test": split, "validation": split})
 
 
 def test_a_forced_architecture_with_the_same_tensors_is_refused_with_the_one_that_was_trained(teacher, data, centred):
@@ -313,7 +386,7 @@ def test_a_forced_architecture_with_the_same_tensors_is_refused_with_the_one_tha
 
     rejected(
         lambda: check_teacher(loaded(teacher, trained, "resnet8"), answered(data, images, trained)),
-        "% of 400 test images as resnet8, on 100.0 % as resnet8-centred, which has the same tensors",
+        "% of 400 validation images as resnet8, on 100.0 % as resnet8-centred, which has the same tensors",
         "--teacher-arch resnet8-centred, or leave it out",
     )
     checked = check_teacher(loaded(teacher, trained, "resnet8-centred"), answered(data, images, trained))
@@ -376,7 +449,9 @@ def test_a_limited_check_sees_all_classes_of_a_sorted_folder(teacher, data):
     only_dark.module.network.bias.data[1:] -= 100  # says the first class for everything
     few = data(count=2000)
 
-    rejected(lambda: check_teacher(only_dark, few, limit=256), "of 256 test images at best, hardly more than guessing")
+    rejected(
+        lambda: check_teacher(only_dark, few, limit=256), "of 256 validation images at best, hardly more than guessing"
+    )
 
 
 def test_validation_images_stand_in_for_missing_test_images(teacher, data):
@@ -389,7 +464,10 @@ def test_validation_images_stand_in_for_missing_test_images(teacher, data):
 
     assert "of 400 validation images" in checked.sentence
     rejected(
-        lambda: check_teacher(teacher(), SimpleNamespace(**vars(full) | {"test": nothing})), "no test or validation"
+        lambda: check_teacher(
+            teacher(), SimpleNamespace(**vars(full) | dict.fromkeys(("train", "validation"), nothing))
+        ),
+        "LAMPS has no images to try the teacher on",
     )
 
 

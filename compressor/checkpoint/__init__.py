@@ -1,11 +1,11 @@
 """Checkpoints: any teacher in, our own students and training states in and out. Nothing in a file is executed."""
 
-from compressor.checkpoint.graph import open_graph
+from compressor.checkpoint.blackbox import open_graph
+from compressor.checkpoint.formats import guarded
 from compressor.checkpoint.intake import load_network, load_teacher
 from compressor.checkpoint.network import Network, default_data
-from compressor.checkpoint.reading import Tensors, read_tensors
-from compressor.checkpoint.state import load_state, save_state, save_weights
-from compressor.checkpoint.students import save_student
+from compressor.checkpoint.own_files import load_state, save_state, save_student, save_weights
+from compressor.checkpoint.reading import Tensors, open_tensors, read_tensors
 from compressor.checkpoint.teacher_check import Checked, check_teacher
 
 __all__ = [
@@ -14,10 +14,12 @@ __all__ = [
     "Tensors",
     "check_teacher",
     "default_data",
+    "guarded",
     "load_network",
     "load_state",
     "load_teacher",
     "open_graph",
+    "open_tensors",
     "read_tensors",
     "save_state",
     "save_student",

@@ -1,24 +1,26 @@
-"""Networks that bring their own code, as TorchScript or torch.export wrote them: differentiable, but opaque.
+"""Networks that bring their own code: TorchScript and torch.export, differentiable, and ONNX, which only answers.
 
-TorchScript is run by torch's own interpreter, which knows tensors and no Python; operators of it that open files are
-refused. A torch.export archive is loaded only when it is seen to be data (`exported`).
+TorchScript is run by torch's own interpreter once its operators are seen to be arithmetic (`torchscript`). An archive
+of torch.export is loaded only when it is seen to be data (`exported`). Both meet their first images within limits
+(`trial`).
 """
 
-import re
 import warnings
-import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from compressor.checkpoint.exported import refuse_code
-from compressor.checkpoint.formats import Format, damaged
-from compressor.checkpoint.network import Shape
-from compressor.checkpoint.probing import USUAL_SHAPES, find_shape, refuse_undifferentiable
-from compressor.errors import InputRejected
-
-_FILE_OPERATORS = re.compile(r"\b(?:torch|aten)\.(?:from_file|save)\(")
+from compressor.checkpoint.formats import Format, guarded
+from compressor.checkpoint.network import USUAL_SHAPES, Network, Shape, find_shape, refuse_undifferentiable
+from compressor.checkpoint.torchscript import load_torchscript
+from compressor.checkpoint.trial import within_limits
+from compressor.errors import InputRejected, UsageError
+from compressor.files import sha256
+from compressor.models import Normalized
+from exporters import Runner, onnx
 
 
 class BlackBox(nn.Module):
@@ -38,6 +40,18 @@ class BlackBox(nn.Module):
         return logits
 
 
+class OneLogit(nn.Module):
+    """A binary classifier of one logit z, `[B, 1]`, as one of two classes: `[0, z]`, with the same probabilities."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        logit: Tensor = self.network(images)
+        return torch.cat([torch.zeros_like(logit), logit], dim=1)
+
+
 def open_blackbox(path: Path, format_: Format, shape: Shape | None = None) -> tuple[nn.Module, Shape, int]:
     """Return the network in evaluation mode, an image shape it takes (`shape` first), and its number of classes.
 
@@ -45,49 +59,28 @@ def open_blackbox(path: Path, format_: Format, shape: Shape | None = None) -> tu
         InputRejected: it is damaged, would open files or run foreign code, does not answer images with logits, or no
             gradient passes through it.
     """
-    module, exact = _torchscript(path) if format_ is Format.TORCHSCRIPT else _exported(path)
-    shapes = [first for first in (exact, shape) if first is not None]
-    found, classes = find_shape(module, str(path), [*shapes, *USUAL_SHAPES])
+    network, exact = (load_torchscript(path), None) if format_ is Format.TORCHSCRIPT else _exported(path)
+    module = BlackBox(network).eval()
+    shapes = [*(first for first in (exact, shape) if first is not None), *USUAL_SHAPES]
+    found, classes = within_limits(lambda: find_shape(module, str(path), shapes), str(path))
     refuse_undifferentiable(module, found, str(path))
-    return module.eval(), found, classes
-
-
-def _torchscript(path: Path) -> tuple[nn.Module, None]:
-    with zipfile.ZipFile(path) as archive:
-        for name in archive.namelist():
-            called = _FILE_OPERATORS.search(archive.read(name).decode("utf-8", "replace")) if ".py" in name else None
-            if called:
-                raise InputRejected(
-                    f"{path} was not loaded: its TorchScript opens files with {called[0][:-1]}",
-                    hint="export the network without it",
-                )
-    try:
-        with warnings.catch_warnings():
-            # TorchScript is deprecated for writing; files that exist are what this reads.
-            warnings.filterwarnings("ignore", message=r".*torch\.jit\.load.* is deprecated")
-            module: nn.Module = torch.jit.load(str(path), map_location="cpu")
-    except (RuntimeError, ValueError, OSError) as error:
-        damaged(path, error)
-    module.eval()
-    for parameter in module.parameters():
-        parameter.requires_grad_(False)
-    return BlackBox(module).eval(), None
+    if classes == 1:
+        return BlackBox(OneLogit(network)).eval(), found, 2
+    return module, found, classes
 
 
 def _exported(path: Path) -> tuple[nn.Module, Shape | None]:
     refuse_code(path)
-    try:
+    with guarded(path):
         with warnings.catch_warnings():
             # Torch 2.11 reads the weights from an immutable buffer, and warns of itself.
             warnings.filterwarnings("ignore", "The given buffer is not writable", UserWarning)
             program = torch.export.load(path)
         # With guards, a function made of strings in the file would be compiled.
         network = program.module(check_guards=False)
-    except (RuntimeError, ValueError, KeyError, AssertionError, AttributeError, TypeError) as error:
-        damaged(path, error)
-    for parameter in network.parameters():
-        parameter.requires_grad_(False)
-    return BlackBox(network).eval(), _shape_of(program)
+        for parameter in network.parameters():
+            parameter.requires_grad_(False)
+        return network, _shape_of(program)
 
 
 def _shape_of(program: torch.export.ExportedProgram) -> Shape | None:
@@ -100,3 +93,60 @@ def _shape_of(program: torch.export.ExportedProgram) -> Shape | None:
     if not all(isinstance(size, int) for size in sizes):
         return None
     return int(sizes[0]), int(sizes[1]), int(sizes[2])
+
+
+_OURS = "compress.exporter_version"  # in the metadata of a file that this project wrote: it takes pixels in [0, 1]
+
+
+class Graph(nn.Module):
+    """A runner in the place of a module: images `[B, C, H, W]` to logits `[B, K]`, on the CPU."""
+
+    def __init__(self, runner: Runner) -> None:
+        super().__init__()
+        self.runner = runner
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.from_numpy(self.runner(images.detach().cpu().contiguous().numpy())).to(images.device)
+
+    def __deepcopy__(self, _memo: object) -> "Graph":
+        return self  # a session holds no state of its own, and cannot be copied
+
+
+def open_graph(path: Path, *, mean: Sequence[float] | None = None, std: Sequence[float] | None = None) -> Network:
+    """Open an ONNX classifier; without `mean` and `std` it is not stated how its images are normalised.
+
+    Raises:
+        ArtifactRejected: it is not an ONNX classifier.
+        UsageError: `mean` and `std` do not fit its channels or each other.
+        InputRejected: it takes bytes, so that there is nothing to normalise outside.
+    """
+    runner = onnx.load(path)
+    channels = runner.input_shape[0]
+    if (mean is None) != (std is None):
+        raise UsageError("--mean and --std go together")
+    if mean is not None and std is not None:
+        if not len(mean) == len(std) == channels or min(std) <= 0:
+            raise UsageError(f"--mean and --std need {channels} values each, std above zero, one a channel of {path}")
+        if _OURS in runner.metadata:
+            raise UsageError(f"{path} was exported by compress: mean and std are inside", hint="leave them out")
+    if runner.pixels == "uint8" and _OURS not in runner.metadata and mean is not None:
+        raise InputRejected(f"{path} takes bytes, so its normalisation is inside", hint="leave out --mean and --std")
+    shape = "x".join(map(str, runner.input_shape))
+    stated = mean is not None or _OURS in runner.metadata or runner.pixels == "uint8"
+    mean, std = tuple(mean or [0.0] * channels), tuple(std or [1.0] * channels)
+    return Network(
+        module=Normalized(Graph(runner), mean, std).eval(),
+        arch=None,
+        classes=runner.classes,
+        class_names=None,
+        input_shape=runner.input_shape,
+        mean=mean,
+        std=std,
+        stated=stated,
+        data=None,
+        parameters=sum(runner.census.values()),
+        path=path,
+        sha256=sha256(path),
+        summary=f"{runner.precision} ONNX, {runner.classes} classes, images of {shape}",
+        called=path.name,
+    )

@@ -8,7 +8,6 @@ import ast
 import io
 import json
 import re
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from pickle import UnpicklingError
@@ -16,7 +15,7 @@ from typing import Any
 
 import torch
 
-from compressor.checkpoint.formats import damaged
+from compressor.checkpoint.formats import contents, guarded
 from compressor.errors import InputRejected
 
 _MEMBERS = re.compile(
@@ -47,32 +46,23 @@ def refuse_code(path: Path) -> None:
     Raises:
         InputRejected: the archive is damaged, old, or holds something that would be executed; the sentence names it.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = [name.partition("/")[2] or name for name in archive.namelist()]
-            contents = dict(zip(names, archive.namelist(), strict=True))
-            if "serialized_exported_program.json" in contents:
-                raise InputRejected(f"{path} is a torch.export archive of an old version", hint="save it again")
-            strange = next((name for name in names if not _MEMBERS.fullmatch(name)), None)
-            if strange is not None or len(contents) < len(names):
-                raise _refused(path, f"the part {strange}" if strange else "parts of the same name")
-            for name in names:
-                if name.endswith(".json"):
-                    found = next(_code(json.loads(archive.read(contents[name]))), None)
-                    if found is not None:
-                        raise _refused(path, found)
-            _refuse_pickle(path, archive.read(contents["data/sample_inputs/model.pt"]))
-    except (zipfile.BadZipFile, ValueError, KeyError, EOFError, RecursionError) as error:
-        damaged(path, error)
-
-
-def _refuse_pickle(path: Path, content: bytes) -> None:
-    try:
-        torch.load(io.BytesIO(content), weights_only=True)
-    except UnpicklingError:
-        raise _refused(path, "its pickled example inputs") from None
-    except RuntimeError as error:
-        damaged(path, error)
+    parts = {name.partition("/")[2] or name: content for name, content in contents(path).items()}
+    if "serialized_exported_program.json" in parts:
+        raise InputRejected(f"{path} is a torch.export archive of an old version", hint="save it again")
+    strange = next((name for name in parts if not _MEMBERS.fullmatch(name)), None)
+    if strange is not None:
+        raise _refused(path, f"the part {strange}")
+    for name, content in parts.items():
+        if name.endswith(".json"):
+            with guarded(path):
+                found = next(_code(json.loads(content)), None)
+            if found is not None:
+                raise _refused(path, found)
+    with guarded(path):
+        try:
+            torch.load(io.BytesIO(parts["data/sample_inputs/model.pt"]), weights_only=True)
+        except UnpicklingError:
+            raise _refused(path, "its pickled example inputs") from None
 
 
 def _code(value: Any, key: str = "") -> Iterator[str]:

@@ -1,11 +1,13 @@
 """What kind of file a path is, from its first bytes, without interpreting any of it."""
 
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
 from typing import NoReturn
 
-from compressor.errors import InputRejected, did_you_mean
+from compressor.errors import CompressError, InputRejected, did_you_mean
 
 
 class Format(Enum):
@@ -34,6 +36,8 @@ _HINTS = {
     b"\x1f\x8b": "unpack it first",
     b"7z\xbc\xaf": "unpack it first",
 }
+_ANEW = "export or save it again"
+_UNPACKED = 20  # times its own size; numbers hardly shrink at all
 KINDS = "a checkpoint is a file of torch.save, safetensors, TorchScript or torch.export"
 
 
@@ -65,17 +69,59 @@ def sniff(path: Path) -> Format:
 
 
 def members(path: Path) -> list[str]:
-    """Return the names in a zip archive, without the folder that torch puts around them."""
-    with zipfile.ZipFile(path) as archive:
-        return [name.partition("/")[2] or name for name in archive.namelist()]
+    """Return the names in a zip archive, without the folder that torch puts around them.
+
+    Raises:
+        InputRejected: it is damaged, or two names are the same to readers that ignore case, as torch's does.
+    """
+    with guarded(path), zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+    seen: set[str] = set()
+    for name in names:
+        if name.lower() in seen:
+            raise InputRejected(f"{path} holds {name!r} twice, so that readers may differ about it", hint=_ANEW)
+        seen.add(name.lower())
+    return [name.partition("/")[2] or name for name in names]
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    """Return the members of an archive by their full names.
+
+    Raises:
+        InputRejected: it is damaged, a name is there twice, or it unpacks to far more than it is.
+    """
+    members(path)
+    with guarded(path), zipfile.ZipFile(path) as archive:
+        size = sum(part.file_size for part in archive.infolist())
+        if size > _UNPACKED * path.stat().st_size + 2**20:
+            raise InputRejected(f"{path} unpacks to {size:,} bytes, far more than a network's numbers do", hint=_ANEW)
+        return {part.filename: archive.read(part) for part in archive.infolist()}
 
 
 def mappable(path: Path) -> bool:
     """Whether a file is an archive whose parts lie in it as they are; a zip tool may have compressed them."""
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
+    with guarded(path):
+        if not zipfile.is_zipfile(path):
+            return False
+    with guarded(path), zipfile.ZipFile(path) as archive:
         return all(part.compress_type == zipfile.ZIP_STORED for part in archive.infolist())
+
+
+@contextmanager
+def guarded(path: Path) -> Iterator[None]:
+    """Around a parser of bytes that anyone may have written: whatever it raises means that they are damaged.
+
+    Parsers meet such bytes with errors of every kind, so all are taken; none of our own decisions belongs inside.
+
+    Raises:
+        InputRejected: always in place of another exception.
+    """
+    try:
+        yield
+    except CompressError:
+        raise
+    except (Exception, MemoryError) as error:
+        damaged(path, error)
 
 
 def _head(path: Path) -> bytes:
@@ -94,12 +140,10 @@ def _head(path: Path) -> bytes:
 
 
 def _zipped(path: Path) -> Format:
-    if not zipfile.is_zipfile(path):
-        damaged(path, "its end is missing")
-    try:
-        names = set(members(path))
-    except zipfile.BadZipFile as error:
-        damaged(path, error)
+    with guarded(path):
+        if not zipfile.is_zipfile(path):
+            damaged(path, "its end is missing")
+    names = set(members(path))
     if "archive_format" in names or "serialized_exported_program.json" in names:
         return Format.EXPORTED
     if "constants.pkl" in names:
@@ -125,6 +169,10 @@ def _refuse_text(path: Path, head: bytes) -> None:
 
 def damaged(path: Path, why: str | Exception) -> NoReturn:
     """Raise the sentence for a file that begins like a checkpoint and is not whole."""
+    if isinstance(why, KeyError):
+        why = f"it has no {why}"
+    if isinstance(why, MemoryError):
+        why = "it asks for more memory than there is"
     text = (str(why).strip() or type(why).__name__).splitlines()[0].split(". ")[0].rstrip(".")
     raise InputRejected(
         f"{path} is damaged or cut off: {text}", hint="copy or download it again, and compare its size"

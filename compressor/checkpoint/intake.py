@@ -1,6 +1,7 @@
 """From a file to a network: which architecture, which tensors go where, and the sentence when they do not fit."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from torch import nn
@@ -8,10 +9,10 @@ from torch import nn
 from compressor import models
 from compressor.checkpoint.blackbox import open_blackbox
 from compressor.checkpoint.formats import Format, sniff
-from compressor.checkpoint.match import Fit, candidate, head_classes, strict
+from compressor.checkpoint.match import Fit, candidate, head_classes, parts, strict
 from compressor.checkpoint.network import Network, Shape
+from compressor.checkpoint.own_files import Card, read_card
 from compressor.checkpoint.reading import Tensors, read_tensors
-from compressor.checkpoint.students import Card, read_card
 from compressor.errors import InputRejected, UsageError
 from compressor.files import sha256
 from compressor.recipe import Teacher
@@ -23,6 +24,7 @@ def load_teacher(config: Teacher, *, input_shape: Shape | None = None) -> Networ
     return load_network(
         config.checkpoint,
         arch=config.arch,
+        weights=config.weights,
         classes=config.classes,
         input_shape=input_shape,
         mean=config.mean,
@@ -34,6 +36,7 @@ def load_network(
     path: Path,
     *,
     arch: str | None = None,
+    weights: str | None = None,
     classes: int | None = None,
     input_shape: Shape | None = None,
     mean: Sequence[float] | None = None,
@@ -44,6 +47,7 @@ def load_network(
     Args:
         arch: names the architecture instead of finding it; a factory in a file's own metadata counts only when it is
             named here too, since importing it runs code.
+        weights: which of several sets of weights in the file, by its key or the first word of their names.
         input_shape: of the images, where it is known; some networks are built for one shape.
         mean, std: override those of the file's metadata.
 
@@ -58,20 +62,22 @@ def load_network(
             raise UsageError(
                 f"{path} is a {format_.value}, which brings its own architecture", hint="leave --teacher-arch out"
             )
+        if weights is not None:
+            raise UsageError(f"{path} is a {format_.value}, which holds one network", hint="leave teacher.weights out")
         module, shape, found = open_blackbox(path, format_, input_shape)
         _refuse_other_classes(path, found, classes)
         summary = f"{format_.value}, {found} classes, {_size(module)}, used as it is"
         return _normalised(path, module, None, found, shape, None, mean, std, summary)
-    read = read_tensors(path)
+    read = read_tensors(path, weights=weights)
     card = read_card(read.metadata, path)
-    fit = _fit(path, read, card, arch, classes, input_shape)
+    read, fit = _fit(path, read, card, arch, classes, input_shape)
     _refuse_other_classes(path, fit.classes, classes)
     return _normalised(path, fit.module, fit.arch, fit.classes, fit.input_shape, card, mean, std, _summary(read, fit))
 
 
 def _fit(
     path: Path, read: Tensors, card: Card | None, arch: str | None, classes: int | None, shape: Shape | None
-) -> Fit:
+) -> tuple[Tensors, Fit]:
     if card is not None and (arch is None or arch == card.arch):
         if ":" in card.arch and arch is None:
             raise InputRejected(
@@ -79,10 +85,39 @@ def _fit(
                 hint=f"where you trust it: --teacher-arch {card.arch}",
             )
         hint = "its metadata and its weights do not belong together: write it again"
-        return strict(path, read, card.arch, card.classes, shape or card.input_shape, hint=hint)
+        return read, strict(path, read, card.arch, card.classes, shape or card.input_shape, hint=hint)
+    try:
+        return read, _whole(path, read, arch, classes, shape)
+    except InputRejected as refusal:
+        found = _fitting_parts(path, read, arch, classes, shape)
+        if not found:
+            raise
+        if len(found) > 1:
+            words = [part.prefixes[len(read.prefixes)].rstrip(".") for part, _ in found]
+            raise InputRejected(
+                f"{path} holds {len(found)} networks: "
+                + ", ".join(f"{word} ({models.title(fit.arch)})" for word, (_, fit) in zip(words, found, strict=True)),
+                hint=f"teacher.weights chooses: --set teacher.weights={words[0]}, or another of them",
+            ) from refusal
+        return found[0]
+
+
+def _whole(path: Path, read: Tensors, arch: str | None, classes: int | None, shape: Shape | None) -> Fit:
     if arch is not None:
         return strict(path, read, arch, classes or head_classes(path, read.tensors), shape)
     return candidate(path, read, classes, shape)
+
+
+def _fitting_parts(
+    path: Path, read: Tensors, arch: str | None, classes: int | None, shape: Shape | None
+) -> list[tuple[Tensors, Fit]]:
+    found = []
+    for part in parts(read):
+        if arch is None and not models.candidates(part.tensors):
+            continue
+        with suppress(InputRejected):
+            found.append((part, _whole(path, part, arch, classes, shape)))
+    return found
 
 
 def _normalised(
@@ -146,6 +181,7 @@ def _refuse_other_classes(path: Path, found: int, wanted: int | None) -> None:
 
 def _summary(read: Tensors, fit: Fit) -> str:
     renamed = ", keys renamed" if fit.renamed else ""
+    renamed += "; one logit z, taken as two classes with the logits 0 and z" if fit.binary else ""
     notes = "".join(f"; {note}" for note in read.notes)
     return (
         f"{models.title(fit.arch)}, {fit.classes} classes, {_size(fit.module)}, "

@@ -1,15 +1,18 @@
-"""Tensors into an architecture: one that is named, or the one they fit."""
+"""Tensors into an architecture: one that is named, or the one they fit, built for the size of the data's images."""
 
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
+from typing import Protocol
 
+import torch
 from torch import Tensor, nn
 
 from compressor import models
-from compressor.checkpoint.network import Shape
-from compressor.checkpoint.reading import Tensors
+from compressor.checkpoint.network import Network, Shape, answer, classes_of
+from compressor.checkpoint.reading import Tensors, strip_prefixes
 from compressor.errors import InputRejected, UsageError
 
 _SHOWN = 3
@@ -22,7 +25,10 @@ OPAQUE = (
 
 @dataclass(frozen=True)
 class Fit:
-    """A network with the checkpoint's weights in it. `matched` counts the checkpoint's tensors that were used."""
+    """A network with the checkpoint's weights in it. `matched` counts the checkpoint's tensors that were used.
+
+    `binary` means that these give one logit, and the network two: zero and that one.
+    """
 
     module: nn.Module
     arch: str
@@ -30,6 +36,7 @@ class Fit:
     input_shape: Shape
     matched: int
     renamed: bool
+    binary: bool = False
 
 
 def candidate(path: Path, read: Tensors, classes: int | None, shape: Shape | None) -> Fit:
@@ -58,10 +65,35 @@ def candidate(path: Path, read: Tensors, classes: int | None, shape: Shape | Non
             f"{path} fits several architectures: {listed}", hint=f"--teacher-arch {fitting[0].arch}, or another of them"
         )
     (one,) = fitting
+    if one.arch.startswith("torchvision/") and not one.exact:
+        owner = _timm_owner(path, read, one.arch)
+        if owner is not None:
+            return strict(path, read, owner, one.classes, shape)
     size = one.input_shape or (shape if shape and shape[0] == one.channels else _usual(one.arch, one.channels))
-    module = models.build(one.arch, classes=one.classes, input_shape=size)
-    module.load_state_dict(_mapped(one, read.tensors), strict=True)
-    return Fit(module.eval(), one.arch, one.classes, size, one.matched, not one.exact)
+    found = max(one.classes, 2)
+    tensors = _mapped(one, read.tensors)
+    if one.classes == 1:
+        tensors = _two_classes(tensors, _expected(one.arch, found, size))
+    module = models.build(one.arch, classes=found, input_shape=size)
+    _fill(module, tensors)
+    return Fit(module.eval(), one.arch, found, size, one.matched, not one.exact, binary=one.classes == 1)
+
+
+def parts(read: Tensors) -> list[Tensors]:
+    """Return what of a file may be a network of its own: tensors that share the first word of their names.
+
+    A Lightning module holds its networks and metrics like this.
+    """
+    found = []
+    for word in dict.fromkeys(name.partition(".")[0] for name in read.tensors if "." in name):
+        inner = {name.partition(".")[2]: value for name, value in read.tensors.items() if name.startswith(f"{word}.")}
+        if len(inner) < len(read.tensors) and any(tensor.ndim in (2, 4) for tensor in inner.values()):
+            tensors, prefixes = strip_prefixes(inner)
+            left = [name for name in read.tensors if not name.startswith(f"{word}.")]
+            note = f"left out {', '.join(left[:_SHOWN])}{', ...' if len(left) > _SHOWN else ''}"
+            removed, notes = (*read.prefixes, f"{word}.", *prefixes), (*read.notes, note)
+            found.append(replace(read, tensors=tensors, prefixes=removed, notes=notes))
+    return found
 
 
 def strict(path: Path, read: Tensors, arch: str, classes: int, shape: Shape | None, *, hint: str | None = None) -> Fit:
@@ -75,20 +107,34 @@ def strict(path: Path, read: Tensors, arch: str, classes: int, shape: Shape | No
         UsageError, EnvironmentMissing: there is no such architecture here.
     """
     size = shape or _usual(arch, _channels(read.tensors))
-    module = models.build(arch, classes=classes, input_shape=size)
-    expected = module.state_dict()
+    binary, classes = classes == 1, max(classes, 2)
+    expected = _expected(arch, classes, size)
     attempts = [{prefix + name: tensor for name, tensor in read.tensors.items()} for prefix in _prefixes(read.prefixes)]
+    if binary:
+        attempts = [_two_classes(tensors, expected) for tensors in attempts]
     if _sizes(read.tensors) == _sizes(expected):
         attempts += [_mapped(one, read.tensors) for one in _renamed(read, arch, classes)]
     for number, tensors in enumerate(attempts):
         if not any(_problems(tensors, expected).values()):
-            module.load_state_dict(tensors, strict=True)
-            return Fit(module.eval(), arch, classes, size, len(tensors), number > len(read.prefixes))
+            module = models.build(arch, classes=classes, input_shape=size)
+            _fill(module, tensors)
+            renamed = number > len(read.prefixes)
+            return Fit(module.eval(), arch, classes, size, len(tensors), renamed, binary)
     nearest = min(attempts, key=lambda tensors: sum(len(names) for names in _problems(tensors, expected).values()))
     raise InputRejected(
         f"{path} does not fit {models.title(arch)} with {classes} classes: {_listed(_problems(nearest, expected))}",
         hint=hint or _suggestion(read.tensors, arch),
     )
+
+
+def _two_classes(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Put a row of zeros before the only row of a head: the logits are then 0 and the one that there was."""
+    return {
+        name: torch.cat([torch.zeros_like(tensor), tensor])
+        if name in expected and tensor.ndim and (len(tensor), len(expected[name])) == (1, 2)
+        else tensor
+        for name, tensor in tensors.items()
+    }
 
 
 def head_classes(path: Path, tensors: Mapping[str, Tensor]) -> int:
@@ -152,7 +198,42 @@ def _suggestion(tensors: Mapping[str, Tensor], arch: str) -> str:
     others = [models.title(one.arch) for one in models.candidates(tensors) if one.arch != arch]
     if others:
         return f"its tensors fit {' or '.join(others[:_SHOWN])}: leave --teacher-arch out"
-    return NAME_IT
+    return f"{models.explain(tensors)}; {OPAQUE}"
+
+
+def _expected(arch: str, classes: int, size: Shape) -> Mapping[str, Tensor]:
+    """Return the tensors of an architecture: without memory, so that a file cannot ask for a network of any size.
+
+    Code of a user or of timm is not written for that, and is named by the user alone.
+    """
+    if ":" in arch or arch.startswith("timm/"):
+        return models.build(arch, classes=classes, input_shape=size).state_dict()
+    return models.outline(arch, classes=classes, input_shape=size).state_dict()
+
+
+def _fill(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Load every tensor. Layouts of layers are those of today, whose shapes they have; old counters start at zero."""
+    whole = OrderedDict(module.state_dict())
+    counters = {name: value for name, value in whole.items() if name.endswith("num_batches_tracked")}
+    state = OrderedDict(counters | dict(tensors))
+    state._metadata = module.state_dict()._metadata  # type: ignore[attr-defined]  # what torch calls the versions
+    module.load_state_dict(state, strict=True)
+
+
+def _timm_owner(path: Path, read: Tensors, arch: str) -> str | None:
+    """Return timm's network that the names belong to: it shares tensors with torchvision's and computes otherwise.
+
+    Raises:
+        UsageError: the names are those of several, which differ in padding or constants, and the file does not say.
+    """
+    owners = models.timm_owners(read.tensors, like=arch)
+    said = f"timm/{read.metadata.get('arch')}"
+    if said in owners or len(owners) < 2:
+        return said if said in owners else owners[0] if owners else None
+    raise UsageError(
+        f"{path} has the names and shapes of {', '.join(owners[:_SHOWN])}, which compute differently with them",
+        hint=f"--teacher-arch {owners[0]}, or another of them: the one that it was trained as",
+    )
 
 
 def _channels(tensors: Mapping[str, Tensor]) -> int:
@@ -163,3 +244,79 @@ def _channels(tensors: Mapping[str, Tensor]) -> int:
 def _usual(arch: str, channels: int) -> Shape:
     side = 224 if arch.startswith(("torchvision/", "timm/")) else 28 if arch.startswith("lenet") else 32
     return channels, side, side
+
+
+class Described(Protocol):
+    """What must be known of the data."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+    @property
+    def input_shape(self) -> Shape: ...
+
+
+def fitted(network: Network, dataset: Described) -> Network:
+    """Return the network for the data's image size: some are built anew, since their layers depend on it.
+
+    Raises:
+        InputRejected: the number of classes, the channels or the image size do not fit.
+    """
+    if network.classes != len(dataset.classes):
+        raise InputRejected(
+            f"{network.called} has {network.classes} classes, but {dataset.name} has {len(dataset.classes)}",
+            hint="give the data that it was trained on",
+        )
+    shape = dataset.input_shape
+    if network.input_shape[0] != shape[0]:
+        raise InputRejected(
+            f"{network.called} takes images of {network.input_shape[0]} channels, "
+            f"but those of {dataset.name} have {shape[0]}",
+            hint="give the data that it was trained on",
+        )
+    if network.input_shape != shape and network.arch is not None:
+        network = _rebuilt(network, shape, dataset.name)
+    if classes_of(answer(network.module, shape)) != network.classes:
+        raise _wrong_size(network, shape, dataset.name)
+    return replace(network, input_shape=shape)
+
+
+def in_other_form(network: Network) -> Network | None:
+    """Return the network that its BatchNorm remembers to have been: other shortcuts between the very same tensors.
+
+    None where it is of the form it was trained in, or where that cannot be told; see `models.candidates`.
+    """
+    if network.arch is None or set(":/") & set(network.arch):
+        return None  # of code from elsewhere, other forms are not known
+    fits = [one.arch for one in models.candidates(_weights(network)) if one.exact]
+    if not fits or network.arch in fits:
+        return None
+    return _built(replace(network, arch=fits[0]), network.input_shape)
+
+
+def _rebuilt(network: Network, shape: Shape, name: str) -> Network:
+    try:
+        return _built(network, shape)
+    except (UsageError, RuntimeError):
+        raise _wrong_size(network, shape, name) from None
+
+
+def _built(network: Network, shape: Shape) -> Network:
+    """Return the network with its weights in a new module of its architecture."""
+    assert network.arch is not None
+    module = models.build(network.arch, classes=network.classes, input_shape=shape)
+    module.load_state_dict(_weights(network))
+    return replace(network, module=models.Normalized(module, network.mean, network.std).eval())
+
+
+def _weights(network: Network) -> dict[str, Tensor]:
+    return network.module.get_submodule("network").state_dict()
+
+
+def _wrong_size(network: Network, shape: Shape, name: str) -> InputRejected:
+    (_, height, width), (_, own_height, own_width) = shape, network.input_shape
+    return InputRejected(
+        f"{network.called} takes images of {own_height}x{own_width}, but those of {name} are {height}x{width}",
+        hint=f"--image-size {own_height} scales the images of a folder" if own_height == own_width else None,
+    )

@@ -1,34 +1,36 @@
 """Does the teacher know this data? Wrong normalisation, shuffled classes and wrong sizes, found before training.
 
+All of it is decided on validation or training images. The test images only state how good the teacher is.
+
 Accuracies are percent. One choice is called clearly better than another only when it is so by more than `MARGIN` points
 and by more than `SIGMAS` standard errors of the paired difference.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import sqrt
 from typing import Literal, Protocol
 
-import torch
 from torch import Tensor
 
-from compressor.batch import Batch
-from compressor.checkpoint.classes import apply_order, best_order, named_order
+from compressor.checkpoint.class_order import best_order, named_order
+from compressor.checkpoint.match import fitted, in_other_form
 from compressor.checkpoint.network import Network, Shape
-from compressor.checkpoint.resize import fitted, in_other_form
+from compressor.checkpoint.normalisation import Split, Statistics, Tried, chosen, predict, try_all
 from compressor.data import NORMALISATIONS
 from compressor.errors import InputRejected
 
 MARGIN = 3.0
 SIGMAS = 3.0
-_SCREENED = 128  # images on which every usual normalisation is tried; the best two see all of them
+_GOOD = 0.5  # of the way from guessing to all right: what a re-ordering of the classes must reach to be believed
+_ENOUGH = 500  # validation images to choose on; with fewer, training images are taken
 _SMALL = 64 * 64  # pixels of an image up to which `limit` images are cheap
-_BATCH = 128
 
-Statistics = tuple[tuple[float, ...], tuple[float, ...]]
+OWN = "with the data's own normalisation"
 _PHRASES = {
     "imagenet": "with ImageNet's normalisation",
     "cifar10": "with CIFAR-10's normalisation",
+    "cifar10-pixels": "with CIFAR-10's normalisation (std of all pixels)",
     "cifar100": "with CIFAR-100's normalisation",
     "mnist": "with MNIST's normalisation",
     "fashion_mnist": "with Fashion-MNIST's normalisation",
@@ -36,14 +38,6 @@ _PHRASES = {
     "none": "without normalisation",
     "bytes": "with pixels of 0 to 255",
 }
-
-
-class Split(Protocol):
-    """Labelled images in batches; with a seed, in an order that the seed decides."""
-
-    def __len__(self) -> int: ...
-
-    def batches(self, batch_size: int, *, seed: int | None = None) -> Iterator[Batch]: ...
 
 
 class Data(Protocol):
@@ -62,6 +56,8 @@ class Data(Protocol):
     @property
     def std(self) -> tuple[float, ...]: ...
     @property
+    def train(self) -> Split: ...
+    @property
     def validation(self) -> Split: ...
     @property
     def test(self) -> Split: ...
@@ -71,7 +67,7 @@ class Data(Protocol):
 class Checked:
     """The teacher under the normalisation to use, on the data's device and for its image size.
 
-    `top1` is its accuracy on the images that were tried, `sentence` one line to print.
+    `top1` is its accuracy on the test images (else on those that it was chosen on), `sentence` one line to print.
     """
 
     network: Network
@@ -79,75 +75,57 @@ class Checked:
     sentence: str
 
 
-@dataclass(frozen=True)
-class _Tried:
-    """What the teacher says of the images `[N]` under one normalisation, `phrase` as it follows a number."""
-
-    phrase: str
-    statistics: Statistics
-    predictions: Tensor
-    labels: Tensor
-
-    @property
-    def right(self) -> Tensor:
-        return self.predictions == self.labels
-
-    @property
-    def top1(self) -> float:
-        return 100 * self.right.float().mean().item()
-
-    def reordered(self, classes: int) -> Tensor:
-        """Which images `[N]` are right after the best re-ordering of the classes, found on the other half of them."""
-        half = torch.arange(len(self.labels)) % 2 == 0
-        right = torch.zeros(len(self.labels), dtype=torch.bool)
-        for seen in (half, ~half):
-            order = best_order(self.predictions[seen], self.labels[seen], classes)
-            right[~seen] = apply_order(order, self.predictions[~seen]) == self.labels[~seen]
-        return right
-
-    def score(self, classes: int) -> int:
-        """Right images in the class order that suits: a shuffled order must not hide the right normalisation."""
-        return max(int(self.right.sum()), int(self.reordered(classes).sum()))
-
-
 def check_teacher(
     network: Network, dataset: Data, *, normalize: Literal["given", "auto"] = "given", limit: int = 2000
 ) -> Checked:
-    """Evaluate the teacher on test images (else validation images) and settle how its images are normalised.
+    """Settle on validation (else training) images how the teacher's images are normalised; state its test accuracy.
 
     What the file, the recipe or a flag states is used, else the published normalisation of a data set that has a name;
     when the usual others are clearly better, they are used with `auto` and lead to an error otherwise. Where nothing is
-    stated, the best of them is used.
+    stated, the likeliest of them is used.
 
     Args:
-        limit: images to evaluate on; fewer where images are large.
+        limit: test images to evaluate on; half as many decide; fewer where images are large.
 
     Raises:
         InputRejected: classes, channels or image size do not fit; another architecture with the same tensors, or
             another normalisation, is clearly better; the classes look shuffled; the teacher does no better than
-            guessing; or there are no images to try.
+            guessing, or gives probabilities; or there are no images to try.
     """
     network = fitted(network, dataset)
     named_order(network, dataset.classes)
-    split, kind = (dataset.test, "test") if len(dataset.test) else (dataset.validation, "validation")
-    height, width = dataset.input_shape[1:]
-    count = min(len(split), max(256, min(limit, limit * _SMALL // (height * width))))
+    split, kind = _choosing(dataset)
+    count = _count(split, limit // 2, dataset.input_shape)
     if count == 0:
-        raise InputRejected(f"{dataset.name} has no test or validation images to try {network.called} on")
+        raise InputRejected(f"{dataset.name} has no images to try {network.called} on")
 
     given = _given(network, dataset)
     options = dict([given] if given else []) | _usual(dataset)
-    tried = _try(network, given and given[0], options, split, count)
+    tried = try_all(network, given and given[0], options, split, count)
+    _refuse_probabilities(network, tried)
 
     images = f"of {count:,} {kind} images"
     other = in_other_form(network)
     if other is not None:
-        _refuse_other_form(network, tried, other, _try(other, given and given[0], options, split, count), images)
+        _refuse_other_form(network, tried, other, try_all(other, given and given[0], options, split, count), images)
     _refuse_shuffled(network, tried, dataset.classes, images)
     _refuse_guessing(network, tried, images)
     if given is None:
-        return _best(network, tried, images)
-    return _settled(network, tried, images, automatic=normalize == "auto")
+        best, why = _best(tried, dataset, images)
+    else:
+        best, why = _settled(network, tried, images, automatic=normalize == "auto")
+    return _stated(network, best, why, dataset, limit, images)
+
+
+def _choosing(dataset: Data) -> tuple[Split, str]:
+    if len(dataset.validation) >= min(_ENOUGH, len(dataset.train)):
+        return dataset.validation, "validation"
+    return dataset.train, "training"
+
+
+def _count(split: Split, limit: int, shape: Shape) -> int:
+    _, height, width = shape
+    return min(len(split), max(256, min(limit, limit * _SMALL // (height * width))))
 
 
 def _given(network: Network, dataset: Data) -> tuple[str, Statistics] | None:
@@ -161,7 +139,7 @@ def _given(network: Network, dataset: Data) -> tuple[str, Statistics] | None:
 def _usual(dataset: Data) -> dict[str, Statistics]:
     """Return the normalisations worth trying, for as many channels as the data has."""
     channels = dataset.input_shape[0]
-    found = {"with the data's own normalisation": (dataset.mean, dataset.std)}
+    found = {OWN: (dataset.mean, dataset.std)}
     for name, (mean, std) in NORMALISATIONS.items():
         same = len({*mean}) == 1 and len({*std}) == 1
         if len(mean) == channels or (same and name in {"0.5", "none", "bytes"}):
@@ -171,58 +149,16 @@ def _usual(dataset: Data) -> dict[str, Statistics]:
     return found
 
 
-def _try(
-    network: Network, given: str | None, options: Mapping[str, Statistics], split: Split, count: int
-) -> list[_Tried]:
-    """Return what the teacher says under the given normalisation, then the best other one, or else the best two."""
-    screened = _predict(network, options, split, min(_SCREENED, max(1, count // 4)))
-    ranked = sorted(screened, key=lambda tried: -tried.score(network.classes))
-    names = [tried.phrase for tried in ranked if tried.phrase != given]
-    finalists = names[:2] if given is None else [given, *names[:1]]
-    return _predict(network, {name: options[name] for name in finalists}, split, count)
-
-
-def _predict(network: Network, options: Mapping[str, Statistics], split: Split, count: int) -> list[_Tried]:
-    """Return what the teacher says of the first `count` images of a fixed random order, in the order of `options`.
-
-    Of normalisations that are the same, the first is tried.
-    """
-    kept = {phrase: pair for at, (phrase, pair) in enumerate(options.items()) if pair not in [*options.values()][:at]}
-    networks = [network.normalised(*statistics).module for statistics in kept.values()]
-    said: list[list[Tensor]] = [[] for _ in networks]
-    labels: list[Tensor] = []
-    with torch.no_grad():
-        for batch in _first(split, count):
-            labels.append(batch.labels.cpu())
-            for module, parts in zip(networks, said, strict=True):
-                parts.append(module.to(batch.images.device)(batch.images).argmax(dim=1).cpu())
-    true = torch.cat(labels)
-    return [
-        _Tried(phrase, statistics, torch.cat(parts), true)
-        for (phrase, statistics), parts in zip(kept.items(), said, strict=True)
-    ]
-
-
-def _first(split: Split, count: int) -> Iterator[Batch]:
-    left = count
-    for batch in split.batches(min(_BATCH, count), seed=0):
-        images = batch.images[:left]
-        yield Batch(images, batch.labels[:left], batch.indices[:left])
-        left -= len(images)
-        if left <= 0:
-            return
-
-
-def _settled(network: Network, tried: Sequence[_Tried], images: str, *, automatic: bool) -> Checked:
-    """Keep the given normalisation, the first, unless another is clearly better."""
+def _settled(network: Network, tried: Sequence[Tried], images: str, *, automatic: bool) -> tuple[Tried, str]:
+    """Keep the given normalisation, the first, unless another is clearly better; say why, where there is a choice."""
     given = tried[0]
     other = max(tried, key=lambda one: one.top1)  # the given one, if they are equal
     if not _clearly_better(other.right, given.right):
-        aside = f" ({other.top1:.1f} % {other.phrase})" if other.top1 > given.top1 else ""
-        return _checked(network, given, f"right on {given.top1:.1f} % {images} {given.phrase}{aside}")
+        aside = f" ({other.top1:.1f} % {images} {other.phrase}, {given.top1:.1f} % so)"
+        return given, aside if other.top1 > given.top1 else ""
     both = f"{given.top1:.1f} % {images} {given.phrase}, on {other.top1:.1f} % {other.phrase}"
     if automatic:
-        return _checked(network, other, f"right on {both}; using that")
+        return other, f" (on {both}; using that)"
     mean, std = ([float(f"{value:.4g}") for value in values] for values in other.statistics)
     same = (
         f"teacher.mean {mean} and teacher.std {std} in a recipe"
@@ -235,20 +171,35 @@ def _settled(network: Network, tried: Sequence[_Tried], images: str, *, automati
     )
 
 
-def _best(network: Network, tried: Sequence[_Tried], images: str) -> Checked:
-    best, *others = sorted(tried, key=lambda one: -one.top1)
-    second = f"; next {others[0].top1:.1f} % {others[0].phrase}" if others else ""
-    return _checked(
-        network, best, f"right on {best.top1:.1f} % {images} {best.phrase}, the best (none is stated){second}"
+def _best(tried: Sequence[Tried], dataset: Data, images: str) -> tuple[Tried, str]:
+    best = chosen(tried, (dataset.mean, dataset.std))
+    others = sorted((one for one in tried if one is not best), key=lambda one: one.tempered)
+    second = f", next {others[0].top1:.1f} % {others[0].phrase}" if others else ""
+    return best, f" (none is stated; chosen by {best.top1:.1f} % {images}{second})"
+
+
+def _stated(network: Network, best: Tried, why: str, dataset: Data, limit: int, images: str) -> Checked:
+    """State the accuracy on test images, which had no part in the choice."""
+    count = _count(dataset.test, limit, dataset.input_shape) if len(dataset.test) else 0
+    if count:
+        (best,) = predict(network, {best.phrase: best.statistics}, dataset.test, count)
+        images = f"of {count:,} test images"
+    sentence = f"right on {best.top1:.1f} % {images} {best.phrase}{why}"
+    return Checked(network.normalised(*best.statistics), best.top1, sentence)
+
+
+def _refuse_probabilities(network: Network, tried: Sequence[Tried]) -> None:
+    for one in tried:
+        if not bool((one.logits >= 0).all()) or not bool(((one.logits.sum(dim=1) - 1).abs() < 1e-3).all()):
+            return
+    raise InputRejected(
+        f"{network.called} answers with probabilities, at least 0 and of sum 1, where logits are needed",
+        hint="export it without the softmax at its end",
     )
 
 
-def _checked(network: Network, tried: _Tried, sentence: str) -> Checked:
-    return Checked(network.normalised(*tried.statistics), tried.top1, sentence)
-
-
 def _refuse_other_form(
-    network: Network, tried: Sequence[_Tried], other: Network, others: Sequence[_Tried], images: str
+    network: Network, tried: Sequence[Tried], other: Network, others: Sequence[Tried], images: str
 ) -> None:
     ours, theirs = (max(each, key=lambda one: one.top1) for each in (tried, others))
     if _clearly_better(theirs.right, ours.right):
@@ -259,13 +210,13 @@ def _refuse_other_form(
         )
 
 
-def _refuse_shuffled(network: Network, tried: Sequence[_Tried], names: Sequence[str], images: str) -> None:
-    classes = network.classes
-    best = max(tried, key=lambda one: one.score(classes))
-    right = best.reordered(classes)
-    if not _clearly_better(right, best.right):
+def _refuse_shuffled(network: Network, tried: Sequence[Tried], names: Sequence[str], images: str) -> None:
+    best = max(tried, key=lambda one: max(int(one.right.sum()), int(one.reordered.sum())))
+    right = best.reordered
+    guessed = _commonest(best.labels)
+    if not _clearly_better(right, best.right) or right.float().mean().item() < guessed + _GOOD * (1 - guessed):
         return
-    order = best_order(best.predictions, best.labels, classes)
+    order = best_order(best.predictions, best.labels, network.classes)
     moved = [(k, names[true]) for k, true in enumerate(order.tolist()) if k != true]
     listed = ", ".join(f"{k} is {name!r}" for k, name in moved[:6]) + (", ..." if len(moved) > 6 else "")
     raise InputRejected(
@@ -275,15 +226,21 @@ def _refuse_shuffled(network: Network, tried: Sequence[_Tried], names: Sequence[
     )
 
 
-def _refuse_guessing(network: Network, tried: Sequence[_Tried], images: str) -> None:
+def _refuse_guessing(network: Network, tried: Sequence[Tried], images: str) -> None:
     best = max(tried, key=lambda one: one.top1)
-    share = best.labels.bincount().max().item() / len(best.labels)  # what always saying the commonest class would get
+    share = _commonest(best.labels)
     if best.top1 <= 100 * (share + SIGMAS * sqrt(share * (1 - share) / len(best.labels))):
         raise InputRejected(
             f"{network.called} is right on {best.top1:.1f} % {images} at best, "
             f"hardly more than guessing ({100 * share:.1f} %)",
-            hint="it was probably trained on other data, or its training failed: give the data it was trained on",
+            hint="it was probably trained on other data, its last layer was not trained, or its training failed: "
+            "give the data it was trained on",
         )
+
+
+def _commonest(labels: Tensor) -> float:
+    """Return the share of the commonest class: what always saying it would get."""
+    return labels.bincount().max().item() / len(labels)
 
 
 def _clearly_better(one: Tensor, other: Tensor) -> bool:

@@ -1,9 +1,10 @@
 """Networks by name: families for small images, torchvision, timm and a user's own; and names for unknown weights."""
 
-from compressor.models.architectures import Entry, build, catalogue, described, require_known, title
+from compressor.models.architectures import Entry, build, catalogue, described, outline, require_known, title
 from compressor.models.cost import macs, parameters
 from compressor.models.infer import Candidate, candidates, explain
 from compressor.models.normalized import Normalized
+from compressor.models.timm_zoo import owners as timm_owners
 
 __all__ = [
     "Candidate",
@@ -15,7 +16,9 @@ __all__ = [
     "described",
     "explain",
     "macs",
+    "outline",
     "parameters",
     "require_known",
+    "timm_owners",
     "title",
 ]

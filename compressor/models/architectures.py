@@ -9,7 +9,18 @@ from typing import Protocol
 from torch import nn
 
 from compressor.errors import UsageError, did_you_mean
-from compressor.models import factory, lenet, mobilenet, resnet, shufflenet, timm_zoo, torchvision_zoo, vgg, wrn
+from compressor.models import (
+    factory,
+    lenet,
+    mobilenet,
+    resnet,
+    shufflenet,
+    timm_zoo,
+    torchvision_zoo,
+    vgg,
+    wide_stem,
+    wrn,
+)
 from compressor.models.cost import macs, parameters
 from compressor.models.layers import on_meta
 
@@ -39,7 +50,7 @@ class Family(Protocol):
 
 
 # To add one: its module, then this line.
-FAMILIES: tuple[Family, ...] = (resnet, wrn, vgg, mobilenet, shufflenet, lenet)
+FAMILIES: tuple[Family, ...] = (resnet, wide_stem, wrn, vgg, mobilenet, shufflenet, lenet)
 
 
 @dataclass(frozen=True)
@@ -96,6 +107,11 @@ def described(arch: str, network: nn.Module) -> str:
     ours = any(re.match(rf"{family.PREFIX}[^:/]*$", arch) for family in FAMILIES)
     rare = ", none of the sizes that `compress models` lists" if ours and arch not in listed else ""
     return f"{title(arch)}, {parameters(network):,} parameters{rare}"
+
+
+def outline(arch: str, *, classes: int, input_shape: Shape) -> nn.Module:
+    """As `build`, on the meta device: names and shapes without memory, of the catalogue and torchvision alone."""
+    return on_meta(partial(build, arch, classes=classes, input_shape=input_shape))
 
 
 def catalogue(*, torchvision: bool = False) -> list[Entry]:

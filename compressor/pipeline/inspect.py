@@ -10,9 +10,9 @@ from torch import Tensor
 from compressor import models
 from compressor.checkpoint.exported import refuse_code
 from compressor.checkpoint.formats import Format, members, sniff
-from compressor.checkpoint.pickles import WAY_OUT, unsafe_globals
+from compressor.checkpoint.own_files import KEY, read_card
+from compressor.checkpoint.pickles import unsafe_globals, way_out
 from compressor.checkpoint.reading import open_tensors
-from compressor.checkpoint.students import KEY, read_card
 from compressor.errors import InputRejected
 from compressor.files import sha256
 from compressor.runs import record
@@ -42,7 +42,7 @@ def inspect(path: Path) -> dict[str, Any]:
     if format_ in {Format.TORCH, Format.PICKLE}:
         names = unsafe_globals(path, format_)
         if names:
-            return facts | {"loadable": False, "would import": names, "hint": WAY_OUT}
+            return facts | {"loadable": False, "would import": names, "hint": way_out(path, format_)}
     return facts | _checkpoint(path)
 
 

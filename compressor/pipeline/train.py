@@ -112,7 +112,8 @@ def resumed_training(folder: Run, tell: Tell, *, allow: Sequence[str]) -> Finish
     require_same(folder, prepared, fingerprint=begun.get(FINGERPRINT), teacher=begun.get("teacher_sha256"))
     state = new_state(prepared)
     if folder.last.exists():
-        state.load_state_dict(checkpoint.load_state(folder.last))
+        with checkpoint.guarded(folder.last):
+            state.load_state_dict(checkpoint.load_state(folder.last))
     folder.keep_epochs(state.epoch)
     tell(f"run: {folder.folder}, resuming after {state.epoch} of {prepared.recipe.train.epochs} epochs")
     return _trained(prepared, state, folder, tell)

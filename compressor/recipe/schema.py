@@ -161,6 +161,9 @@ class Teacher(Config):
 
     checkpoint: Path = Field(description="a checkpoint, or the folder of a run")
     arch: str | None = Field(default=None, description="only when the checkpoint fits several architectures")
+    weights: Annotated[str, Field(min_length=1)] | None = Field(
+        default=None, description="which of several sets of weights in the checkpoint, by its key: model_ema"
+    )
     classes: PositiveInt | None = Field(default=None, description="only when the checkpoint does not say")
     normalize: Normalize = Field(
         default="given", description="auto: use the usual mean and std that fit best, when the data's own fit badly"

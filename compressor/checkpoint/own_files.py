@@ -1,17 +1,26 @@
-"""Our own files: safetensors with one JSON text that says what the network is and what it was seen to do."""
+"""Our own files: students, which say what they are and were seen to do, and training states that can be resumed.
 
+A student is safetensors with one JSON text; a state is tensors and plain values. Both are written whole or not at all.
+"""
+
+import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+import torch
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 from safetensors.torch import save
-from torch import nn
+from torch import Tensor, nn
 
+from compressor.checkpoint import pickles
+from compressor.checkpoint.formats import Format, damaged, sniff
 from compressor.errors import InputRejected
 from compressor.files import replacing
 
+_MOST_CLASSES = 1_000_000
+_LARGEST_IMAGE = 2**27  # numbers of an image
 KEY = "compressor"  # a single key: the order of several would differ from one writing to the next
 
 
@@ -26,9 +35,9 @@ class Card(BaseModel):
 
     format: Literal[1] = 1
     arch: str
-    classes: int
+    classes: int = Field(ge=1, le=_MOST_CLASSES)
     class_names: tuple[str, ...] | None = None
-    input_shape: tuple[int, int, int]
+    input_shape: tuple[PositiveInt, PositiveInt, PositiveInt]
     mean: tuple[float, ...]
     std: tuple[float, ...]
     data: str | None = None
@@ -40,6 +49,9 @@ class Card(BaseModel):
     def _agrees_with_itself(self) -> "Card":
         if not len(self.mean) == len(self.std) == self.input_shape[0] or not all(value > 0 for value in self.std):
             raise ValueError("mean and std need one value a channel, std above zero")
+        channels, height, width = self.input_shape
+        if channels * height * width > _LARGEST_IMAGE:
+            raise ValueError(f"an image of {channels}x{height}x{width} is larger than any")
         if self.class_names is not None and len(self.class_names) != self.classes:
             raise ValueError(f"{len(self.class_names)} class names for {self.classes} classes")
         return self
@@ -102,5 +114,54 @@ def read_card(metadata: Mapping[str, Any], path: Path) -> Card | None:
         problem = error.errors()[0]
         where = ".".join(str(part) for part in problem["loc"]) or "its metadata"
         raise InputRejected(f"{path} contradicts itself: {where}: {problem['msg']}") from None
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise InputRejected(f"{path} has metadata that is not JSON: {error}") from None
+
+
+_KIND = "compressor training state"
+_VERSION = 1
+
+
+def save_state(path: Path, state: dict[str, Any]) -> None:
+    """Write `state`: tensors, numbers, texts, and lists and dicts of them."""
+    _save(path, {"kind": _KIND, "version": _VERSION, "state": state})
+
+
+def save_weights(path: Path, weights: Mapping[str, Tensor], **facts: float) -> None:
+    """Write a plain checkpoint as anyone has them: the weights under `state_dict`, and numbers beside them."""
+    _save(path, {"state_dict": dict(weights), **facts})
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    """Read what `save_state` wrote, on the CPU.
+
+    Raises:
+        InputRejected: the file is absent, damaged, or not a training state of this version.
+    """
+    if sniff(path) is not Format.TORCH:
+        raise _foreign(path)
+    content = pickles.load(path, Format.TORCH)
+    if not isinstance(content, dict) or content.get("kind") != _KIND:
+        raise _foreign(path)
+    if content.get("version") != _VERSION:
+        raise InputRejected(
+            f"{path} is a training state of version {content.get('version')}, not {_VERSION}",
+            hint="resume it with the version of compress that wrote it",
+        )
+    state = content.get("state")
+    if not isinstance(state, dict):
+        damaged(path, "it has no 'state'")
+    return state
+
+
+def _save(path: Path, content: dict[str, Any]) -> None:
+    written = io.BytesIO()
+    torch.save(content, written)
+    with replacing(path) as temporary:
+        temporary.write_bytes(written.getvalue())
+
+
+def _foreign(path: Path) -> InputRejected:
+    return InputRejected(
+        f"{path} is not a training state that can be resumed", hint="--resume takes the folder of a run"
+    )
