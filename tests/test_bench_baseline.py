@@ -1,5 +1,6 @@
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -263,3 +264,32 @@ def test_every_key_of_the_file_is_documented(part):
     text = (Path(__file__).parent.parent / "docs" / "bench.md").read_text(encoding="utf-8")
 
     assert set(part) <= set(re.findall(r"`([a-z0-9_]+)`", text))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"samples_ms": ()},
+        {"samples_ms": (0.0, 1.0)},
+        {"samples_ms": (-1.0,)},
+        {"median_interval": (0.0, 1.0)},
+        {"batch": 0},
+    ],
+)
+def test_a_benchmark_that_nobody_measured_is_refused(tmp_path, changes):
+    fine = latency(*range(1, 11))
+    write(tmp_path / "fine.json", {"student": (fine,)})
+    write(tmp_path / "bench.json", {"student": (fine, replace(fine, **changes))})
+
+    assert read(tmp_path / "fine.json").latencies["student"] == (fine,)
+    with pytest.raises(InputRejected, match="holds what was never measured: student, batch"):
+        read(tmp_path / "bench.json")
+
+
+def test_a_benchmark_with_nan_is_refused(tmp_path):
+    write(tmp_path / "bench.json", {"student": (latency(1234.5),)})
+    text = (tmp_path / "bench.json").read_text()
+    (tmp_path / "bench.json").write_text(re.sub(r"1234\.5(?=\s*\])", "NaN", text))
+
+    with pytest.raises(InputRejected, match=r"never measured|not a benchmark file"):
+        read(tmp_path / "bench.json")

@@ -608,6 +608,31 @@ def test_a_baseline_that_is_none_is_refused_when_the_recipe_is_checked(tmp_path,
 
 
 @pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"latency_ms": {"1": timing(0.0)}}, "student.onnx: batch 1: p50 0.0"),
+        ({"latency_ms": {"1": timing(-2.0, 3.0)}}, "batch 1: p50 -2.0"),
+        ({"latency_ms": {"1": timing(2.0, median_ci=(0.0, 3.0))}}, "batch 1: median_ci 0.0"),
+        ({"latency_ms": {"abc": timing(2.0)}}, "'abc' is no batch size"),
+        ({"latency_ms": {"0": timing(2.0)}}, "'0' is no batch size"),
+        ({"size_bytes": 0}, "student.onnx: size_bytes 0"),
+        ({"top1": -1.0}, "student.onnx: top1 -1.0"),
+        ({"agreement": 93.0}, "student.onnx: agreement 93.0"),
+        ({"top1": "NaN"}, "student.onnx: top1 nan"),
+    ],
+)
+def test_a_baseline_that_nobody_measured_is_refused_before_training(tmp_path, change, sentence):
+    plain = {key: value for key, value in change.items() if value != "NaN"}
+    text = run(artifact(**plain)).model_dump_json()
+    path = tmp_path / "result.json"
+    path.write_text(text if plain else text.replace('"top1":90.0', '"top1":NaN'))
+
+    with pytest.raises(InputRejected, match=re.escape(sentence)) as caught:
+        unmeasurable(recipe({"baseline": path, "max_latency_regression": 1}))
+    assert caught.value.exit_code == 4
+
+
+@pytest.mark.parametrize(
     ("gates", "values", "before", "sentence"),
     [
         (

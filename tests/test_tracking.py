@@ -100,12 +100,44 @@ class Noting:
             "tracking.0.uri.*must not hold",
             "MLFLOW_TRACKING_USERNAME",
         ),
+        ("[{kind: mlflow, file: a.onnx}]", "tracking.0.file: is the file to register, and register names no model", ""),
+        ("[{kind: mlflow, register: a, file: a.plan}]", "tracking.0.file", ""),
         ("[{kind: tensorboard}, {kind: tensorboard}]", "tracking: lists tensorboard twice", ""),
         ("[{kind: mlflow, register: 'a/b'}]", "tracking.0.register", ""),
     ],
 )
 def test_a_tracking_that_makes_no_sense_is_refused(value, words, hint):
     refused(["run", "digits-teacher", "--dry-run", "--set", f"tracking={value}"], 2, words, hint)
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "http://ann:s3cr3t@127.0.0.1:5000",
+        "http:ann:s3cr3t@127.0.0.1",
+        "http://s3cr3t@127.0.0.1",
+        "http://127.0.0.1/?password=s3cr3t",
+        "postgresql://host/db?sslmode=x&Password=s3cr3t",
+        "http://127.0.0.1/#access_token=s3cr3t",
+    ],
+)
+def test_an_address_with_a_secret_is_refused_without_showing_it(uri):
+    for section in (f"tracking=[{{kind: mlflow, uri: '{uri}'}}]", f'tracking=[{{kind: mlflow, uri: "{uri}"}}]'):
+        done = typed(["run", "digits-teacher", "--dry-run", "--set", section])
+
+        assert done.code == 2
+        assert done.err.startswith("error: --set tracking=...: tracking.0.uri: must not hold a user or a password\n")
+        assert "s3cr3t" not in done.out + done.err
+
+
+def test_an_address_without_a_secret_is_taken():
+    for uri in (
+        "http://127.0.0.1:5000/a@b",
+        "sqlite:///runs/store.db",
+        "http://h/?workspace=a",
+        "databricks://profile",
+    ):
+        assert MLflow(uri=uri).uri == uri
 
 
 def test_a_model_is_registered_only_where_an_onnx_file_is_exported():
@@ -209,6 +241,7 @@ def test_passwords_in_addresses_are_never_told():
     error = OSError("no answer from https://ann:secret@host/a@b, nor from http://token@host:80\nmore")
 
     assert module.reason_of(error) == "no answer from https://host/a@b, nor from http://host:80"
+    assert module.without_secrets("at http://ann:x@h/db?password=x#y, sorry") == "at http://h/db sorry"
 
 
 def test_a_tracker_that_cannot_be_opened_is_left_out(monkeypatch, tmp_path, told):
@@ -430,6 +463,48 @@ def test_a_whole_run_is_on_the_server(tmp_path, monkeypatch, server, client):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
+    ("passed", "gates", "status", "verdict", "registered"),
+    [
+        (False, True, "FAILED", "broken", False),
+        (None, True, "FINISHED", "open", False),
+        (True, True, "FINISHED", "held", True),
+        (None, False, "FINISHED", "none", True),
+    ],
+)
+def test_a_model_is_registered_only_where_the_gates_hold(
+    tmp_path, told, server, client, passed, gates, status, verdict, registered
+):
+    run = finished.folder(tmp_path / "run")
+    graph(run.folder / "export/student.int8.onnx")
+    name = f"judged-{verdict}"
+    section = {"kind": "mlflow", "uri": server, "experiment": name, "register": name, "file": "student.int8.onnx"}
+    known = finished.result()
+    result = finished.result(passed=passed, gates=known.gates if gates else ())
+    for _ in range(2):
+        with tracking(recipe(tracking=[section]), run, told) as trackers:
+            trackers.result(result)
+
+    (there,) = runs_of(client, name)
+    assert told.sentences == []
+    assert (there.info.status, there.data.tags["compress.gates"]) == (status, verdict)
+    versions = client.search_model_versions(f"name='{name}'")
+    assert [(each.tags["compress.gates"], each.tags["compress.file"]) for each in versions] == (
+        [(verdict, "export/student.int8.onnx")] if registered else []
+    )
+
+
+@pytest.mark.slow
+def test_a_file_that_is_not_there_is_not_registered(tmp_path, told, server, client):
+    section = {"kind": "mlflow", "uri": server, "experiment": "absent", "register": "absent", "file": "no.onnx"}
+    with tracking(recipe(tracking=[section]), finished.folder(tmp_path / "run"), told) as trackers:
+        trackers.result(finished.result(passed=True))
+
+    assert "there is no no.onnx to register, only student.fp32.onnx, student.int8.onnx" in told.sentences[0]
+    assert client.search_model_versions("name='absent'") == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
     ("pixels", "shape", "kind"), [("float32", (-1, 1, 8, 8), "float32"), ("uint8", (-1, 8, 8, 1), "uint8")]
 )
 def test_the_registered_model_says_what_it_takes_and_returns(tmp_path, told, server, client, pixels, shape, kind):
@@ -438,7 +513,7 @@ def test_the_registered_model_says_what_it_takes_and_returns(tmp_path, told, ser
     name = f"signed-{pixels}"
     wanted = recipe(tracking=[{"kind": "mlflow", "uri": server, "experiment": name, "register": name}])
     with tracking(wanted, run, told) as trackers:
-        trackers.result(finished.result())
+        trackers.result(finished.result(passed=True))
     assert told.sentences == []
 
     from mlflow.models import get_model_info

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
+from math import inf
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
@@ -113,10 +114,10 @@ def read(path: Path) -> Benchmark:
     """Read a benchmark file.
 
     Raises:
-        InputRejected: there is none, it is damaged, or it is of another schema.
+        InputRejected: there is none, it is damaged, of another schema, or holds what no measurement gives.
     """
     try:
-        return Benchmark.model_validate_json(path.read_text(encoding="utf-8"))
+        found = Benchmark.model_validate_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputRejected(
             f"cannot read the baseline {path}: {error.strerror}", hint="compress bench writes one"
@@ -127,6 +128,20 @@ def read(path: Path) -> Benchmark:
         raise InputRejected(
             f"{path} is not a benchmark file of schema 1: {where}: {problem['msg']}", hint="compress bench writes one"
         ) from error
+    for name, latencies in found.latencies.items():
+        for latency in latencies:
+            if not _possible(latency):
+                raise InputRejected(
+                    f"{path} holds what was never measured: {name}, batch {latency.batch}",
+                    hint="compress bench writes one",
+                )
+    return found
+
+
+def _possible(latency: Latency) -> bool:
+    """Whether a measurement could have given this: an edited file must not divide by zero, nor hold by a NaN."""
+    samples = (*latency.samples_ms, *(latency.median_interval or ()))
+    return latency.batch > 0 and bool(latency.samples_ms) and all(0 < sample < inf for sample in samples)
 
 
 def _clear(now: Latency, before: Latency) -> bool:

@@ -25,9 +25,9 @@ class Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-def refusal(message: str, *, key: str = "", hint: str = "") -> PydanticCustomError:
+def refusal(message: str, *, key: str = "", hint: str = "", secret: bool = False) -> PydanticCustomError:
     """Return an error to raise in a validator: `message` goes on after the dotted name, `key` is relative to it."""
-    return PydanticCustomError("recipe", "{message}", {"message": message, "key": key, "hint": hint})
+    return PydanticCustomError("recipe", "{message}", {"message": message, "key": key, "hint": hint, "secret": secret})
 
 
 def _alone(tensor: Tensor) -> Tensor:

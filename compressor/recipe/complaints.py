@@ -70,7 +70,10 @@ def explain(error: ValidationError, values: Any, where: Callable[[Place], Source
     for place, details in unknown_first:
         source = where(place)
         sentence, hint = _complaint(place, details, values, source)
-        complaints.append((f"{source.label}: {sentence}" if source.label else sentence, hint))
+        label = source.label
+        if label is not None and source.typed and details[-1].get("ctx", {}).get("secret"):
+            label = f"{label.partition('=')[0]}=...".replace("'", "")
+        complaints.append((f"{label}: {sentence}" if label else sentence, hint))
     (message, hint), *others = complaints
     more = [f"also wrong: {sentence}" for sentence, _ in others[:4]]
     more += [f"and {len(others) - 4} more"] if len(others) > 4 else []

@@ -1,6 +1,7 @@
 """What a recipe may say. Each class is a section; what fields cannot express, a validator below them checks."""
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -68,6 +69,10 @@ Format = Annotated[
 LARGEST_BATCH, SMALLEST_BATCH = 256, 16
 LEAST_STEPS = 32  # of an epoch, where the size of a step is not given
 
+# A user before the host of an address, or a key of its query or fragment that names a secret.
+_SECRET = re.compile(
+    r"^[^/?#]*:(//)?[^/?#]*@|[?&;#][^=&;]*(user|pass|pwd|token|secret|key|auth)[^=&;]*=", re.IGNORECASE
+)
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Points = Annotated[float, Field(ge=0, le=100)]
 Percentile = Annotated[float, Field(gt=0, lt=100)]
@@ -430,18 +435,31 @@ class MLflow(Config):
     )
     experiment: Annotated[str, Field(min_length=1)] = "compress"
     register_as: Annotated[str, Field(min_length=1, pattern=r"^[^/:]+$")] | None = Field(
-        default=None, alias="register", description="registered model that the first ONNX file becomes a version of"
+        default=None,
+        alias="register",
+        description="registered model that an ONNX file becomes a version of, where all gates hold",
+    )
+    file: Annotated[str, Field(min_length=1, pattern=r"^[^/]+\.onnx$")] | None = Field(
+        default=None, description="the ONNX file to register, such as student.int8.onnx; null: the first"
     )
 
     @field_validator("uri")
     @classmethod
     def _holds_no_secret(cls, uri: str | None) -> str | None:
-        if uri is not None and "@" in uri.partition("://")[2].partition("/")[0]:
+        if uri is not None and _SECRET.search(uri):
             raise refusal(
                 "must not hold a user or a password",
-                hint="export MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN",
+                hint="export MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN; or the "
+                "whole address as MLFLOW_TRACKING_URI",
+                secret=True,
             )
         return uri
+
+    @model_validator(mode="after")
+    def _a_file_is_for_a_model(self) -> Self:
+        if self.file is not None and self.register_as is None:
+            raise refusal("is the file to register, and register names no model", key="file")
+        return self
 
 
 Tracking = Annotated[TensorBoard | MLflow, Field(discriminator="kind")]

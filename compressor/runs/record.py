@@ -4,8 +4,10 @@ Accuracies and drops are percent and points, agreements, ECE and errors fraction
 not measured is null, never zero.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Any, Literal
 
@@ -298,10 +300,10 @@ def read_file(path: Path) -> Result:
     """Return the record in a file that is there.
 
     Raises:
-        InputRejected: it cannot be read, is damaged, or is of another schema.
+        InputRejected: it cannot be read, is damaged, of another schema, or holds what no measurement gives.
     """
     try:
-        return Result.model_validate_json(path.read_text(encoding="utf-8"))
+        result = Result.model_validate_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputRejected(f"cannot read {path}: {error.strerror}") from error
     except (ValidationError, UnicodeDecodeError) as error:
@@ -312,3 +314,34 @@ def read_file(path: Path) -> Result:
                 f"{path} is not a result record of schema 1: its schema is {problem['input']}"
             ) from None
         raise InputRejected(f"{path} is not a result record of schema 1: {where}: {problem['msg']}") from None
+    impossible = next(_impossible(result), None)
+    if impossible is not None:
+        raise InputRejected(f"{path} holds what was never measured: {impossible}", hint="measure the run again")
+    return result
+
+
+_TIMES = ("p50", "p90", "p95", "p99", "mean", "images_per_s")
+_RANGES = {
+    **dict.fromkeys(("top1", "top5", "fgsm_top1", "pgd_top1"), (0.0, 100.0)),
+    **dict.fromkeys(("ece", "agreement", "boundary_agreement"), (0.0, 1.0)),
+    **dict.fromkeys(("accuracy_drop", "worst_class_drop"), (-100.0, 100.0)),
+    **dict.fromkeys(("size_bytes", "samples"), (1, inf)),
+}
+
+
+def _impossible(result: Result) -> Iterator[str]:
+    """Yield what no measurement gives: a record may have been edited, and a gate would divide by it or hold by it."""
+    for file in result.files():
+        for key, (low, high) in _RANGES.items():
+            value = getattr(file.metrics, key)
+            if value is not None and not low <= value <= high:  # NaN is in no range
+                yield f"{file.name}: {key} {value}"
+        for batch, timing in (file.metrics.latency_ms or {}).items():
+            if re.fullmatch("[1-9][0-9]{0,8}", batch) is None:
+                yield f"{file.name}: {batch!r} is no batch size"
+            times = {key: getattr(timing, key) for key in _TIMES} | dict(enumerate(timing.median_ci or ()))
+            yield from (
+                f"{file.name}: batch {batch}: {'median_ci' if isinstance(key, int) else key} {value}"
+                for key, value in times.items()
+                if not 0 < value < inf
+            )

@@ -111,8 +111,8 @@ def reason_of(error: Exception) -> str:
 
 
 def without_secrets(text: str) -> str:
-    """Return a text without users and passwords of addresses: an environment variable may hold some."""
-    return re.sub(r"://[^/\s@]*@", "://", text)
+    """Return a text without users and queries of addresses: an environment variable may hold passwords there."""
+    return re.sub(r"(://[^\s?#]*)[?#]\S*", r"\1", re.sub(r"://[^/\s@]*@", "://", text))
 
 
 def _open(config: Any, recipe: Recipe, run: Run) -> Tracker:

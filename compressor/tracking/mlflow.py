@@ -9,19 +9,19 @@ import os
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compressor.errors import EnvironmentMissing, UsageError
+from compressor.errors import EnvironmentMissing, InputRejected, UsageError
 from compressor.files import write_text
 from compressor.recipe import MLflow, Recipe
 from compressor.runs import record
 from compressor.runs.folder import Run
-from compressor.tracking import reason_of, without_secrets
+from compressor.tracking import FAILED, FINISHED, reason_of, without_secrets
 from compressor.tracking.values import of_epoch, of_result, parameters
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 _AT_ONCE = 100  # parameters in a request; the server takes no more
 _HASH = "compress.sha256"
+_VERDICT = "compress.gates"
+_KEPT = ("held", "none")  # verdicts under which a file is registered
 _FILES = ("recipe.resolved.yaml", "env.json", "result.json", "metrics.jsonl", "manifest.json")
 _FOLDERS = ("student", "export", "report")
 # Where the user has set nothing: a server that is down costs seconds a request, not MLflow's minutes, and nobody is
@@ -48,6 +50,7 @@ class MLflowTracker:
 
     def __init__(self, config: MLflow, recipe: Recipe, run: Run) -> None:
         self._config, self._run = config, run
+        self._verdict = "none"
         with _quiet():
             self._client = _client(config)
             self._id = self._known_run() or self._new_run(recipe.name)
@@ -71,13 +74,28 @@ class MLflowTracker:
             for name in _FOLDERS:
                 if (self._run.folder / name).is_dir():
                     self._client.log_artifacts(self._id, str(self._run.folder / name), name)
-            graph = next((each for each in result.artifacts if each.format == "onnx"), None)
-            if self._config.register_as is not None and graph is not None:
-                self._register(self._config.register_as, graph)
+            self._verdict = _verdict(result)
+            self._client.set_tag(self._id, _VERDICT, self._verdict)
+            graphs = [each for each in result.artifacts if each.format == "onnx"]
+            if self._config.register_as is not None and graphs and self._verdict in _KEPT:
+                self._register(self._config.register_as, self._chosen(graphs))
 
     def close(self, status: str) -> None:
+        failed = status == FINISHED and self._verdict == "broken"
         with _quiet():
-            self._client.set_terminated(self._id, status)
+            self._client.set_terminated(self._id, FAILED if failed else status)
+
+    def _chosen(self, graphs: Sequence[record.Artifact]) -> record.Artifact:
+        """Return the file to register.
+
+        Raises:
+            InputRejected: the recipe names one that the run has not.
+        """
+        wanted = self._config.file
+        names = {Path(graph.path).name: graph for graph in graphs}
+        if wanted is not None and wanted not in names:
+            raise InputRejected(f"there is no {wanted} to register, only {', '.join(names)}")
+        return graphs[0] if wanted is None else names[wanted]
 
     def _known_run(self) -> str | None:
         """Return the id that this run folder has on the server, None where it has none or the server lost it."""
@@ -126,9 +144,10 @@ class MLflowTracker:
         import onnx
         from mlflow.exceptions import MlflowException
 
-        versions = self._client.search_model_versions(f"name='{name}'")
-        if any(version.run_id == self._id and version.tags.get(_HASH) == graph.sha256 for version in versions):
-            return
+        for version in self._client.search_model_versions(f"name='{name}'"):
+            if version.run_id == self._id and version.tags.get(_HASH) == graph.sha256:
+                self._client.set_model_version_tag(name, version.version, _VERDICT, self._verdict)
+                return
         model = onnx.load(self._run.folder / graph.path)
         with tempfile.TemporaryDirectory() as folder:
             place = Path(folder) / "model"
@@ -140,6 +159,7 @@ class MLflowTracker:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
         tags = {_HASH: graph.sha256, "compress.precision": graph.precision, "compress.file": graph.path}
+        tags[_VERDICT] = self._verdict
         source = f"{self._client.get_run(self._id).info.artifact_uri}/model"
         self._client.create_model_version(name, source, run_id=self._id, tags=tags)
 
@@ -178,6 +198,11 @@ def _uri(config: MLflow) -> str:
             hint="tracking: [{kind: mlflow, uri: http://127.0.0.1:5000}], or export MLFLOW_TRACKING_URI",
         )
     return uri
+
+
+def _verdict(result: record.Result) -> str:
+    """Return how a run stands with its gates: `held`, `broken`, `open` while one waits, `none` where there are none."""
+    return {True: "held", False: "broken", None: "open" if result.gates else "none"}[result.passed]
 
 
 def _signature(model: Any) -> Any:
