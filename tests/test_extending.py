@@ -24,10 +24,8 @@ def test_a_package_of_ones_own_is_used_from_the_teacher_to_the_exported_file(tmp
     monkeypatch.chdir(tmp_path)
     ran(["train", "--arch", "lenet5", *DATA, "--out", "teacher", "--epochs", "6", *QUICK[2:]])
 
-    ran(
-        ["distill", "--teacher", "teacher", *DATA, *STUDENT, "--method", "example_plugin.method:Fading"]
-        + ["--set", "method.start=0.5", "--out", "run", *QUICK]
-    )
+    method = ["--method", "example_plugin.method:Fading", "--set", "method.start=0.5"]
+    ran(["distill", "--teacher", "teacher", *DATA, *STUDENT, *method, "--out", "run", *QUICK])
     allowed = [word for name in CODE for word in ("--allow", name)]
     ran(["export", "run", "--format", "example_plugin.exporter:ZIPPED", *allowed, "--quiet"])
     # The exporter is named by the record now, and by the command that measures.

@@ -108,8 +108,11 @@ def resumed_training(folder: Run, tell: Tell, *, allow: Sequence[str]) -> Finish
     recipe = stored_recipe(folder, allow=allow)
     tracking.require(recipe)
     prepared = prepare(recipe, tell, examine=False)
-    begun = Stages(folder).inputs("train")
+    stages = Stages(folder)
+    begun = stages.inputs("train")
     require_same(folder, prepared, fingerprint=begun.get(FINGERPRINT), teacher=begun.get("teacher_sha256"))
+    if not begun:  # a folder that was laid out and not begun, such as the cell of a comparison
+        stages.begin("train", {**training_inputs(recipe), FINGERPRINT: prepared.data.fingerprint})
     state = new_state(prepared)
     if folder.last.exists():
         with checkpoint.guarded(folder.last):
