@@ -316,6 +316,7 @@ def test_two_comparisons_in_one_folder_are_one_too_many(lab, inline):
 # Processes
 
 
+@pytest.mark.starts
 def test_an_interrupt_saves_every_training_and_the_same_command_goes_on(lab, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     command = [*COMPARE, "--methods", "ce,kd", "--seeds", "1", "--jobs", "2", "--epochs", "12"]
