@@ -22,6 +22,7 @@ from test_report import result as record_of
 
 from compressor import cli
 from compressor.gates import GATES
+from compressor.printable import printable
 from compressor.report.ci import write_ci
 from compressor.report.github import benchmark, workflow_commands
 from compressor.report.junit import junit
@@ -217,6 +218,16 @@ def test_the_sentence_tells_the_loss_and_how_sure_it_is():
     assert "Classes that lost most: t&#124;wo -9.00 points, five -3.00 points, six -2.00 points.\n" in text
 
 
+def test_disturbed_times_are_named():
+    before = record_of()
+    (onnx,) = before.artifacts
+    busy = onnx.latency_ms["1"].model_copy(update={"other_load": 0.25})
+    text = markdown(record_of(artifacts=(onnx.model_copy(update={"latency_ms": {"1": busy}}),)))
+
+    assert f"Times are not reliable: {ONNX} at batch 1: other processes used 25% of the CPU meanwhile." in text
+    assert "not reliable" not in markdown(before)
+
+
 # GitHub
 
 
@@ -238,7 +249,7 @@ def test_any_text_stays_one_command_and_comes_out_as_it_was(artifact, detail):
     assert found
     assert unquote(found[1], errors="strict") == "gate p,5:0%\n"
     given_back = found[2].replace("%0D", "\r").replace("%0A", "\n").replace("%25", "%")
-    assert given_back == f"{artifact}: {detail}"
+    assert given_back.replace("\r", "") == printable(f"{artifact}: {detail}".replace("\r", ""))
 
 
 def test_the_benchmark_has_sizes_and_medians_with_half_their_interval():

@@ -316,6 +316,7 @@ def test_two_comparisons_in_one_folder_are_one_too_many(lab, inline):
 # Processes
 
 
+@pytest.mark.starts
 def test_an_interrupt_saves_every_training_and_the_same_command_goes_on(lab, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     command = [*COMPARE, "--methods", "ce,kd", "--seeds", "1", "--jobs", "2", "--epochs", "12"]
@@ -465,9 +466,18 @@ def test_the_plot_has_a_point_a_seed_and_the_ink_of_the_page(compared):
     assert plot.to_svg(many) == svg
 
 
+def test_no_interval_is_cut(compared):
+    few = with_top1(compared, ce=[50, 60], kd=[52, 62.1])  # of two seeds: 55 - 63.5 to 55 + 63.5
+
+    assert max(plot._ends(few)) > 118
+    low, high = plot._frame([50, 60, 52, 62.1], plot._ends(few))
+    assert low < min(plot._ends(few))
+    assert high > max(plot._ends(few))
+
+
 def test_the_frame_is_that_of_the_points():
-    assert plot._frame([50, 60]) == (45, 65)
-    assert plot._frame([70, 70]) == (69.5, 70.5)
-    low, high = plot._frame([0, 100])
+    assert plot._frame([50, 60], [49, 61]) == (45, 65)
+    assert plot._frame([70, 70], []) == (69.5, 70.5)
+    low, high = plot._frame([0, 100], [])
     assert -6 < low < 0
     assert 100 < high < 106

@@ -14,7 +14,7 @@ PACKAGES = ("compressor", "exporters")
 
 # Each floor may import from the ones before it and from itself.
 FLOORS = (
-    {"choices", "errors", "presets", "files", "dotted", "progress", "machine", "plugins", "batch", "attack"},
+    {"choices", "errors", "presets", "files", "dotted", "printable", "progress", "machine", "plugins", "batch", "attack"},
     {"methods", "models"},
     {"recipe"},
     {"data", "training", "runs"},

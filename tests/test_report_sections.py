@@ -4,14 +4,16 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from report_contents import answer, contents, gate, measured, with_gates
+from report_contents import answer, contents, gate, measured, timing, with_gates
 
 from compressor.measure.predictions import StoredPredictions
 from compressor.report import sections
+from compressor.report.contents import Gallery
+from compressor.report.html import page
 from compressor.report.lost import lost_most
 from compressor.report.sections.disagreements import DisagreementCount
 from compressor.report.sections.speed import pareto
-from compressor.report.sections.summary import kept_and_lost
+from compressor.report.sections.summary import Tile, kept_and_lost
 
 # The verdict
 
@@ -100,11 +102,37 @@ def test_the_tiles_hold_each_number_against_the_teachers():
         ("Agreement", "95.0 %", "same answer as the teacher"),
         ("Boundary agreement", "60.0 %", "on the teacher's boundary"),
         ("Parameters", "75.00 k", "teacher 270.00 k"),
-        ("File size", "0.10 MB", "teacher 0.30 MB"),
+        ("File size", "0.30 MB", "onnx fp32, teacher 0.30 MB"),  # of the file that is so fast
         ("Speed-up", "8.0×", "onnx fp32, batch 1, against the teacher"),
     ]
     alone = run.model_copy(update={"teacher": None, "artifacts": ()})
-    assert [tile.note for tile in sections.tiles(contents(result=alone))][-1] == ""
+    assert [tile.note for tile in sections.tiles(contents(result=alone))][-1] == "student"
+    untimed = run.model_copy(update={"teacher": run.teacher.model_copy(update={"latency_ms": None}), "student": small})
+    assert sections.tiles(contents(result=untimed))[-1] == Tile("File size", "0.10 MB", "student, teacher 0.30 MB")
+
+
+def test_what_disturbed_the_times_is_said_where_the_gain_is_told():
+    run = measured(("a", "b"))
+    busy = {"1": timing(8.0).model_copy(update={"other_load": 0.4})}
+    found = contents(result=run.model_copy(update={"teacher": run.teacher.model_copy(update={"latency_ms": busy})}))
+
+    assert "other processes used 40% of the CPU" in sections.tiles(found)[-1].note
+    assert kept_and_lost(found).endswith("The times are not reliable: other processes used 40% of the CPU meanwhile.")
+    assert "not reliable" not in kept_and_lost(contents())
+
+
+# The boundary
+
+
+def test_a_page_without_the_boundary_says_why():
+    alone = measured(("a", "b"), teacher=None)
+
+    assert sections.no_boundary(contents()) is None
+    assert sections.no_boundary(contents(result=None, gallery=Gallery())) is None
+    assert sections.no_boundary(contents(gallery=Gallery(reason="the teacher has moved"))) == "the teacher has moved"
+    assert "has no teacher" in sections.no_boundary(contents(result=alone, gallery=Gallery()))
+    assert "none that both networks get right" in sections.no_boundary(contents(gallery=Gallery()))
+    assert "No boundary samples and no decision regions: of the images" in page(contents(gallery=Gallery()))
     assert sections.tiles(contents(result=None)) == ()
 
 
@@ -163,6 +191,19 @@ def test_files_of_the_same_kind_are_told_apart():
 
 
 # The front
+
+
+def test_the_legend_lists_what_is_in_a_chart():
+    run = measured(("a", "b"))
+    nowhere = run.student.model_copy(update={"latency_ms": None, "top1": None})
+    files = contents(result=run.model_copy(update={"student": nowhere})).files
+    labels = [file.label for file in files]
+
+    shown = sections.keys(labels, sections.frontiers(files))
+
+    assert [(key.mark, key.label) for key in shown] == [("1", "teacher"), ("3", "onnx fp32")]
+    assert [key.mark for key in sections.keys(labels)] == ["1", "2", "3"]
+    assert sections.keys(labels, []) == ()
 
 
 def test_the_front_holds_what_nothing_is_as_good_as():

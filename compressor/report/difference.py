@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from typing import Literal
 
 from rich import box
-from rich.markup import escape
 from rich.table import Table
 
+from compressor.report.terminal import escape
 from compressor.runs.record import Record
 
 Kind = Literal["tie", "close", "confident"]

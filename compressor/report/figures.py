@@ -19,6 +19,7 @@ from markupsafe import Markup
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
+from compressor.printable import printable
 from compressor.report.drawing import drawing
 
 if TYPE_CHECKING:
@@ -236,7 +237,9 @@ def _inline(figure: Figure, name: str, description: str) -> Markup:
                 element.set(_bare(key), _own(_bare(key), value, name))
     view = root.attrib["viewBox"]
     root.attrib.clear()
-    root.attrib.update({"viewBox": view, "role": "img", "aria-label": description, "stroke-linejoin": "round"})
+    root.attrib.update(
+        {"viewBox": view, "role": "img", "aria-label": printable(description), "stroke-linejoin": "round"}
+    )
     return Markup(ElementTree.tostring(root, encoding="unicode"))  # the writer has escaped what it wrote
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from compressor.printable import printable
 from compressor.runs.record import TEACHER, Gate, Result
 
 _DATA = str.maketrans({"%": "%25", "\r": "%0D", "\n": "%0A"})
@@ -42,4 +43,9 @@ def benchmark(result: Result) -> str:
 
 def _command(kind: str, gate: Gate) -> str:
     title, message = f"gate {gate.gate}", f"{gate.artifact}: {gate.detail}"
-    return f"::{kind} title={title.translate(_PROPERTY)}::{message.translate(_DATA)}"
+    return f"::{kind} title={_told(title, _PROPERTY)}::{_told(message, _DATA)}"
+
+
+def _told(text: str, marks: Mapping[int, str | int | None]) -> str:
+    """Return text as a command takes it: line ends as its marks, and other control characters written out."""
+    return "".join(char if char in "\r\n" else printable(char) for char in text).translate(marks)

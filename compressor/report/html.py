@@ -12,6 +12,7 @@ from compressor.runs.record import STUDENT
 
 def page(contents: Contents) -> str:
     """Return the report of one run as HTML."""
+    frontiers, latencies = sections.frontiers(contents.files), sections.latencies(contents)
     return render(
         "run.html.j2",
         title=contents.name,
@@ -22,13 +23,14 @@ def page(contents: Contents) -> str:
         tiles=sections.tiles(contents),
         groups=sections.measures(contents.files),
         training=sections.training_curves([contents]),
-        frontiers=sections.frontiers(contents.files),
-        keys=sections.keys(file.label for file in contents.files),
-        latencies=sections.latencies(contents),
+        frontiers=frontiers,
+        keys=sections.keys((file.label for file in contents.files), [*frontiers, *latencies]),
+        latencies=latencies,
         confusion=sections.confusion(contents),
         changes=sections.class_changes(contents),
         boundary=sections.boundary_cards(contents),
         likeness=sections.likeness(contents),
+        no_boundary=sections.no_boundary(contents),
         plane=sections.plane(contents),
         apart=sections.disagreement_count(contents),
         disagreements=sections.disagreement_cards(contents),
@@ -41,6 +43,7 @@ def comparison(several: Sequence[Contents]) -> str:
     """Return the comparison of several runs as HTML."""
     results = [contents.result for contents in several if contents.result is not None]
     files = sections.compared(several)
+    frontiers = sections.frontiers(files)
     students = [(contents, file) for contents in several for file in contents.files if file.name == STUDENT]
     return render(
         "runs.html.j2",
@@ -50,8 +53,8 @@ def comparison(several: Sequence[Contents]) -> str:
         students=students,
         groups=sections.measures([file for _, file in students]),
         training=sections.training_curves(several),
-        frontiers=sections.frontiers(files),
-        keys=sections.keys(file.label for file in files),
+        frontiers=frontiers,
+        keys=sections.keys((file.label for file in files), frontiers),
         missing=[(contents, missing) for contents in several for missing in contents.missing],
         same_data=sections.same_data(results),
         same_machine=sections.same_machine(results),

@@ -19,6 +19,7 @@ def markdown(result: Result) -> str:
         f"## {_headline(result)}",
         _sentence(result),
         _files(result),
+        _doubts(result),
         _gates(result.gates),
         _classes(result),
         _boundary(result.student),
@@ -69,6 +70,17 @@ def _files(result: Result) -> str:
     ]
     rows = [[file.name, *_row(file.metrics, timed)] for file in files]
     return _table(heads, rows, numbers=len(heads) - 2)
+
+
+def _doubts(result: Result) -> str:
+    """Name the latencies that other processes disturbed."""
+    found = [
+        f"{escape_markdown(file.name)} at batch {batch}: {timing.disturbed}"
+        for file in result.files()
+        for batch, timing in (file.metrics.latency_ms or {}).items()
+        if timing.disturbed
+    ]
+    return f"⚠️ Times are not reliable: {'; '.join(found)}." if found else ""
 
 
 def _row(file: Metrics, timed: Sequence[str]) -> list[str]:

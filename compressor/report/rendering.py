@@ -1,6 +1,7 @@
 """How every template is filled in. The end of its name says what text in it becomes.
 
-In HTML (`.html.j2`) Jinja escapes text. In Markdown (`.md.j2`) text is escaped here, unless it is `Verbatim`.
+In HTML (`.html.j2`) Jinja escapes text. In Markdown (`.md.j2`) text is escaped here, unless it is `Verbatim`. In
+both, control characters are written out.
 """
 
 from __future__ import annotations
@@ -11,6 +12,9 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, pass_eval_context
 from jinja2.nodes import EvalContext
+from markupsafe import Markup
+
+from compressor.printable import printable
 
 # What has a meaning inside a line, which a backslash takes away in every dialect of Markdown.
 _MARKUP = re.compile(r"([\\`*_\[\]~#!])")
@@ -33,7 +37,7 @@ def render(template: str, **values: Any) -> str:
 
 def escape_markdown(text: str) -> str:
     """Return text that Markdown shows as it is, on one line, also in a table: others choose the names of classes."""
-    line = html.escape(" ".join(text.split()), quote=False)
+    line = html.escape(printable(" ".join(text.split())), quote=False)
     return _MARKUP.sub(r"\\\1", line).replace("|", "&#124;")
 
 
@@ -43,14 +47,17 @@ def _is_html(template: str | None) -> bool:
 
 
 @pass_eval_context
-def _escaped_in_markdown(context: EvalContext, value: Any) -> Any:
-    return escape_markdown(value) if isinstance(value, str) and not context.autoescape else value
+def _escaped(context: EvalContext, value: Any) -> Any:
+    """Return a value as the template's kind shows it; Jinja does the rest of HTML. What is markup already stays."""
+    if not isinstance(value, str) or isinstance(value, Markup):
+        return value
+    return printable(value) if context.autoescape else escape_markdown(value)
 
 
 _ENVIRONMENT = Environment(
     loader=PackageLoader("compressor", "report/templates"),
     autoescape=_is_html,
-    finalize=_escaped_in_markdown,
+    finalize=_escaped,
     undefined=StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 
 from rich import box
-from rich.markup import escape
 from rich.table import Table
 
 from compressor.report.numbers import count, megabytes, milliseconds, number, times
+from compressor.report.terminal import escape
 from compressor.runs.record import Gate, Metrics, Network, Result, batches, speed_up
 
 # Costs of the largest batch beyond its latency, shown where they were measured.
@@ -31,7 +31,7 @@ def gates(verdicts: Sequence[Gate]) -> Table:
     for verdict in verdicts:
         why = verdict.detail.removeprefix(f"{verdict.verdict}: ")
         colour = {True: "green", False: "red", None: "yellow"}[verdict.passed]
-        table.add_row(verdict.gate, escape(verdict.artifact), f"[{colour}]{verdict.verdict}[/]", escape(why))
+        table.add_row(escape(verdict.gate), escape(verdict.artifact), f"[{colour}]{verdict.verdict}[/]", escape(why))
     return table
 
 
@@ -49,8 +49,8 @@ def _table(rows: Sequence[Row], title: str) -> Table:
         table.add_column(heading, justify="right", no_wrap=True)
     for label, metrics, network in rows:
         cells = [
-            label,
-            "?" if network is None or network.arch is None else network.arch,
+            escape(label),
+            "?" if network is None or network.arch is None else escape(network.arch),
             count(None if network is None else network.parameters),
             megabytes(metrics.size_bytes),
             number(metrics.top1, ".2f"),

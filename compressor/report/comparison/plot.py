@@ -35,8 +35,8 @@ _MARKS = (("#0072b2", "o"), ("#d55e00", "s"), ("#009e73", "^"), ("#cc79a7", "D")
 def to_svg(compared: Comparison) -> str:
     """Return top-1 by method, a panel a student: a point a seed, lines join the pairs, and the mean beside them.
 
-    The bar is the 95 % t-interval of the mean, cut where it leaves the frame, which the points decide. The background
-    is clear and the ink follows a dark or a light page.
+    The bar is the 95 % t-interval of the mean. The frame holds points and bars whole. The background is clear and the
+    ink follows a dark or a light page.
     """
     students = list(dict.fromkeys(row.student for row in compared.rows))
     methods = list(dict.fromkeys(row.method for row in compared.rows))
@@ -45,7 +45,7 @@ def to_svg(compared: Comparison) -> str:
         panels = figure.subplots(1, len(students), sharey=True, squeeze=False)[0]
         for panel, student in zip(panels, students, strict=True):
             _panel(panel, compared, student, methods)
-        panels[0].set_ylim(*_frame([outcome.top1 for outcome in compared.outcomes.values()]))
+        panels[0].set_ylim(*_frame([outcome.top1 for outcome in compared.outcomes.values()], _ends(compared)))
         panels[0].set_ylabel(f"top-1 %, {compared.data.test:,} test images")
         figure.suptitle(f"{compared.name}: a point a seed, mean with 95 % interval", fontsize=12)
         text = io.StringIO()
@@ -53,11 +53,21 @@ def to_svg(compared: Comparison) -> str:
     return _following_the_page(text.getvalue())
 
 
-def _frame(values: Sequence[float]) -> tuple[float, float]:
-    """Return the ends of the axis: the values with room around them, and not far beyond 0 or 100 %."""
-    low, high = min(values), max(values)
+def _ends(compared: Comparison) -> list[float]:
+    """Return the ends of all intervals that are drawn."""
+    values: dict[tuple[str, str], list[float]] = {}
+    for cell, outcome in compared.outcomes.items():
+        values.setdefault((cell.student, cell.method), []).append(outcome.top1)
+    return [end for each in values.values() for end in spread(each).interval or ()]
+
+
+def _frame(points: Sequence[float], ends: Sequence[float]) -> tuple[float, float]:
+    """Return the ends of the axis: room around the points, little beyond 0 or 100 %, and more where a bar is longer."""
+    low, high = min(points), max(points)
     room = max(0.5 * (high - low), 0.5)
-    return max(low - room, -0.1 * room), min(high + room, 100 + 0.1 * room)
+    edge = 0.1 * room
+    around = max(low - room, -edge), min(high + room, 100 + edge)
+    return min([around[0], *(end - edge for end in ends)]), max([around[1], *(end + edge for end in ends)])
 
 
 def _panel(panel: Axes, compared: Comparison, student: str, methods: Sequence[str]) -> None:

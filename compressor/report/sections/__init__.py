@@ -7,7 +7,7 @@ section out. In the order of the page: `summary`, `files`, `training`, `speed`, 
 `report.numbers` does.
 """
 
-from compressor.report.sections.boundary import boundary_cards, likeness, plane
+from compressor.report.sections.boundary import boundary_cards, likeness, no_boundary, plane
 from compressor.report.sections.classes import class_changes, confusion
 from compressor.report.sections.disagreements import disagreement_cards, disagreement_count
 from compressor.report.sections.files import measures
@@ -31,6 +31,7 @@ __all__ = [
     "latencies",
     "likeness",
     "measures",
+    "no_boundary",
     "plane",
     "promises",
     "repeat",

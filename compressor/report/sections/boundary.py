@@ -62,6 +62,18 @@ def likeness(contents: Contents) -> Likeness | None:
     return Likeness(f"{student.magsim:.3f}", signed(student.angsim, 3), f"{student.similarity_walks or 0:,}")
 
 
+def no_boundary(contents: Contents) -> str | None:
+    """Return why a finished run shows nothing of the boundary, None where it does."""
+    result, gallery = contents.result, contents.gallery
+    if result is None or gallery.examples or gallery.plane is not None:
+        return None
+    if gallery.reason is not None:
+        return gallery.reason
+    if result.teacher is None:
+        return "the run has no teacher whose boundary could be shown"
+    return "of the images tried, none that both networks get right was walked across the teacher's boundary"
+
+
 def plane(contents: Contents) -> Plane | None:
     """Draw the decision regions of both networks in the plane of three images."""
     cut = contents.gallery.plane

@@ -12,11 +12,12 @@ from compressor.report import figures
 
 @dataclass(frozen=True)
 class Chart:
-    """A figure with its title and a line below."""
+    """A figure with its title and a line below; `series` are the numbers of what it shows, where they are numbered."""
 
     title: str
     svg: Markup
     note: str = ""
+    series: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,11 @@ class Bar:
     percent: float
 
 
-def keys(labels: Iterable[str]) -> tuple[Key, ...]:
-    """Return the legend of numbered series."""
+def keys(labels: Iterable[str], shown: Iterable[Chart] | None = None) -> tuple[Key, ...]:
+    """Return the legend of numbered series: of those that the charts have, or of all."""
+    there = None if shown is None else {number for chart in shown for number in chart.series}
     return tuple(
-        Key(label, series=number % figures.SERIES, mark=str(number + 1)) for number, label in enumerate(labels)
+        Key(label, series=number % figures.SERIES, mark=str(number + 1))
+        for number, label in enumerate(labels)
+        if there is None or number in there
     )

@@ -21,6 +21,12 @@ class Fastest:
     batch: str
     times: float
 
+    @property
+    def doubt(self) -> str | None:
+        """What disturbed one of the two measurements."""
+        timed = (file.timing(self.batch) for file in (self.file.metrics, self.file.teacher) if file is not None)
+        return next((timing.disturbed for timing in timed if timing is not None and timing.disturbed), None)
+
 
 def fastest(files: Sequence[Named]) -> Fastest | None:
     """Return the file with the largest speed-up at the smallest batch that was timed."""
@@ -66,6 +72,7 @@ def latencies(contents: Contents) -> tuple[Chart, ...]:
             f"Batch {batch}",
             figures.distributions(rows, description=_spread(rows, contents.files), name=f"spread{batch}"),
             noise.get(batch, ""),
+            tuple(row.series for row in rows),
         )
         for batch, rows in sorted(by_batch.items())
     )
@@ -88,7 +95,7 @@ def _frontier(files: Sequence[Named], batch: str) -> Chart | None:
     words = "; ".join(f"{file.label} {latency:.3g} ms, {top1:.2f} %" for _, file, latency, top1 in placed)
     best = ", ".join(files[point.series].label for point in points if point.on_front)
     svg = figures.frontier(points, description=f"Top-1 over median latency: {words}.", name=f"front{batch}")
-    return Chart(f"Batch {batch}", svg, f"On the front: {best}.")
+    return Chart(f"Batch {batch}", svg, f"On the front: {best}.", tuple(point.series for point in points))
 
 
 def _spread(rows: Sequence[figures.Row], files: Sequence[Named]) -> str:

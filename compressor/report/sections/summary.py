@@ -104,13 +104,13 @@ def tiles(contents: Contents) -> tuple[Tile, ...]:
     if student.parameters is not None:
         before = "" if teacher is None or teacher.parameters is None else f"teacher {count(teacher.parameters)}"
         found.append(Tile("Parameters", count(student.parameters), before))
-    before = "" if teacher is None else f"teacher {megabytes(teacher.size_bytes)} MB"
-    found.append(Tile("File size", f"{megabytes(student.size_bytes)} MB", before))
     best = fastest(contents.files)
+    file = contents.files[-1 - len(contents.result.artifacts)] if best is None else best.file
+    before = "" if teacher is None else f", teacher {megabytes(teacher.size_bytes)} MB"
+    found.append(Tile("File size", f"{megabytes(file.metrics.size_bytes)} MB", f"{file.label}{before}"))
     if best is not None:
-        found.append(
-            Tile("Speed-up", f"{best.times:.1f}×", f"{best.file.label}, batch {best.batch}, against the teacher")
-        )
+        note = f"{best.file.label}, batch {best.batch}, against the teacher"
+        found.append(Tile("Speed-up", f"{best.times:.1f}×", note + (f"; {best.doubt}" if best.doubt else "")))
     return tuple(found)
 
 
@@ -132,7 +132,8 @@ def _bought(files: Sequence[Named], student: Network, teacher: Network) -> str:
         return ""
     smaller = _times(teacher.parameters / student.parameters, "fewer parameters", "more parameters")
     faster = _times(best.times, "faster", "slower")
-    return f" It has {smaller} and is {faster} at batch {best.batch} as {best.file.label}."
+    doubt = f" The times are not reliable: {best.doubt}." if best.doubt else ""
+    return f" It has {smaller} and is {faster} at batch {best.batch} as {best.file.label}.{doubt}"
 
 
 def _times(ratio: float, more: str, less: str) -> str:
