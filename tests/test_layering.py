@@ -14,7 +14,8 @@ PACKAGES = ("compressor", "exporters")
 
 # Each floor may import from the ones before it and from itself.
 FLOORS = (
-    {"choices", "errors", "presets", "files", "dotted", "printable", "progress", "machine", "plugins", "batch", "attack"},
+    {"errors", "files", "dotted", "printable", "progress", "choices", "presets", "plugins", "machine"}
+    | {"batch", "attack"},
     {"methods", "models"},
     {"recipe"},
     {"data", "training", "runs"},

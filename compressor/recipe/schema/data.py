@@ -1,0 +1,98 @@
+"""The images of a recipe."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+
+from compressor.choices import DATA, EMBEDDED, FOLDER, OFFICIAL
+from compressor.errors import UsageError
+from compressor.methods import Config
+from compressor.methods.protocol import refusal
+
+LARGEST_BATCH, SMALLEST_BATCH = 256, 16
+LEAST_STEPS = 32  # of an epoch, where the size of a step is not given
+
+
+class Data(Config):
+    """Where images come from; without a name, from where the teacher says."""
+
+    name: Annotated[str, Field(min_length=1, json_schema_extra={"format": "data-name"})] | None = Field(
+        default=None,
+        description=f"{DATA}; null: as the teacher says",
+    )
+    root: Path | None = Field(
+        default=None, description="folder with the files of a named data set; looked up when not given"
+    )
+    validation: Annotated[int, Field(ge=0)] | Annotated[float, Field(gt=0, lt=1)] = Field(
+        default=0.1, description="training images held out: a count, or a fraction of the training split"
+    )
+    test: Annotated[float, Field(gt=0, lt=1)] = Field(
+        default=0.2, description="fraction that becomes the test split when the data has none of its own"
+    )
+    batch_size: PositiveInt | None = Field(
+        default=None,
+        description=f"training images a step; null: {LARGEST_BATCH}, less for a set so small that an epoch would have "
+        f"fewer than {LEAST_STEPS} steps, but at least {SMALLEST_BATCH}",
+    )
+    image_size: PositiveInt | None = Field(
+        default=None, description="height and width; required for images of mixed sizes"
+    )
+    channels: Literal[1, 3] | None = Field(
+        default=None, description="convert a folder's images to grey (1) or colour (3); required for mixed ones"
+    )
+    augment: Literal["auto", "none", "crop", "crop-flip"] = Field(
+        default="auto", description="auto: crop-flip for photographs, crop for digits and characters"
+    )
+    class_order: Literal["natural"] | Path | Annotated[tuple[str, ...], Field(min_length=2)] | None = Field(
+        default=None,
+        description="natural (2 before 10), all names in their order, or a file of them; null: as the data have it, "
+        "which for folders is the order of their names",
+    )
+    workers: NonNegativeInt = Field(default=2, description="loading processes, for data that is streamed")
+    unlabelled: Annotated[str, Field(min_length=1, json_schema_extra={"format": "data-name"})] | None = Field(
+        default=None,
+        description="a second stream, for methods that use one: the name of a data set, whose training images it "
+        "gives, or folder:PATH, all images below it",
+    )
+    unlabelled_batch: PositiveInt | None = Field(default=None, description="of those, a step; null: batch_size")
+
+    @model_validator(mode="after")
+    def _settings_have_an_effect(self) -> Self:
+        for key, reason in self._idle():
+            raise refusal(reason, key=key)
+        return self
+
+    def called(self, name: str) -> Self:
+        """Return the section for the data set that was found out, such as the teacher's.
+
+        Raises:
+            UsageError: it says what has no effect on that set.
+        """
+        found = self.model_copy(update={"name": name})
+        for key, reason in found._idle():
+            raise UsageError(f"data.{key} {reason}", hint=f"leave data.{key} out")
+        return found
+
+    def step(self, images: int) -> int:
+        """Return the size of a training step for so many training images: `batch_size`, or what fits them."""
+        if self.batch_size is not None:
+            return self.batch_size
+        fits = max(1, images // LEAST_STEPS)
+        return min(max(1 << (fits.bit_length() - 1), SMALLEST_BATCH), LARGEST_BATCH)
+
+    def _idle(self) -> Iterator[tuple[str, str]]:
+        """Yield the settings that have no effect on the set that is named, and why."""
+        if self.unlabelled is None and self.unlabelled_batch is not None:
+            yield "unlabelled_batch", "is for the stream data.unlabelled, and there is none"
+        fields = type(self).model_fields
+        given = {name for name in fields if getattr(self, name) != fields[name].default}
+        folder = self.name is not None and self.name.startswith(FOLDER)
+        if self.name in OFFICIAL and "test" in given:
+            yield "test", f"is for data without a test split, and {self.name} has one"
+        if (self.name == EMBEDDED or folder) and "root" in given:
+            yield "root", f"is for the files of {', '.join(OFFICIAL)}, not {FOLDER if folder else EMBEDDED}"
+        if self.name in (EMBEDDED, *OFFICIAL):
+            for key in sorted(given & {"channels", "workers"}):
+                yield key, f"is for {FOLDER}PATH, not {self.name}"

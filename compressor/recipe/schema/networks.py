@@ -1,0 +1,43 @@
+"""The networks of a recipe: who teaches, who learns."""
+
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+
+from compressor.choices import Normalize
+from compressor.methods import Config
+from compressor.methods.protocol import refusal
+
+
+class Teacher(Config):
+    """A trained checkpoint, or the folder of a run that trained one."""
+
+    checkpoint: Path = Field(description="a checkpoint, or the folder of a run")
+    arch: str | None = Field(default=None, description="only when the checkpoint fits several architectures")
+    weights: Annotated[str, Field(min_length=1)] | None = Field(
+        default=None, description="which of several sets of weights in the checkpoint, by its key: model_ema"
+    )
+    classes: PositiveInt | None = Field(default=None, description="only when the checkpoint does not say")
+    normalize: Normalize = Field(
+        default="given", description="auto: use the usual mean and std that fit best, when the data's own fit badly"
+    )
+    mean: tuple[float, ...] | None = Field(default=None, description="per channel, for pixels in [0, 1]")
+    std: tuple[PositiveFloat, ...] | None = Field(default=None, description="per channel, for pixels in [0, 1]")
+
+    @model_validator(mode="after")
+    def _normalisation_is_whole(self) -> Self:
+        if (self.mean is None) != (self.std is None):
+            raise refusal("mean and std must be given together")
+        if self.mean is not None and self.std is not None and len(self.mean) != len(self.std):
+            raise refusal(f"mean has {len(self.mean)} channels and std has {len(self.std)}")
+        return self
+
+
+class Student(Config):
+    """`resnet20`, `torchvision/mobilenet_v3_small`, `timm/NAME` or `package.module:factory`."""
+
+    arch: Annotated[str, Field(min_length=1)] = Field(
+        description="resnet20, torchvision/NAME, timm/NAME or package.module:factory"
+    )
+    init: Path | None = Field(default=None, description="weights to start from")

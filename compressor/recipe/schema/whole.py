@@ -1,0 +1,100 @@
+"""A recipe: all its sections, and what one of them asks of another."""
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
+
+from compressor.methods import AnyMethod, Config
+from compressor.methods.bss import BSS
+from compressor.methods.protocol import refusal
+from compressor.recipe.schema.data import Data
+from compressor.recipe.schema.export import Export
+from compressor.recipe.schema.measures import Bench, Gates, Validate
+from compressor.recipe.schema.networks import Student, Teacher
+from compressor.recipe.schema.tracking import MLflow, Tracking
+from compressor.recipe.schema.training import Training
+
+
+class Recipe(Config):
+    """One run: a student, from a teacher and data, by a method; what is exported, measured and promised."""
+
+    recipe: Literal[1] = Field(default=1, description="version of this format")
+    name: Annotated[str, Field(max_length=100, pattern=r"^\w[\w.+-]*$")] = Field(
+        default="run", description="of the run's folder: letters, digits and . _ + -"
+    )
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    device: str = Field(default="auto", description="auto, cpu, cuda, cuda:1, ...")
+    data: Data = Data()
+    teacher: Teacher | None = Field(default=None, description="the only teacher")
+    teachers: tuple[Teacher, ...] = Field(
+        default=(), description="several teachers, in place of teacher; results are compared with the first"
+    )
+    student: Student
+    method: AnyMethod = BSS()
+    train: Training = Training()
+    export: tuple[Export, ...] = (Export(),)
+    validation: Validate = Field(default=Validate(), alias="validate")
+    bench: Bench = Bench()
+    gates: Gates = Gates()
+    tracking: tuple[Tracking, ...] = Field(default=(), description="where a run is told of, beside its folder")
+
+    @model_validator(mode="after")
+    def _teachers_are_said_once(self) -> Self:
+        """Let `teachers` hold them all and `teacher` the first, whichever was written."""
+        if self.teacher is not None and self.teachers and self.teacher != self.teachers[0]:
+            raise refusal(
+                "teacher and teachers are both given", hint="list all in teachers; the first is what is compared with"
+            )
+        self._keep_teachers(self.teachers or (() if self.teacher is None else (self.teacher,)))
+        return self
+
+    def _keep_teachers(self, teachers: tuple[Teacher, ...]) -> None:
+        self.__dict__.update(teacher=teachers[0] if teachers else None, teachers=teachers)  # for the model is frozen
+
+    @model_serializer(mode="wrap")
+    def _one_teacher_by_itself(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Write `teacher` or `teachers`, as a recipe may have it."""
+        values: dict[str, Any] = handler(self)
+        values.pop("teacher" if len(self.teachers) > 1 else "teachers", None)
+        return values
+
+    def with_teachers(self, teachers: Sequence[Teacher]) -> Self:
+        """Return the recipe with other teachers."""
+        changed = self.model_copy()
+        changed._keep_teachers(tuple(teachers))
+        return changed
+
+    @property
+    def trains(self) -> str:
+        """What to call the network that is trained: one without a teacher is no student."""
+        return "network" if self.teacher is None else "student"
+
+    @field_validator("export")
+    @classmethod
+    def _exports_differ(cls, exports: tuple[Export, ...]) -> tuple[Export, ...]:
+        files = [f"{export.format} {export.precision}{export.variant.replace('.', ' ')}" for export in exports]
+        twice = [file for file in files if files.count(file) > 1]
+        if twice:
+            raise refusal(f"lists {twice[0]} twice, and both would be the same file")
+        return exports
+
+    @field_validator("tracking")
+    @classmethod
+    def _trackers_differ(cls, trackers: tuple[Tracking, ...]) -> tuple[Tracking, ...]:
+        kinds = [tracker.kind for tracker in trackers]
+        twice = [kind for kind in kinds if kinds.count(kind) > 1]
+        if twice:
+            raise refusal(f"lists {twice[0]} twice")
+        return trackers
+
+    @model_validator(mode="after")
+    def _what_is_registered_is_exported(self) -> Self:
+        for index, tracker in enumerate(self.tracking):
+            if (
+                isinstance(tracker, MLflow)
+                and tracker.register_as
+                and "onnx" not in {each.format for each in self.export}
+            ):
+                raise refusal("needs an export of the format onnx", key=f"tracking.{index}.register")
+        return self
