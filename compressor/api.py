@@ -24,8 +24,11 @@ from compressor import checkpoint, pipeline
 from compressor.errors import UsageError
 from compressor.files import replacing
 from compressor.models import Normalized
+from compressor.pipeline import Normalisation
 from compressor.pipeline import compare as comparing
+from compressor.pipeline.bench import NO_OPTIONS, BenchOptions
 from compressor.pipeline.finished_run import stored_recipe
+from compressor.pipeline.foreign import UNSTATED
 from compressor.plugins import GIVEN, give
 from compressor.presets import find
 from compressor.progress import Tell
@@ -37,7 +40,8 @@ from compressor.runs import record
 from compressor.runs.stages import Stage
 
 Network = str | Path | nn.Module | Callable[..., nn.Module]
-Settings = Mapping[str, Any]  # recipe keys by dotted names, such as {"train.lr": 0.05}
+# Recipe keys by dotted names, such as {"train.lr": 0.05}; or overrides, as commands make them of what was typed.
+Settings = Mapping[str, Any] | Sequence[Override]
 
 
 @dataclass(frozen=True)
@@ -57,25 +61,54 @@ class Run:
         return record.read(self.folder)
 
     @property
+    def recipe(self) -> Recipe:
+        """What was asked for, every default written out. Code that it names is not imported for this."""
+        return load(run_folder.Run(self.folder).recipe)
+
+    @property
     def student(self) -> nn.Module:
         """The student, in eval mode on the CPU: images `[B, C, H, W]` in `[0, 1]` to logits `[B, K]`."""
         stored = run_folder.Run(self.folder)
         arch = stored_recipe(stored, allow=self.allow).student.arch
         return checkpoint.load_network(stored.student, arch=arch).module.eval()
 
-    def export(self, *, settings: Settings | None = None, tell: Tell | None = None, **target: Any) -> record.Result:
-        """Export the student, and prove the file; see `export`."""
-        overrides = _overrides({**target, **(settings or {})}, below=("export", 0))
-        return pipeline.export(self.folder, _tell(tell), overrides=overrides, allow=self.allow)
+    def export(
+        self, *, settings: Settings | None = None, device: str | None = None, tell: Tell | None = None, **target: Any
+    ) -> record.Result:
+        """Export the student, and prove the file; see `export`. Without any key, all that the recipe exports."""
+        place = ("export", 0)
+        overrides = [*_overrides(target, below=place), *_overrides(settings, below=place)]
+        return pipeline.export(self.folder, _tell(tell), overrides=overrides, device=device, allow=self.allow)
 
-    def validate(self, *, tell: Tell | None = None) -> record.Result:
-        """Measure every file on the same images, boundary images among them."""
-        return pipeline.validate(self.folder, _tell(tell), allow=self.allow)
+    def validate(
+        self, *, settings: Settings | None = None, device: str | None = None, tell: Tell | None = None
+    ) -> record.Result:
+        """Measure every file on the same images, boundary images among them.
 
-    def benchmark(self, *, settings: Settings | None = None, tell: Tell | None = None) -> record.Result:
+        Args:
+            settings: keys of the recipe for this call only, `{"validate.boundary_samples": 64}`.
+        """
+        return pipeline.validate(
+            self.folder, _tell(tell), device=device, overrides=_overrides(settings), allow=self.allow
+        )
+
+    def benchmark(
+        self,
+        *,
+        settings: Settings | None = None,
+        device: str | None = None,
+        options: BenchOptions = NO_OPTIONS,
+        tell: Tell | None = None,
+    ) -> record.Result:
         """Time every file, in turn; see `benchmark`."""
-        overrides = _overrides(settings, below=("bench",))
-        return pipeline.bench(self.folder, _tell(tell), overrides=overrides, allow=self.allow)
+        return pipeline.bench(
+            self.folder,
+            _tell(tell),
+            device=device,
+            options=options,
+            overrides=_overrides(settings, below=("bench",)),
+            allow=self.allow,
+        )
 
     def report(self, *, tell: Tell | None = None) -> Path:
         """Write the page of the run, and return where it is."""
@@ -93,8 +126,8 @@ class Run:
 
 
 def train(
-    student: Network,
-    data: Any,
+    student: Network | None = None,
+    data: Any = None,
     *,
     recipe: str | Path | Recipe | None = None,
     settings: Settings | None = None,
@@ -105,7 +138,8 @@ def train(
     """Train a network on labels alone: a teacher to be, or a baseline.
 
     Args:
-        student: a name (`resnet20`), a function that makes a network of `classes` and `input_shape`, or a network.
+        student: a name (`resnet20`), a function that makes a network of `classes` and `input_shape`, or a network;
+            left out, as the recipe says, like all else.
         data: a name (`cifar10`, `folder:PATH`), a data set of yours, or a pair of them (train, test).
         recipe: a file, a shipped name or a recipe to start from.
         settings: recipe keys by dotted names that replace what the recipe says, `{"train.epochs": 10}`.
@@ -115,12 +149,12 @@ def train(
     Raises:
         CompressError: as the command would say it.
     """
-    given = {"method": {"kind": "ce"}, **_sections(student, data)}
+    given = {**({} if recipe is not None else {"method": {"kind": "ce"}}), **_sections(student, data)}
     return _trained(_recipe(recipe, given, settings), out=_path(out), overwrite=overwrite, tell=tell)
 
 
 def distill(
-    teacher: Network | Run | Sequence[Network | Run],
+    teacher: Network | Run | Sequence[Network | Run] | None = None,
     student: Network | None = None,
     data: Any = None,
     *,
@@ -141,13 +175,18 @@ def distill(
     """
     target = _path(out)
     given = _sections(student, data)
-    if isinstance(teacher, Sequence) and not isinstance(teacher, str):
+    if teacher is None:
+        pass  # the recipe names it
+    elif isinstance(teacher, Sequence) and not isinstance(teacher, str):
         given["teachers"] = [_teacher(each, number, target) for number, each in enumerate(teacher)]
     else:
         given["teacher"] = _teacher(teacher, 0, target)
     if method is not None:
         given["method"] = {"kind": method} if isinstance(method, str) else dict(method)
-    return _trained(_recipe(recipe, given, settings), out=target, overwrite=overwrite, tell=tell)
+    chosen = _recipe(recipe, given, settings)
+    if chosen.teacher is None:
+        raise UsageError("distill needs a teacher", hint="--teacher FILE, or compress train for a network alone")
+    return _trained(chosen, out=target, overwrite=overwrite, tell=tell)
 
 
 def run(
@@ -189,6 +228,9 @@ def export(
     out: Path | str | None = None,
     overwrite: bool = False,
     settings: Settings | None = None,
+    teacher: Path | str | Teacher | None = None,
+    device: str | None = None,
+    normalisation: Normalisation = UNSTATED,
     tell: Tell | None = None,
     **target: Any,
 ) -> record.Artifact:
@@ -198,34 +240,79 @@ def export(
         data: images to find its normalisation by, to calibrate and to measure with.
         target: keys of a recipe's `export`: `format="onnx"`, `precision="int8"`, ...
         settings: the same by dotted names, `{"calibration.samples": 256}`.
+        teacher: of the images on whose boundary it is proved too.
+        normalisation: how its images are normalised, where that is known.
     """
     place = ("export", 0)
     return pipeline.export_graph(
         Path(what),
-        section(Export, place, _overrides({**target, **(settings or {})}, below=place)),
+        section(Export, place, [*_overrides(target, below=place), *_overrides(settings, below=place)]),
         _data_section(data),
-        None,
+        _teacher_section(teacher),
         _tell(tell),
         out=_path(out),
         overwrite=overwrite,
+        device=device,
+        given=normalisation,
     )
 
 
 def validate(
-    what: Path | str, data: Any = None, *, teacher: Path | str | None = None, tell: Tell | None = None
+    what: Path | str,
+    data: Any = None,
+    *,
+    teacher: Path | str | Teacher | None = None,
+    device: str | None = None,
+    format: str | None = None,
+    provider: str | None = None,
+    normalisation: Normalisation = UNSTATED,
+    tell: Tell | None = None,
 ) -> record.Metrics:
-    """Measure one file on `data`, against a teacher where one is given; `Run.validate` measures all files of a run."""
-    examined = None if teacher is None else Teacher(checkpoint=Path(teacher))
-    return pipeline.validate_file(Path(what), _data_section(data), examined, _tell(tell))
+    """Measure one file on `data`, against a teacher where one is given; `Run.validate` measures all files of a run.
+
+    Args:
+        format: of a file that an exporter of yours wrote, `package.module:name`.
+        provider: what runs an ONNX file, instead of the device's own: `cpu`, `cuda`, `tensorrt` or `openvino`.
+        normalisation: how the images of an ONNX file from elsewhere are normalised.
+    """
+    return pipeline.validate_file(
+        Path(what),
+        _data_section(data),
+        _teacher_section(teacher),
+        _tell(tell),
+        device=device,
+        format_=format,
+        provider=provider,
+        normalisation=normalisation,
+    )
 
 
-def benchmark(what: Path | str, *, settings: Settings | None = None, tell: Tell | None = None) -> record.Metrics:
+def benchmark(
+    what: Path | str,
+    *,
+    settings: Settings | None = None,
+    device: str | None = None,
+    format: str | None = None,
+    provider: str | None = None,
+    options: BenchOptions = NO_OPTIONS,
+    tell: Tell | None = None,
+) -> record.Metrics:
     """Time one file on this machine; `Run.benchmark` times all files of a run, in turn.
 
     Args:
         settings: keys of a recipe's `bench`, `{"batch_sizes": [1, 8]}`.
+        format, provider: as for `validate`.
+        options: what is asked beyond the numbers: a baseline, a latency to stay within, a file for every sample.
     """
-    return pipeline.bench_file(Path(what), _tell(tell), overrides=_overrides(settings, below=("bench",)))
+    return pipeline.bench_file(
+        Path(what),
+        _tell(tell),
+        device=device,
+        format_=format,
+        provider=provider,
+        options=options,
+        overrides=_overrides(settings, below=("bench",)),
+    )
 
 
 def compare(
@@ -325,7 +412,13 @@ def _data(data: Any) -> str:
     return (_importable(data) if callable(data) else None) or give("data", data)
 
 
+def _teacher_section(teacher: Path | str | Teacher | None) -> Teacher | None:
+    return teacher if teacher is None or isinstance(teacher, Teacher) else Teacher(checkpoint=Path(teacher))
+
+
 def _data_section(data: Any) -> Data:
+    if isinstance(data, Data):
+        return data
     return section(Data, ("data",), [] if data is None else [Override(("data", "name"), _data(data))])
 
 
@@ -338,10 +431,12 @@ def _importable(thing: Any) -> str | None:
 
 
 def _overrides(settings: Settings | None, below: tuple[str | int, ...] = ()) -> list[Override]:
-    """Return settings by dotted names as overrides of a recipe."""
+    """Return settings as overrides of a recipe; those that are overrides already say where they stand."""
+    if not isinstance(settings, Mapping):
+        return list(settings or ())
     return [
         Override((*below, *(int(part) if part.isdecimal() else part for part in name.split("."))), value)
-        for name, value in (settings or {}).items()
+        for name, value in settings.items()
     ]
 
 

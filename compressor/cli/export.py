@@ -102,7 +102,7 @@ def export(
     The student of the latest run, or of a run folder. With --from, an ONNX file: --data calibrates INT8, finds out how
     its images are normalised and measures what was lost.
     """
-    from compressor import pipeline, recipe
+    from compressor import api, pipeline, recipe
     from compressor.runs.folder import argument, find
 
     tell = tell_of(quiet)
@@ -116,24 +116,25 @@ def export(
     if graph is not None:
         if target is not None:
             raise UsageError("give a run or --from, not both")
-        artifact = pipeline.export_graph(
+        artifact = api.export(
             graph,
-            recipe.section(recipe.Export, _ENTRY, asked),
-            images.source(),
-            None if teacher is None else recipe.Teacher(checkpoint=teacher),
-            tell,
+            data=images.source(),
+            teacher=teacher,
+            settings=asked,
             out=out,
             overwrite=overwrite,
             device=device,
-            given=images.normalisation(),
+            normalisation=images.normalisation(),
+            tell=tell,
         )
         show(artifact, as_json=as_json)
         tell(f"next: compress bench {shlex.quote(artifact.path)}")
         return
     _alone("a run", for_graphs)
-    result = pipeline.export(target, tell, overrides=asked, device=device, allow=allow or ())
-    show(result, as_json=as_json)
-    tell(f"next: compress validate{argument(find(target))}")
+    chosen = find(target)
+    opened = api.Run(chosen.folder, tuple(allow or ()))
+    show(opened.export(settings=asked, device=device, tell=tell), as_json=as_json)
+    tell(f"next: compress validate{argument(chosen)}")
 
 
 def _alone(what: str, flags: dict[str, Any]) -> None:

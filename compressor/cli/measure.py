@@ -84,7 +84,7 @@ def validate(
 
     Of every file of a run on the same images, or of one artifact.
     """
-    from compressor import pipeline
+    from compressor import api
     from compressor.runs.folder import argument, find
 
     tell = tell_of(quiet)
@@ -96,22 +96,23 @@ def validate(
         if teacher is None and teacher_arch is not None:
             raise UsageError("--teacher-arch says what --teacher is, and there is none", hint="--teacher FILE")
         taught = None if teacher is None else recipe.Teacher(checkpoint=teacher, arch=teacher_arch)
-        metrics = pipeline.validate_file(
+        metrics = api.validate(
             target,
             images.source(),
-            taught,
-            tell,
+            teacher=taught,
             device=device,
-            format_=format_,
+            format=format_,
             provider=provider,
             normalisation=images.normalisation(),
+            tell=tell,
         )
         show(metrics, as_json=as_json)
         return
     chosen = find(target)
     alone = {**given(images), "--teacher": teacher, "--teacher-arch": teacher_arch}
     _refuse({**alone, "--format": format_, "--provider": provider}, hint="compress validate FILE ...")
-    result = pipeline.validate(chosen.folder, tell, device=device, overrides=promised, allow=allow or ())
+    opened = api.Run(chosen.folder, tuple(allow or ()))
+    result = opened.validate(settings=promised, device=device, tell=tell)
     show(result, as_json=as_json)
     tell(f"next: compress bench{argument(chosen)}")
     hold(result, complete=False, asked=gate_names(promised))
@@ -142,7 +143,7 @@ def bench(
         raise UsageError("--at-batch is the batch size of --within", hint="--within 5 --at-batch 1")
     if out is not None and out.suffix != ".json":
         raise UsageError(f"--out takes the name of a .json file, not {out}", hint="--out bench.json")
-    from compressor import pipeline
+    from compressor import api, pipeline
     from compressor.bench import baseline as baselines
     from compressor.runs.folder import argument, find
 
@@ -152,14 +153,15 @@ def bench(
     wanted = pipeline.BenchOptions(before=before, within_ms=within, at_batch=at_batch, out=out)
     if target is not None and target.is_file():
         _of_runs("--gate", gate)
-        metrics = pipeline.bench_file(
-            target, tell, device=device, format_=format_, provider=provider, options=wanted, overrides=typed
+        metrics = api.benchmark(
+            target, settings=typed, device=device, format=format_, provider=provider, options=wanted, tell=tell
         )
         show(metrics, as_json=as_json)
         return
     chosen = find(target)
     _refuse({"--format": format_, "--provider": provider}, hint="compress bench FILE ...")
-    result = pipeline.bench(chosen.folder, tell, device=device, options=wanted, overrides=typed, allow=allow or ())
+    opened = api.Run(chosen.folder, tuple(allow or ()))
+    result = opened.benchmark(settings=typed, device=device, options=wanted, tell=tell)
     show(result, as_json=as_json)
     tell(f"next: compress report{argument(chosen)}")
     hold(result, complete=False, asked=gate_names(typed))

@@ -34,9 +34,9 @@ from compressor.errors import Interrupted, UsageError
 from compressor.runs.stages import Stage
 
 if TYPE_CHECKING:
+    from compressor.api import Run
     from compressor.progress import Tell
     from compressor.recipe import Override, Recipe
-    from compressor.runs.folder import Run
     from compressor.runs.record import Result
 
 
@@ -90,19 +90,19 @@ def train(
     quiet: Quiet = False,
 ) -> None:
     """Train a network on labels alone."""
-    from compressor import pipeline
+    from compressor import api
     from compressor.recipe import Override
 
     typed, tell = changes(network, images, training, kept, set_=set_), tell_of(quiet)
     if resume is not None:
-        result, folder = _resumed(resume, typed, tell, allow or ())
+        trained = _resumed(resume, typed, tell, allow or ())
     else:
         if recipe is None:
             typed = [Override(("method", "kind"), "ce"), *typed]
         chosen = _chosen(recipe, typed, "--arch")
-        result, folder = pipeline.train(chosen, tell, out=kept.out, overwrite=kept.overwrite)
-    show(result, as_json=as_json)
-    _conclude(result, folder, tell, f"compress distill --teacher {shlex.quote(str(folder.folder))} --student resnet8")
+        trained = api.train(recipe=chosen, out=kept.out, overwrite=kept.overwrite, tell=tell)
+    show(trained.result, as_json=as_json)
+    _conclude(trained, tell, f"compress distill --teacher {shlex.quote(str(trained.folder))} --student resnet8")
 
 
 def distill(
@@ -119,19 +119,17 @@ def distill(
     quiet: Quiet = False,
 ) -> None:
     """Train a student from a teacher."""
-    from compressor import pipeline
-    from compressor.runs.folder import argument
+    from compressor import api
+    from compressor.runs.folder import argument, find
 
     typed, tell = changes(teacher, student, images, training, kept, set_=set_), tell_of(quiet)
     if resume is not None:
-        result, folder = _resumed(resume, typed, tell, allow or ())
+        trained = _resumed(resume, typed, tell, allow or ())
     else:
         chosen = _chosen(recipe, typed, "--student")
-        if chosen.teacher is None:
-            raise UsageError("distill needs a teacher", hint="--teacher FILE, or compress train for a network alone")
-        result, folder = pipeline.train(chosen, tell, out=kept.out, overwrite=kept.overwrite)
-    show(result, as_json=as_json)
-    _conclude(result, folder, tell, f"compress export{argument(folder)} --format onnx")
+        trained = api.distill(recipe=chosen, out=kept.out, overwrite=kept.overwrite, tell=tell)
+    show(trained.result, as_json=as_json)
+    _conclude(trained, tell, f"compress export{argument(find(trained.folder))} --format onnx")
 
 
 def run(
@@ -156,7 +154,7 @@ def run(
     quiet: Quiet = False,
 ) -> None:
     """Do all of a recipe and hold its gates."""
-    from compressor import pipeline
+    from compressor import api
     from compressor.recipe import dump
 
     chosen = recipe_of(recipe, changes(teacher, student, images, training, kept, before, set_=set_, gate=gate))
@@ -165,14 +163,17 @@ def run(
         return
     tell = tell_of(quiet)
     if smoke:
+        from compressor import pipeline
+
         show(pipeline.smoke(chosen, tell), as_json=as_json)
         tell("next: the same command without --smoke")
         return
     try:
-        result, _ = pipeline.run(chosen, tell, out=kept.out, overwrite=kept.overwrite, start=start, page=page)
+        done = api.run(chosen, out=kept.out, overwrite=kept.overwrite, start=start, page=page, tell=tell)
     except Interrupted as stopped:  # in training, whose own hint would leave the later stages out
         again = "the same command without --overwrite" if kept.overwrite else "the same command"
         raise Interrupted(stopped.message, hint=f"{again} goes on") from None
+    result = done.result
     show(result, as_json=as_json)
     if result.student.guesses:
         tell(f"warning: {_guessing(result, chosen)}")
@@ -180,12 +181,10 @@ def run(
     hold(result, complete=True)
 
 
-def _conclude(result: Result, folder: Run, tell: Tell, following: str) -> None:
+def _conclude(trained: Run, tell: Tell, following: str) -> None:
     """Say what to type next: `following`, unless the network has learned nothing."""
-    if result.student.guesses:
-        from compressor.recipe import load
-
-        tell(f"warning: {_guessing(result, load(folder.recipe))}")
+    if trained.result.student.guesses:
+        tell(f"warning: {_guessing(trained.result, trained.recipe)}")
         following = "the same command with more --epochs, or a smaller --batch-size"
     tell(f"next: {following}")
 
@@ -199,16 +198,16 @@ def _guessing(result: Result, recipe: Recipe) -> str:
     )
 
 
-def _resumed(folder: Path, typed: Sequence[Override], tell: Tell, allow: Sequence[str]) -> tuple[Result, Run]:
+def _resumed(folder: Path, typed: Sequence[Override], tell: Tell, allow: Sequence[str]) -> Run:
     """Go on with a run, as its own recipe says."""
-    from compressor import pipeline
+    from compressor import api
 
     if typed:
         raise UsageError(
             "--resume goes on with the recipe of the run and takes no other setting",
             hint="leave out all but --resume, or start a new run",
         )
-    return pipeline.resume(folder, tell, allow=allow)
+    return api.resume(folder, allow=allow, tell=tell)
 
 
 def _chosen(recipe: str | None, typed: Sequence[Override], option: str) -> Recipe:
