@@ -295,6 +295,7 @@ def test_a_misspelt_name_is_found_before_the_teacher_is_looked_at(here, monkeypa
     refused(typed_, 2, words)
 
 
+@pytest.mark.starts
 @pytest.mark.parametrize("line", ["--version", "--help", "models", "recipes ls", "methods --json"])
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no full device")
 def test_an_output_that_takes_nothing_is_a_sentence(line):
@@ -306,6 +307,7 @@ def test_an_output_that_takes_nothing_is_a_sentence(line):
     assert (done.returncode, done.stderr) == (3, "error: the output cannot be written: no space left on device\n")
 
 
+@pytest.mark.starts
 def test_what_an_encoding_lacks_is_replaced_and_in_json_escaped(monkeypatch):
     monkeypatch.setenv("PYTHONIOENCODING", "iso8859-5")
     done = subprocess.run(
@@ -323,6 +325,7 @@ def test_what_an_encoding_lacks_is_replaced_and_in_json_escaped(monkeypatch):
     assert json.loads(ascii_.buffer.getvalue()) == {"name": "gr\u00fcn"}
 
 
+@pytest.mark.starts
 def test_a_reader_that_went_away_and_a_closed_output_end_without_a_traceback():
     command = [sys.executable, "-m", "compressor", "models", "--json"]
     gone = subprocess.run(["sh", "-c", f"{shlex.join(command)} | true"], stderr=subprocess.PIPE, text=True)

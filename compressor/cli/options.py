@@ -54,6 +54,11 @@ Teacher = Annotated[
 TeacherArch = Annotated[
     str | None, typer.Option(help="Teacher architecture, when its file fits several."), Key("teacher.arch")
 ]
+TeacherWeights = Annotated[
+    str | None,
+    typer.Option(help="Which of several sets of weights in the teacher's file, by its key."),
+    Key("teacher.weights"),
+]
 NormalizeOption = Annotated[
     Normalize | None,
     typer.Option(help="auto: take the usual mean and std that fit the teacher best."),
@@ -103,6 +108,7 @@ class TeacherOptions:
     num_classes: Annotated[
         int | None, typer.Option(help="Teacher classes, when they cannot be found out."), Key("teacher.classes")
     ] = None
+    teacher_weights: TeacherWeights = None
     normalize: NormalizeOption = None
 
 
