@@ -273,7 +273,7 @@ def test_the_likeness_of_boundaries_has_columns_where_it_was_measured():
     )
     assert headings[-2:] == ["MagSim", "AngSim"]
     assert row[-2:] == ["0.81", "-0.38"]
-    assert teacher[-2:] == ["-", "-"]
+    assert teacher[-2:] == ["–", "–"]
 
 
 def test_a_single_file_has_its_own_table():

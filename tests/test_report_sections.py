@@ -106,7 +106,7 @@ def test_the_tiles_hold_each_number_against_the_teachers():
         ("Speed-up", "8.0×", "onnx fp32, batch 1, against the teacher"),
     ]
     alone = run.model_copy(update={"teacher": None, "artifacts": ()})
-    assert [tile.note for tile in sections.tiles(contents(result=alone))][-1] == "student"
+    assert [tile.note for tile in sections.tiles(contents(result=alone))][-1] == "network"
     untimed = run.model_copy(update={"teacher": run.teacher.model_copy(update={"latency_ms": None}), "student": small})
     assert sections.tiles(contents(result=untimed))[-1] == Tile("File size", "0.10 MB", "student, teacher 0.30 MB")
 

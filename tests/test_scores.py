@@ -156,24 +156,12 @@ def test_class_change_is_signed_and_the_worst_drop_is_its_largest_loss():
     assert scores.worst_class_drop == 100.0
 
 
-def test_confidence_gap_is_the_spread_of_the_differences_not_their_size():
-    def with_confidence(*values):
-        return predictions([[log(p / (1 - p)), 0.0] for p in values], [0] * len(values))
-
-    teacher = with_confidence(0.9, 0.8)
-    shifted = score(with_confidence(0.8, 0.7), teacher=teacher)
-    spread = score(with_confidence(0.8, 0.6), teacher=teacher)
-
-    assert shifted.confidence_gap == pytest.approx(0.0, abs=1e-6)
-    assert spread.confidence_gap == pytest.approx(0.05, abs=1e-6)  # differences 0.1 and 0.2
-
-
 def test_two_networks_that_never_disagree_still_leave_the_doubt_of_few_images():
     same = predictions(answers([0] * 50, 2), [0] * 50)
 
     scores = score(same, teacher=same)
 
-    assert (scores.agreement, scores.drop, scores.drop_error, scores.confidence_gap) == (1.0, 0.0, 0.0, 0.0)
+    assert (scores.agreement, scores.drop, scores.drop_error) == (1.0, 0.0, 0.0)
     low, high = scores.drop_interval
     assert low == -high
     assert high == pytest.approx(100 * 1.959964 / 52, abs=1e-3)
@@ -201,7 +189,6 @@ def test_scores_stay_in_their_ranges_and_ignore_the_order_of_images(classes, cou
     assert scores.drop == pytest.approx(score(Predictions(taught, labels)).top1 - scores.top1)
     assert (scores.top1, scores.top5, scores.drop_interval) == (again.top1, again.top5, again.drop_interval)
     assert scores.ece == pytest.approx(again.ece)
-    assert scores.confidence_gap == pytest.approx(again.confidence_gap)
 
 
 def test_predictions_come_in_order_whatever_the_batch_size():

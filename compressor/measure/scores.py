@@ -50,8 +50,7 @@ class Scores:
     `drop` is the teacher's top-1 minus the artifact's, positive when something was lost, with the standard error and
     the 95 % interval of a paired comparison: `broken` images only the teacher gets right, `fixed` only the artifact.
     `class_change` is the artifact's accuracy minus the teacher's by class; `worst_class_drop` the largest loss among
-    them, negative when every class gained. `confidence_gap` is the standard deviation of the difference between the
-    teacher's and the artifact's highest probability.
+    them, negative when every class gained.
     """
 
     samples: int
@@ -69,7 +68,6 @@ class Scores:
     fixed: int | None = None
     class_change: tuple[float | None, ...] | None = None
     worst_class_drop: float | None = None
-    confidence_gap: float | None = None
 
 
 def predict(runner: Runner, split: Split, batch_size: int = 256, limit: int | None = None) -> Predictions:
@@ -157,7 +155,6 @@ def score(predictions: Predictions, *, teacher: Predictions | None = None) -> Sc
         fixed=fixed,
         class_change=change,
         worst_class_drop=max(-points for points in change if points is not None),
-        confidence_gap=float(np.std(confidence(teacher.logits) - confidence(predictions.logits))),
     )
 
 
