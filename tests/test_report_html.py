@@ -55,6 +55,7 @@ def test_every_part_is_on_the_page():
     assert len(page.of("svg")) == len(FIGURES)
     assert len(page.of("img")) == 4
     assert "compress run runs/try/recipe.resolved.yaml" in page.text
+    assert "alike in length by 0.750 (MagSim)" in " ".join(page.text.split())
 
 
 def test_the_page_loads_nothing_runs_nothing_and_can_be_read_aloud():

@@ -5,14 +5,13 @@ from contextlib import contextmanager
 from typing import ClassVar, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
-from pydantic_core import PydanticCustomError
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from compressor.attack import CROSSED, BoundaryAttack, Walk, sample_targets, select_bases
 from compressor.batch import Batch
 from compressor.methods.kd import Distillation, SoftTargets
-from compressor.methods.protocol import Config, Moment, Needs, Objective, Setting, Update
+from compressor.methods.protocol import Config, Moment, Needs, Objective, Setting, Update, refusal
 from compressor.methods.weights import Weight
 
 
@@ -41,8 +40,8 @@ class Attack(Config):
         fields = type(self).model_fields
         for key, walks in (("step_size", ("published", "tight")), ("bisections", ("tight",))):
             if self.walk not in walks and getattr(self, key) != fields[key].default:
-                message = f"is for the walk{'s' if walks[1:] else ''} {' and '.join(walks)}, not {self.walk}"
-                raise PydanticCustomError("recipe", "{message}", {"message": message, "key": key, "hint": ""})
+                plural = "s" if walks[1:] else ""
+                raise refusal(f"is for the walk{plural} {' and '.join(walks)}, not {self.walk}", key=key)
         return self
 
     def build(self) -> BoundaryAttack:
