@@ -25,7 +25,12 @@ def _without_torchvision(monkeypatch):
     monkeypatch.setattr("compressor.models.infer.torchvision_zoo.names", lambda: ())
 
 
-@pytest.mark.parametrize("name", READERS)
+BRING_CODE = ("TorchScript", "torch.export")  # which is tried in a process of its own
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.starts] if name in BRING_CODE else []) for name in READERS]
+)
 def test_damaged_files_are_read_or_refused_in_a_sentence(name, tmp_path, capfd):
     reader = READERS[name]
     path = tmp_path / f"x{reader.suffix}"
