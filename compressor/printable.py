@@ -14,3 +14,8 @@ _ACTING = re.compile(
 def printable(text: str) -> str:
     """Return text with such characters written out, as `\\x1b`. Tabs and newlines stay."""
     return _ACTING.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
+
+
+def one_line(text: str) -> str:
+    """Return `printable` text with newlines written out too: to a CI server, a line of its own may be a command."""
+    return printable(text).replace("\n", "\\n")

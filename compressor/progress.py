@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from compressor.files import append_text
+from compressor.printable import one_line
 
 SILENCE_S = 30.0  # of a training where no bar is shown, after which a line says how far it is
 
@@ -29,6 +30,7 @@ class Tell:
         self._log = log
 
     def __call__(self, sentence: str) -> None:
+        sentence = one_line(sentence)  # it may hold names of classes and files
         if self._log is not None:
             append_text(self._log, f"{datetime.now(UTC).isoformat(timespec='seconds')} {sentence}\n")
         if not self.quiet:

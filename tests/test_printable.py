@@ -7,9 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from report_contents import contents, measured
 from rich.console import Console
+from shell import typed
 from test_report import result as record_of
 
 from compressor.printable import printable
+from compressor.progress import Tell
 from compressor.report import gates, summary
 from compressor.report.github import workflow_commands
 from compressor.report.html import page
@@ -71,3 +73,20 @@ def test_no_output_of_a_result_acts_on_what_shows_it():
     for kind in ("terminal", "markdown", "github"):
         assert not re.search(r"^\s*::add-mask::", outputs[kind], re.M), kind
     assert record_of().name in drawn(summary(record_of()))
+
+
+def test_a_sentence_stays_on_one_line_whatever_names_it_holds(tmp_path, capsys):
+    tell = Tell()
+    tell.keep(tmp_path / "run.log")
+
+    tell("class 'a\n::add-mask::secret\x1b[31m'")
+
+    said = r"class 'a\n::add-mask::secret\x1b[31m'"
+    assert said in capsys.readouterr().err
+    assert (tmp_path / "run.log").read_text(encoding="utf-8").endswith(f" {said}\n")
+
+
+def test_an_error_stays_on_one_line_whatever_names_it_holds():
+    done = typed(["inspect", "no\n::error::such\x1b[2Jfile"])
+
+    assert done.err.splitlines()[0] == r"error: no such file: no\n::error::such\x1b[2Jfile"

@@ -16,6 +16,7 @@ import typer
 from compressor import __version__
 from compressor.cli import compare, diff, doctor, export, listing, measure, report, surroundings, train, verify
 from compressor.cli.command import Command, laid_out
+from compressor.printable import one_line, printable
 from exporters.errors import UserError
 
 # Each command, and what to type for a start.
@@ -100,9 +101,9 @@ def main() -> None:
 
 def _end(error: UserError) -> None:
     with suppress(OSError):  # standard error may be what is full
-        typer.echo(f"error: {error.message}", err=True)
+        typer.echo(f"error: {one_line(error.message)}", err=True)
         if error.hint:
-            typer.echo(f"hint: {error.hint}", err=True)
+            typer.echo(f"hint: {printable(error.hint)}", err=True)
     if os.environ.get("COMPRESS_DEBUG"):
         raise error
     sys.exit(error.exit_code)

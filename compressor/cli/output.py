@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from compressor.printable import one_line
+
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
@@ -112,7 +114,7 @@ def publish(result: Result, *, junit: Path | None, markdown: Path | None) -> Non
 def show_facts(facts: dict[str, Any], indent: str = "") -> None:
     for key, value in facts.items():
         if isinstance(value, dict) and value:
-            typer.echo(f"{indent}{key}:")
+            typer.echo(f"{indent}{one_line(key)}:")
             show_facts(value, indent + "  ")
         else:
-            typer.echo(f"{indent}{key}: {value if isinstance(value, str) else json.dumps(value)}")
+            typer.echo(f"{indent}{one_line(key)}: {one_line(value) if isinstance(value, str) else json.dumps(value)}")
