@@ -100,6 +100,7 @@ def test_no_two_formats_write_the_same_suffix_but_plans():
 # A plug-in is used like the others.
 
 
+@pytest.mark.starts
 def test_a_plugin_is_exported_proved_validated_and_timed(run):
     artifact = json.loads(ran(["export", "run", "--format", NAME, "--json"]).out)["artifacts"][0]
 
@@ -120,6 +121,7 @@ def test_a_plugin_is_exported_proved_validated_and_timed(run):
     ran(["verify", "run"])
 
 
+@pytest.mark.trains
 def test_a_recipe_of_ones_own_names_a_plugin(here, tmp_path):
     recipe = build(
         {
@@ -180,6 +182,7 @@ def test_a_graph_from_elsewhere_is_given_a_format_of_ones_own(run):
     assert (artifact["path"], artifact["format"]) == ("model.fp32.zonnx", NAME)
 
 
+@pytest.mark.starts
 def test_doctor_builds_and_runs_a_file_of_it():
     (found,) = probe([f"{NAME}@cuda"])
 
@@ -187,6 +190,7 @@ def test_doctor_builds_and_runs_a_file_of_it():
     assert found.found.startswith(str(onnx.versions()["version"]))
 
 
+@pytest.mark.starts
 def test_doctor_says_what_cannot_be_imported():
     (found,) = probe(["no_such_package.formats:ZIPPED@cpu"])
 
