@@ -180,6 +180,7 @@ def test_a_graph_from_elsewhere_is_given_a_format_of_ones_own(run):
     assert (artifact["path"], artifact["format"]) == ("model.fp32.zonnx", NAME)
 
 
+@pytest.mark.starts
 def test_doctor_builds_and_runs_a_file_of_it():
     (found,) = probe([f"{NAME}@cuda"])
 
@@ -187,6 +188,7 @@ def test_doctor_builds_and_runs_a_file_of_it():
     assert found.found.startswith(str(onnx.versions()["version"]))
 
 
+@pytest.mark.starts
 def test_doctor_says_what_cannot_be_imported():
     (found,) = probe(["no_such_package.formats:ZIPPED@cpu"])
 
