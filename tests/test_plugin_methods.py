@@ -64,9 +64,15 @@ class Squared(Config):
         return lambda student, teacher, labels: self.scale * (student - teacher).square().mean(dim=1)
 
 
+class Apart(nn.Module):
+    def forward(self, student, teacher, batch):
+        assert len(student) == len(teacher) == len(batch.labels)
+        return (student - teacher).norm(dim=1)
+
+
 class Bias(Feature):
     def build(self, setting):
-        return nn.PairwiseDistance()
+        return Apart()
 
 
 class Plain:

@@ -32,13 +32,13 @@ def describe() -> list[dict[str, Any]]:
 
 def _described(what: str, kind: str, one: type[BaseModel]) -> dict[str, Any]:
     required = [key for key, field in one.model_fields.items() if field.is_required()]
-    defaults = one.model_validate(dict.fromkeys(required, "?")).model_dump(mode="json", exclude={"kind"})
+    defaults = one.model_construct().model_dump(mode="json", exclude={"kind"})
     return {
         "kind": kind,
         "what": what,
         "summary": (inspect.getdoc(one) or "").partition("\n")[0],
         "required": required,
-        "defaults": {key: value for key, value in defaults.items() if key not in required},
+        "defaults": defaults,
     }
 
 

@@ -85,7 +85,7 @@ class SoftTargets(Objective):
             "ce": config.ce_weight.at(elapsed) * F.cross_entropy(logits, batch.labels),
             "kd": config.kd_weight.at(elapsed) * self.soft(logits, taught, batch.labels).mean(),
         }
-        return terms | self.features.terms(moment), taught, logits
+        return terms | self.features.terms(batch, moment), taught, logits
 
 
 def ask(teacher: nn.Module, images: Tensor) -> Tensor:

@@ -10,11 +10,22 @@ from compressor.methods.losses.dist import DIST
 from compressor.methods.losses.dkd import DKD
 from compressor.methods.losses.features import Features
 from compressor.methods.losses.fitnet import FitNet
+from compressor.methods.losses.fsp import FSP
 from compressor.methods.losses.kl import KL, LSKD
+from compressor.methods.losses.pkt import PKT
 from compressor.methods.losses.protocol import Feature, FeatureLoss, LogitLoss, LogitTerm
+from compressor.methods.losses.rkd import RKD
+from compressor.methods.losses.sp import SP
 
 LOGIT_LOSSES: dict[str, type[BaseModel]] = {"kl": KL, "lskd": LSKD, "dkd": DKD, "dist": DIST}
-FEATURE_LOSSES: dict[str, type[BaseModel]] = {"fitnet": FitNet, "at": AT}
+FEATURE_LOSSES: dict[str, type[BaseModel]] = {
+    "fitnet": FitNet,
+    "at": AT,
+    "sp": SP,
+    "rkd": RKD,
+    "pkt": PKT,
+    "fsp": FSP,
+}
 AnyLogitLoss = Annotated[LogitLoss, Kinds(LOGIT_LOSSES, "mypackage.losses:Mine")]
 AnyFeatureLoss = Annotated[FeatureLoss, Kinds(FEATURE_LOSSES, "mypackage.losses:Mine")]
 

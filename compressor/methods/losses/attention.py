@@ -5,6 +5,7 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from compressor.batch import Batch
 from compressor.errors import UsageError
 from compressor.methods.losses.protocol import Feature, in_words, tapped_shapes, wide
 from compressor.methods.protocol import Setting
@@ -33,7 +34,7 @@ class AT(Feature):
 class Attention(nn.Module):
     """The loss that `AT` describes."""
 
-    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
+    def forward(self, student: Tensor, teacher: Tensor, batch: Batch | None = None) -> Tensor:  # noqa: ARG002
         return (_attention(student) - _attention(teacher)).square().mean(dim=1)
 
 

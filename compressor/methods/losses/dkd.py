@@ -7,6 +7,7 @@ from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from compressor.methods.losses.kl import divergence
 from compressor.methods.protocol import Config, Setting
 
 
@@ -40,7 +41,7 @@ class Decoupled(nn.Module):
         config = self.config
         classes = teacher.argmax(dim=1) if labels is None else labels
         taught, learnt = (_parted(logits / config.temperature, classes) for logits in (teacher, student))
-        target, others = (_divergence(p, q) for p, q in zip(taught, learnt, strict=True))
+        target, others = (divergence(p, q) for p, q in zip(taught, learnt, strict=True))
         return config.temperature**2 * (config.alpha * target + config.beta * others)
 
 
@@ -50,8 +51,3 @@ def _parted(logits: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
     others = logits[~named].view(len(logits), -1)
     both = torch.stack((logits[named], others.logsumexp(dim=1)), dim=1)
     return both.log_softmax(dim=1), others.log_softmax(dim=1)
-
-
-def _divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
-    """Return `KL(p || q)` of each row, `[B]`."""
-    return F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(dim=1)

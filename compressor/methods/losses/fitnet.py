@@ -4,6 +4,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from compressor.batch import Batch
 from compressor.errors import UsageError
 from compressor.methods.losses.protocol import Feature, in_words, tapped_shapes, wide
 from compressor.methods.protocol import Setting
@@ -37,5 +38,5 @@ class Hint(nn.Module):
         super().__init__()
         self.regressor = regressor
 
-    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
+    def forward(self, student: Tensor, teacher: Tensor, batch: Batch | None = None) -> Tensor:  # noqa: ARG002
         return (wide(self.regressor(student)) - wide(teacher)).square().flatten(1).mean(dim=1)

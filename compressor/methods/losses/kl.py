@@ -66,6 +66,11 @@ class Standardised:
         return self.softened(_standardised(student), _standardised(teacher), labels)
 
 
+def divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """Return `KL(p || q)` of each row of log-probabilities `[N, M]`, `[N]`."""
+    return F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(dim=1)
+
+
 def _standardised(logits: Tensor) -> Tensor:
     """Return logits `[B, K]` with mean 0 and, but for a small constant, unbiased standard deviation 1 in each row."""
     return (logits - logits.mean(dim=1, keepdim=True)) / (logits.std(dim=1, keepdim=True) + 1e-7)

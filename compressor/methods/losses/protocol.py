@@ -4,7 +4,7 @@ A loss is frozen hyper-parameters that build a callable. Both kinds return a los
 decides which samples count, how they are weighed, and takes the mean.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, Self
 
 import torch
@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from compressor.methods.protocol import Config, Setting
 from compressor.methods.weights import Weight
+
+Paths = str | tuple[str, ...]
 
 
 class LogitTerm(Protocol):
@@ -39,19 +41,21 @@ class LogitLoss(Protocol):
 
 
 class FeatureLoss(Protocol):
-    """Compares two inner outputs: a `Config`, one of `FEATURE_LOSSES` or a plug-in.
+    """Compares inner outputs: a `Config`, one of `FEATURE_LOSSES` or a plug-in.
 
-    `student` and `teacher` are module paths, `weight` the factor of the term. `build` returns a module that maps the
-    two outputs, each `[B, ...]`, to the loss of each sample `[B]`; its parameters are trained with the student's
-    optimiser, saved with the run and never exported. It refuses shapes that cannot be compared with a `UsageError`.
+    `student` and `teacher` are module paths, `weight` the factor of the term. `build` returns a module that is called
+    with the two outputs, each `[B, ...]`, and the batch that they are of, and returns the loss of each sample `[B]`.
+    Where paths are several, the outputs are a tuple in their order. The module's parameters are trained with the
+    student's optimiser, its buffers are resumed, and neither is exported. `build` refuses shapes that cannot be
+    compared with a `UsageError`.
     """
 
     @property
     def kind(self) -> str: ...
     @property
-    def student(self) -> str: ...
+    def student(self) -> Paths: ...
     @property
-    def teacher(self) -> str: ...
+    def teacher(self) -> Paths: ...
     @property
     def weight(self) -> Weight: ...
 
@@ -61,7 +65,7 @@ class FeatureLoss(Protocol):
 
 
 class Feature(Config):
-    """The keys that every feature loss has."""
+    """The keys of a feature loss that compares one inner output of each network."""
 
     kind: str
     student: str = Field(min_length=1, description="module path in the student, such as layer3")
@@ -74,13 +78,29 @@ def wide(tensor: Tensor) -> Tensor:
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
+def paths(where: Paths) -> tuple[str, ...]:
+    """Return the module paths of one side of a feature loss, one or several."""
+    return (where,) if isinstance(where, str) else where
+
+
 def tapped_shapes(loss: FeatureLoss, setting: Setting) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return the shapes that a feature loss compares, the student's first, for one image."""
-    student = setting.shapes(setting.student, [loss.student])[loss.student]
-    teacher = setting.shapes(setting.teachers[0], [loss.teacher])[loss.teacher]
+    """Return the shapes that a feature loss with one tap a side compares, the student's first, for one image."""
+    (student,), (teacher,) = all_tapped_shapes(loss, setting)
     return student, teacher
 
 
-def in_words(loss: FeatureLoss, student: tuple[int, ...], teacher: tuple[int, ...]) -> str:
-    """Return both taps with their shapes, for a refusal."""
-    return f"{loss.student} of the student gives {list(student)}, {loss.teacher} of the teacher {list(teacher)}"
+def all_tapped_shapes(loss: FeatureLoss, setting: Setting) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
+    """Return the shapes of all taps of a feature loss, the student's first, for one image, in their order."""
+    student = setting.shapes(setting.student, paths(loss.student))
+    teacher = setting.shapes(setting.teachers[0], paths(loss.teacher))
+    return [student[path] for path in paths(loss.student)], [teacher[path] for path in paths(loss.teacher)]
+
+
+def in_words(loss: FeatureLoss, student: Sequence[object], teacher: Sequence[object]) -> str:
+    """Return all taps with their shapes, for a refusal."""
+    where = [" and ".join(paths(side)) for side in (loss.student, loss.teacher)]
+    return f"{where[0]} of the student gives {_listed(student)}, {where[1]} of the teacher {_listed(teacher)}"
+
+
+def _listed(shape: Sequence[object]) -> list[object]:
+    return [list(part) if isinstance(part, tuple) else part for part in shape]
