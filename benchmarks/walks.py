@@ -4,9 +4,8 @@
         --mean 0.4914,0.4822,0.4465 --std 0.2023,0.1994,0.2010
 
 Walks training images that the teacher is right about, each to a target that is drawn as in training. A sample lies on
-the boundary where the gap between its class and the best other one is 0. Costs are network calls, of which a forward and
-a backward pass by the image count two and a forward pass one: they do not depend on the machine. Prints a table, asserts
-nothing.
+the boundary where the gap between its class and the best other one is 0. Costs are network calls an image, which do not
+depend on the machine: a forward pass counts one, forward and backward two. Prints a table, asserts nothing.
 """
 
 import argparse
