@@ -137,7 +137,7 @@ def test_a_recipe_of_ones_own_names_a_plugin(here, tmp_path):
         },
         base=tmp_path,
     )
-    result = pipeline.run(recipe, Tell(quiet=True), out=tmp_path / "own", latest=False, page=False)
+    result, _ = pipeline.run(recipe, Tell(quiet=True), out=tmp_path / "own", latest=False, page=False)
 
     (artifact,) = result.artifacts
     assert (artifact.format, artifact.top1 is None, artifact.latency_ms is None) == (NAME, False, False)
