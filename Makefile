@@ -48,6 +48,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/augmentation.py
 	$(BIN)/python benchmarks/bss_step.py
+	$(BIN)/python benchmarks/loss_terms.py
 	$(BIN)/python benchmarks/exports.py
 
 format: $(READY)

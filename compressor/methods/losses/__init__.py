@@ -6,18 +6,33 @@ from pydantic import BaseModel
 
 from compressor.methods.kinds import Kinds
 from compressor.methods.losses.attention import AT
+from compressor.methods.losses.ctkd import CTKD
 from compressor.methods.losses.dist import DIST
 from compressor.methods.losses.dkd import DKD
 from compressor.methods.losses.features import Features
 from compressor.methods.losses.fitnet import FitNet
 from compressor.methods.losses.fsp import FSP
 from compressor.methods.losses.kl import KL, LSKD
+from compressor.methods.losses.nd import ND
 from compressor.methods.losses.pkt import PKT
 from compressor.methods.losses.protocol import Feature, FeatureLoss, LogitLoss, LogitTerm
 from compressor.methods.losses.rkd import RKD
 from compressor.methods.losses.sp import SP
+from compressor.methods.losses.ttm import TTM, WTTM
+from compressor.methods.losses.vkd import VkD
+from compressor.methods.losses.wkd_f import WKDF
+from compressor.methods.losses.wkd_l import WKDL
 
-LOGIT_LOSSES: dict[str, type[BaseModel]] = {"kl": KL, "lskd": LSKD, "dkd": DKD, "dist": DIST}
+LOGIT_LOSSES: dict[str, type[BaseModel]] = {
+    "kl": KL,
+    "lskd": LSKD,
+    "dkd": DKD,
+    "dist": DIST,
+    "ttm": TTM,
+    "wttm": WTTM,
+    "ctkd": CTKD,
+    "wkd_l": WKDL,
+}
 FEATURE_LOSSES: dict[str, type[BaseModel]] = {
     "fitnet": FitNet,
     "at": AT,
@@ -25,6 +40,9 @@ FEATURE_LOSSES: dict[str, type[BaseModel]] = {
     "rkd": RKD,
     "pkt": PKT,
     "fsp": FSP,
+    "nd": ND,
+    "vkd": VkD,
+    "wkd_f": WKDF,
 }
 AnyLogitLoss = Annotated[LogitLoss, Kinds(LOGIT_LOSSES, "mypackage.losses:Mine")]
 AnyFeatureLoss = Annotated[FeatureLoss, Kinds(FEATURE_LOSSES, "mypackage.losses:Mine")]

@@ -54,6 +54,6 @@ class Flow(nn.Module):
 
 def _flow(first: Tensor, second: Tensor) -> Tensor:
     """Return the flow matrices of maps `[B, C1, H, W]` and `[B, C2, H, W]`, `[B, C1, C2]`."""
-    size = [min(sides) for sides in zip(first.shape[2:], second.shape[2:], strict=True)]
+    size = min(first.shape[2], second.shape[2]), min(first.shape[3], second.shape[3])
     a, b = (F.adaptive_avg_pool2d(wide(maps), size).flatten(2) for maps in (first, second))
     return products(a, b) / a.shape[2]
