@@ -22,6 +22,8 @@ from typer.main import get_command
 from compressor import __version__, checkpoint, cli, doctor, methods, models, pipeline
 from compressor.cli import output
 from compressor.errors import Interrupted
+from compressor.methods import METHODS
+from compressor.methods.losses import FEATURE_LOSSES, LOGIT_LOSSES
 from compressor.runs.folder import resume_command
 
 # What is printed
@@ -165,9 +167,9 @@ def test_models_and_methods_are_listed():
     assert next(each for each in listed if each["name"] == "resnet20")["parameters"] == 269_722
     assert "resnet20" in ran(["models"]).out
     entries = json.loads(ran(["methods", "--json"]).out)
-    assert [each["kind"] for each in entries if each["what"] == "method"] == ["ce", "kd", "bss"]
-    assert [each["kind"] for each in entries if each["what"] == "soft"] == ["kl", "lskd", "dkd", "dist"]
-    assert [each["kind"] for each in entries if each["what"] == "features"] == ["fitnet", "at"]
+    assert [each["kind"] for each in entries if each["what"] == "method"] == list(METHODS)
+    assert [each["kind"] for each in entries if each["what"] == "soft"] == list(LOGIT_LOSSES)
+    assert [each["kind"] for each in entries if each["what"] == "features"] == list(FEATURE_LOSSES)
     shown = ran(["methods"]).out
     assert "temperature: 3.0" in shown
     assert "needs a teacher, labelled images, gradients through the teacher" in shown

@@ -38,3 +38,13 @@ def test_the_first_value_that_is_not_finite_is_named_however_late_it_is_read(val
         assert caught.value.message == f"loss term 'bss' became {became} at step 131 (epoch 2)"
         assert "--lr" in caught.value.hint
     assert losses.means() == {}
+
+
+def test_what_is_only_noted_may_be_infinite_and_is_left_out_then():
+    notes = Losses(refuse=False)
+    for step, value in enumerate((1.0, math.nan, 3.0, math.inf)):
+        notes.add({"share": torch.tensor(value)}, step)
+    notes.add({"never": torch.tensor(math.nan)}, step=4)
+    notes.read(epoch=0)
+
+    assert notes.means() == {"share": 2.0}

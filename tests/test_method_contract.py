@@ -154,7 +154,7 @@ class Skipping(Objective):
         if kept.any():
             logits = self.setting.student(batch.images[kept])
             terms["ce"] = F.cross_entropy(logits, batch.labels[kept])
-        yield Update(terms)
+        yield Update(terms, notes={"kept": kept.float().mean(), "undefined": torch.tensor(torch.nan)})
         self.moves.append((moment.step, moved(before, self.setting.student)))
 
 
@@ -307,6 +307,21 @@ def test_a_batch_without_kept_samples_moves_nothing_and_is_in_no_mean(start):
     assert state.objective.moves == [(step, step % STEPS != 2) for step in range(3 * STEPS)]
     assert epoch.steps == STEPS
     assert state.epoch == 3
+    shares = [(batch.labels % 2 == 0).float().mean().item() for batch in batches(0, 0)]
+    assert epoch.notes == {"kept": pytest.approx(sum(shares) / STEPS)}  # also of the batch that taught nothing
+
+
+def test_notes_of_a_cut_short_epoch_are_resumed(start):
+    whole, first = start(Skipping), start(Skipping)
+    expected = run(whole)[0].notes
+    first.enter_training()
+    for batch in list(batches(0, 0))[:2]:
+        first.advance(batch)
+
+    second = start(Skipping)
+    second.load_state_dict(first.state_dict())
+
+    assert run(second)[0].notes == expected
 
 
 def test_an_unlabelled_stream_arrives_beside_the_labelled_one(start):

@@ -8,7 +8,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from compressor.attack import CROSSED, BoundaryAttack, Walk, sample_targets, select_bases
+from compressor.attack import CROSSED, BoundaryAttack, Walk, sample_targets, select_bases, summarise
 from compressor.batch import Batch
 from compressor.methods.kd import Distillation, SoftTargets
 from compressor.methods.protocol import Config, Moment, Needs, Objective, Setting, Update, refusal
@@ -84,28 +84,35 @@ class _Boundary(SoftTargets):
     def updates(self, batch: Batch, moment: Moment) -> Iterator[Update]:
         config = self.config
         terms, taught, logits = self.lesson(batch, moment)
-        weight = config.bss_weight.at(moment.elapsed)
+        weight, notes = config.bss_weight.at(moment.elapsed), dict[str, Tensor]()
         if weight > 0 and moment.step % config.every == 0:
-            images, beyond = self._samples(batch, taught, logits, moment)
+            images, beyond, notes = self._samples(batch, taught, logits, moment)
             if len(images) > 0:
                 with _batchnorm(self.setting.student, alone=len(images) == 1, update=config.update_batchnorm):
                     answer = self.setting.student(images).float()
                 terms["bss"] = weight * self.soft(answer, beyond, None).mean()
-        yield Update(terms)
+        yield Update(terms, notes=notes)
 
-    def _samples(self, batch: Batch, taught: Tensor, logits: Tensor, moment: Moment) -> tuple[Tensor, Tensor]:
-        """Return the boundary samples of a batch, `[N, C, H, W]`, and the teacher's logits there, `[N, K]`."""
+    def _samples(
+        self, batch: Batch, taught: Tensor, logits: Tensor, moment: Moment
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Return the boundary samples of a batch, `[N, C, H, W]`, the teacher's logits there, `[N, K]`, and what to
+        note of the walks: `attack.WalkSummary`, by names that begin with `walk_`.
+        """
         how = self.config.attack
         chosen = select_bases(taught, logits, batch.labels, how.size)
         if len(chosen) == 0:
-            return batch.images[chosen], taught[chosen]
+            return batch.images[chosen], taught[chosen], {}
         base = batch.labels[chosen]
         target = sample_targets(taught[chosen], base, moment.generator)
-        samples = how.build()(self.setting.teachers[0], batch.images[chosen], base, target, scale=self.setting.std)
+        images = batch.images[chosen]
+        samples = how.build()(self.setting.teachers[0], images, base, target, scale=self.setting.std)
+        summary = summarise(images, samples, base, scale=self.setting.std)
+        notes = {f"walk_{name}": value for name, value in summary._asdict().items()}
         if how.keep == "all":
-            return samples.images, samples.logits
+            return samples.images, samples.logits, notes
         kept = samples.crossed == CROSSED
-        return samples.images[kept], samples.logits[kept]
+        return samples.images[kept], samples.logits[kept], notes
 
 
 @contextmanager

@@ -7,7 +7,7 @@ networks after that step; this is how a discriminator and a student take turns w
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol, Self
 
 import torch
@@ -85,11 +85,13 @@ class Update:
     """One optimiser step: weighted scalar terms, summed by the loop and logged under their names.
 
     `player` names who steps: `"student"`, or a key of the objective's `players()`. No terms: no step (all samples of
-    the batch were skipped).
+    the batch were skipped). `notes` are scalars that are logged like the terms and that nothing minimises, such as the
+    share of samples that still teach; one that is not finite is left out.
     """
 
     terms: Mapping[str, Tensor]
     player: str = "student"
+    notes: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -86,6 +86,7 @@ def run_epochs(prepared: Prepared, state: TrainingState, run: Run, tell: Tell, t
                 row = {
                     "epoch": epoch.number,
                     "losses": dict(epoch.losses),
+                    "notes": dict(epoch.notes),
                     "lr": epoch.lr,
                     "validation_top1": top1,
                     "seconds": epoch.seconds,

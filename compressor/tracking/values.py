@@ -31,7 +31,8 @@ def of_epoch(row: Mapping[str, Any]) -> dict[str, float]:
     """Return the metrics of an epoch: `loss/TERM`, `lr`, `validation_top1` in percent, `images_per_s`, `seconds`."""
     names = ("lr", "validation_top1", "images_per_s", "seconds")
     losses = {f"loss/{name}": value for name, value in row["losses"].items()}
-    return losses | {name: float(row[name]) for name in names if row[name] is not None}
+    notes = {f"note/{name}": value for name, value in row.get("notes", {}).items()}
+    return losses | notes | {name: float(row[name]) for name in names if row[name] is not None}
 
 
 def of_result(result: record.Result) -> dict[str, float]:

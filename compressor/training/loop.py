@@ -32,11 +32,13 @@ _READ_EVERY = 50  # steps between two readings of the losses where a reading sta
 class Epoch:
     """What one epoch did. `number` counts from 1, `lr` is the student's rate at its last step, `seconds` include data.
 
-    `losses` are means over the updates in which the term appeared; a term that never did is absent.
+    `losses` are means over the updates in which the term appeared; a term that never did is absent. So are `notes`, of
+    what the objective noted beside them.
     """
 
     number: int
     losses: Mapping[str, float]
+    notes: Mapping[str, float]
     lr: float
     steps: int
     images: int
@@ -107,7 +109,7 @@ class TrainingState:
         self.batch = 0  # batches of the current epoch done
         self.images = 0  # seen in the current epoch
         self.seconds = 0.0  # spent on the current epoch
-        self.losses = Losses()
+        self.losses, self.notes = Losses(), Losses(refuse=False)
 
         for teacher in objective.setting.teachers:
             teacher.requires_grad_(False)
@@ -148,6 +150,7 @@ class TrainingState:
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(_mixed("global", self.seed, self.step, self.rank))
             for update in self._updates(batch, moment):
+                self.notes.add(update.notes, self.step)
                 if update.terms:
                     self._apply(update)
         if self.average is not None:
@@ -163,15 +166,18 @@ class TrainingState:
             )
         mark = perf_counter()
         self.losses.read(self.epoch)
+        self.notes.read(self.epoch)
         finished = Epoch(
             number=self.epoch + 1,
             losses=self.losses.means(),
+            notes=self.notes.means(),
             lr=self.config.lr * rate_factor(self.config, self.step - 1, self.steps_per_epoch),
             steps=self.batch,
             images=self.images,
             seconds=self.seconds + perf_counter() - mark,  # reading waits for the device to finish
         )
-        self.epoch, self.batch, self.images, self.seconds, self.losses = self.epoch + 1, 0, 0, 0.0, Losses()
+        self.epoch, self.batch, self.images, self.seconds = self.epoch + 1, 0, 0, 0.0
+        self.losses, self.notes = Losses(), Losses(refuse=False)
         return finished
 
     def state_dict(self) -> dict[str, Any]:
@@ -181,6 +187,7 @@ class TrainingState:
             Diverged: a loss not read so far was not finite: such a state is not worth saving.
         """
         self.losses.read(self.epoch)
+        self.notes.read(self.epoch)
         return copy.deepcopy(
             {
                 "run": self._run(),
@@ -189,6 +196,7 @@ class TrainingState:
                 "images": self.images,
                 "seconds": self.seconds,
                 "losses": {"sums": self.losses.sums, "counts": self.losses.counts},
+                "notes": {"sums": self.notes.sums, "counts": self.notes.counts},
                 "student": dict(self.student.state_dict()),
                 "objective": dict(self.objective.state_dict()),
                 "players": {name: player.optimizer.state_dict() for name, player in self.players.items()},
@@ -212,7 +220,8 @@ class TrainingState:
                 )
         self.epoch, self.batch = saved["epoch"], saved["batch"]
         self.images, self.seconds = saved["images"], saved["seconds"]
-        self.losses = Losses(sums=dict(saved["losses"]["sums"]), counts=dict(saved["losses"]["counts"]))
+        self.losses = Losses(**saved["losses"])
+        self.notes = Losses(**saved.get("notes", {}), refuse=False)  # states of before there were any
         self.student.load_state_dict(saved["student"])
         self.objective.load_state_dict(saved["objective"])
         for name, player in self.players.items():

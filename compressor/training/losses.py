@@ -1,4 +1,4 @@
-"""The loss terms of an epoch: summed by name, refused when they are not finite."""
+"""The scalars of an epoch, summed by name: loss terms, which must be finite, and what is noted beside them."""
 
 import math
 from collections.abc import Mapping
@@ -10,10 +10,16 @@ from compressor.errors import Diverged
 
 
 class Losses:
-    """The loss terms of one epoch. Values wait on the device until they are read, many in one transfer."""
+    """The loss terms of one epoch. Values wait on the device until they are read, many in one transfer.
 
-    def __init__(self, sums: dict[str, float] | None = None, counts: dict[str, int] | None = None) -> None:
-        self.sums, self.counts = sums or {}, counts or {}
+    Args:
+        refuse: raise where a value is not finite; else it is left out of the means, as what is only noted may be.
+    """
+
+    def __init__(
+        self, sums: Mapping[str, float] | None = None, counts: Mapping[str, int] | None = None, *, refuse: bool = True
+    ) -> None:
+        self.sums, self.counts, self.refuse = dict(sums or {}), dict(counts or {}), refuse
         self._unread: list[tuple[str, int, Tensor]] = []
 
     def add(self, terms: Mapping[str, Tensor], step: int) -> None:
@@ -28,13 +34,16 @@ class Losses:
         """
         values = torch.stack([value for _, _, value in self._unread]).tolist() if self._unread else []
         for (name, step, _), value in zip(self._unread, values, strict=True):
-            if not math.isfinite(value):
+            if self.refuse and not math.isfinite(value):
                 raise Diverged(
                     f"loss term {name!r} became {'NaN' if math.isnan(value) else 'infinite'} "
                     f"at step {step + 1} (epoch {epoch + 1})",
                     hint="lower --lr, or try --set train.clip_norm=1 or a warm-up",
                 )
-        for (name, _, _), value in zip(self._unread, values, strict=True):
+        known = ((name, value) for (name, _, _), value in zip(self._unread, values, strict=True))
+        for name, value in known:
+            if not math.isfinite(value):
+                continue
             self.sums[name] = self.sums.get(name, 0.0) + value
             self.counts[name] = self.counts.get(name, 0) + 1
         self._unread = []
