@@ -28,7 +28,10 @@ from compressor.training.loop import TrainingState
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 CLASSES, SAMPLES = 10, 50_000
-SEVERAL = {"fsp": ["layer2", "layer3"]}  # losses that take more than the last layer
+SEVERAL = {
+    "fsp": ["layer2", "layer3"],
+    "reviewkd": ["layer1", "layer2", "layer3"],
+}  # losses that take more than the last layer
 
 
 def main() -> None:

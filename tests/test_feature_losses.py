@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import nn
 
 from compressor.batch import Batch
@@ -11,6 +12,7 @@ from compressor.errors import UsageError
 from compressor.methods import Setting
 from compressor.methods.kd import KD
 from compressor.methods.losses.nd import ND
+from compressor.methods.losses.review import Review, ReviewKD, scaled_distance
 from compressor.methods.losses.vkd import Orthogonal, VkD
 from compressor.methods.losses.wkd_f import WKDF, Moments
 from compressor.recipe import Training
@@ -142,6 +144,56 @@ def test_wkd_f_counts_means_and_deviations_of_channels():
     assert found.tolist() == pytest.approx([4 * (1 + 1) + deviations])
 
 
+# ReviewKD
+
+
+def test_the_distance_is_taken_at_several_scales():
+    a = torch.zeros(1, 1, 8, 8, dtype=torch.float64)
+    a[0, 0, 0, 0] = 16.0
+    at = [16**2 / 64, 4**2 / 16, 1 / 4, (16 / 64) ** 2]  # the full size, and means over 2x2, 4x4 and 8x8 places
+    expected = sum(weight * each for weight, each in zip((1, 1 / 2, 1 / 4, 1 / 8), at, strict=True)) / 1.875
+    assert scaled_distance(a, torch.zeros_like(a)).tolist() == pytest.approx([expected])
+    small = torch.full((2, 3, 2, 2), 3.0)
+    assert scaled_distance(small, torch.zeros_like(small)).tolist() == pytest.approx([9, 9])
+
+
+def test_a_layer_is_fused_with_the_review_of_the_later_one():
+    loss = Review([1, 1], [1, 1]).double().eval()
+    with torch.no_grad():
+        for parameter in loss.parameters():
+            parameter.zero_()
+        for layer in range(2):
+            for convolution, norm in (loss.enter[layer], loss.leave[layer]):
+                convolution.weight[:, :, convolution.kernel_size[0] // 2, convolution.kernel_size[0] // 2] = 1
+                norm.weight.fill_((1 + norm.eps) ** 0.5)  # the identity
+        loss.fuse[0].bias.copy_(doubles([math.log(3), -math.log(3)]))  # three quarters and one
+    first, last = doubles([4.0, 8.0]).view(2, 1, 1, 1).expand(2, 1, 2, 2), doubles([[0.0], [4.0]])
+    nothing = (torch.zeros_like(first), torch.zeros_like(last))
+
+    assert loss((first, last), nothing).tolist() == pytest.approx([0 + 3.0**2, 16 + 7.0**2])
+
+
+def test_reviews_fit_layers_of_any_sizes_and_learn(tiny, images):
+    student, teacher = tiny(width=8), tiny(width=12, seed=1)
+    section = {"kind": "reviewkd", "student": ["body.0", "body", "head"], "teacher": ["body.0", "body", "head"]}
+    objective = KD.model_validate({"features": [section]}).build(setting(student, teacher))
+    state = TrainingState(student, objective, Training(lr=0.1), seed=0, device=CPU, steps_per_epoch=3)
+    before = [parameter.detach().clone() for parameter in objective.features.compared.parameters()]
+    state.enter_training()
+    state.advance(Batch(images(8), torch.arange(8) % 4, torch.arange(8)))
+    after = list(objective.features.compared.parameters())
+    assert sum(torch.equal(a, b) for a, b in zip(before, after, strict=True)) == 0
+
+
+def test_layers_that_are_not_in_pairs_are_refused():
+    for student, teacher, sentence in (
+        (["a", "b"], ["a", "b", "c"], "compared in pairs"),
+        (["a"], ["a"], "at least 2"),
+    ):
+        with pytest.raises(ValidationError, match=sentence):
+            ReviewKD.model_validate({"student": student, "teacher": teacher})
+
+
 # All
 
 
@@ -153,6 +205,9 @@ def test_gradients_are_those_of_finite_differences(tiny):
     assert torch.autograd.gradcheck(lambda maps: regressed(maps, teacher), student)
     projected = Orthogonal(2, 4).double()
     assert torch.autograd.gradcheck(lambda maps: projected(maps, teacher), student)
+    first, last = torch.randn(2, 2, 3, 3).double().requires_grad_(), torch.randn(2, 3).double().requires_grad_()
+    review = Review([2, 3], [4, 2]).double().eval()
+    assert torch.autograd.gradcheck(lambda *taps: review(taps, (teacher, torch.ones(2, 2).double())), (first, last))
     loss = norm_and_direction(tiny)
     features = torch.randn(2, 4, dtype=torch.float64).requires_grad_()
     taught = torch.randn(2, 4, dtype=torch.float64)

@@ -313,7 +313,7 @@ def test_every_loss_is_known_by_its_kind_and_survives_a_round_trip():
         assert adapter.validate_json(adapter.dump_json(made)) == made
     for kind, loss in FEATURE_LOSSES.items():
         assert issubclass(loss, BaseModel)
-        taps = ["a", "b"] if kind == "fsp" else "a"
+        taps = ["a", "b"] if kind in ("fsp", "reviewkd") else "a"
         made = KD.model_validate({"features": [{"kind": kind, "student": taps, "teacher": taps, "weight": [2, 1]}]})
         assert KD.model_validate_json(made.model_dump_json()) == made
 

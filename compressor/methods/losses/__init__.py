@@ -16,6 +16,7 @@ from compressor.methods.losses.kl import KL, LSKD
 from compressor.methods.losses.nd import ND
 from compressor.methods.losses.pkt import PKT
 from compressor.methods.losses.protocol import Feature, FeatureLoss, LogitLoss, LogitTerm
+from compressor.methods.losses.review import ReviewKD
 from compressor.methods.losses.rkd import RKD
 from compressor.methods.losses.sp import SP
 from compressor.methods.losses.ttm import TTM, WTTM
@@ -43,6 +44,7 @@ FEATURE_LOSSES: dict[str, type[BaseModel]] = {
     "nd": ND,
     "vkd": VkD,
     "wkd_f": WKDF,
+    "reviewkd": ReviewKD,
 }
 AnyLogitLoss = Annotated[LogitLoss, Kinds(LOGIT_LOSSES, "mypackage.losses:Mine")]
 AnyFeatureLoss = Annotated[FeatureLoss, Kinds(FEATURE_LOSSES, "mypackage.losses:Mine")]
