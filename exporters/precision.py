@@ -40,6 +40,7 @@ _OPERANDS = {
     "QLinearMatMul": (0, 3),
 }
 _SAME_VALUES = {"Identity", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze"}
+_OTHER_TYPE = {"DequantizeLinear", "QuantizeLinear", "Cast"}
 _QUANTISES = {
     "QuantizeLinear",
     "DequantizeLinear",
@@ -122,10 +123,8 @@ class _Graph:
 
     def stored(self, name: str) -> int:
         """Return how many constants a tensor consists of, 0 if it depends on the input."""
-        name = self.origin(name)
-        node = self.producers.get(name)
-        if node is not None and node.op_type in ("DequantizeLinear", "QuantizeLinear", "Cast"):
-            return self.stored(node.input[0])
+        while (node := self.producers.get(name)) is not None and node.op_type in _SAME_VALUES | _OTHER_TYPE:
+            name = node.input[0]
         return int(np.prod(self.constants[name].dims)) if name in self.constants else 0
 
     def quantised(self, name: str) -> str | None:

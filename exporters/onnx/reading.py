@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
 from google.protobuf.message import DecodeError
-from onnx import GraphProto, ModelProto, TensorProto
+from onnx import ModelProto, TensorProto
 
 from exporters.errors import ArtifactRejected
+from exporters.onnx.sizes import expect_bounded, expect_stored
+from exporters.onnx.structure import order
+from exporters.quiet import first_line
 
 
 def read(path: Path) -> ModelProto:
-    """Return the graph of an ONNX file, without weights stored elsewhere, after checking where those would be read.
+    """Return the graph of an ONNX file, sorted, without weights stored elsewhere.
+
+    Checked before any other tool sees it: where those weights would be read, that its nodes are whole and in an order
+    that ends, and that nothing in it grows beyond measure.
 
     Raises:
-        ArtifactRejected: the file is absent, no ONNX file, or names weights outside its own folder.
+        ArtifactRejected: the file is absent, no ONNX file, damaged, names weights outside its own folder, or would hang
+            or fill the memory of who opens it; see `structure` and `sizes`.
     """
     hint = "give the .onnx file that an export wrote"
     try:
@@ -30,27 +36,29 @@ def read(path: Path) -> ModelProto:
         raise ArtifactRejected(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from error
     if not model.graph.node or not model.opset_import:
         raise ArtifactRejected(f"{path} is not an ONNX file, or is cut short", hint=hint)
-    folder = path.parent.resolve()
-    for tensor in _tensors(model.graph):
-        if tensor.data_location == TensorProto.EXTERNAL:
-            location = next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
-            if not (folder / location).resolve().is_relative_to(folder):  # also where it is absolute
-                raise ArtifactRejected(
-                    f"{path} takes the weights of {tensor.name!r} from {location!r}, outside its own folder",
-                    hint="save the model as one file, or its data beside it",
-                )
-            if not (folder / location).is_file():
-                raise ArtifactRejected(f"{path} needs the file {location!r} beside it")
+    _expect_sound(path, model)
     return model
 
 
-def _tensors(graph: GraphProto) -> Iterator[TensorProto]:
-    """All stored tensors, those inside nodes and their subgraphs included."""
-    yield from graph.initializer
-    for sparse in graph.sparse_initializer:
-        yield from (sparse.values, sparse.indices)
-    for node in graph.node:
-        for attribute in node.attribute:
-            yield from (attribute.t, *attribute.tensors)
-            for subgraph in (attribute.g, *attribute.graphs):
-                yield from _tensors(subgraph)
+def _expect_sound(path: Path, model: ModelProto) -> None:
+    """Check once, at the door, what checkers and runtimes take for granted. Bytes of anyone fail in any way."""
+    try:
+        _expect_typed(path, model)
+        expect_stored(path, model)
+        order(path, model)
+        expect_bounded(path, model)
+    except ArtifactRejected:
+        raise
+    except (Exception, MemoryError) as error:
+        raise ArtifactRejected(f"{path} is damaged: {first_line(error)}", hint="copy or download it again") from error
+
+
+def _expect_typed(path: Path, model: ModelProto) -> None:
+    for value in (*model.graph.input, *model.graph.output):
+        element = value.type.tensor_type.elem_type
+        if element == TensorProto.UNDEFINED or element not in TensorProto.DataType.values():
+            raise ArtifactRejected(f"{path} does not say of what type {value.name!r} is, or it is no tensor")
+    texts = [text for entry in model.metadata_props for text in (entry.key, entry.value)]
+    texts += [text for node in model.graph.node for text in (node.name, node.op_type, node.domain)]
+    if not all(isinstance(text, str) for text in (*texts, model.producer_name, model.producer_version)):
+        raise ArtifactRejected(f"{path} is damaged: its text is not UTF-8")
