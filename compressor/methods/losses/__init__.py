@@ -6,6 +6,7 @@ from pydantic import BaseModel
 
 from compressor.methods.kinds import Kinds
 from compressor.methods.losses.attention import AT
+from compressor.methods.losses.crd import CRD
 from compressor.methods.losses.ctkd import CTKD
 from compressor.methods.losses.dist import DIST
 from compressor.methods.losses.dkd import DKD
@@ -45,6 +46,7 @@ FEATURE_LOSSES: dict[str, type[BaseModel]] = {
     "vkd": VkD,
     "wkd_f": WKDF,
     "reviewkd": ReviewKD,
+    "crd": CRD,
 }
 AnyLogitLoss = Annotated[LogitLoss, Kinds(LOGIT_LOSSES, "mypackage.losses:Mine")]
 AnyFeatureLoss = Annotated[FeatureLoss, Kinds(FEATURE_LOSSES, "mypackage.losses:Mine")]
