@@ -13,6 +13,7 @@ from exporters import Output, Pixels
 from exporters.errors import ArtifactRejected
 
 LEAST = float(np.log(np.finfo(np.float32).tiny))  # the logarithm of a probability that fp32 cannot hold
+LEAST_FP16 = float(np.log(np.finfo(np.float16).tiny))  # and one that fp16 holds only in part
 
 
 @dataclass(kw_only=True, eq=False)

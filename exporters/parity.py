@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from exporters import Runner
 from exporters.errors import ArtifactRejected
-from exporters.feeding import LEAST
+from exporters.feeding import LEAST, LEAST_FP16
 
+_Alike = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 BATCH_SIZES = (1, 2, 7)
 
 
@@ -147,11 +149,16 @@ def check(
     """Run the same images through both at each batch size and all at once; return the parity by batch size.
 
     Both runners are fed the same batches. The last batch of a size may be smaller. Where one takes uint8 pixels, both
-    see the images rounded to 1/255; where one returns probabilities, the logarithms of probabilities are compared.
+    see the images rounded to 1/255; where one returns probabilities, the logarithms of probabilities are compared, none
+    smaller than that of the smallest normal number of the type that they are stored in.
     """
     if "uint8" in (runner.pixels, reference.pixels):
         images = np.divide(np.rint(images * 255), 255, dtype=np.float32)
-    alike = _log_probabilities if "probabilities" in (runner.output, reference.output) else np.asarray
+    least = max(_least(runner), _least(reference))
+    if "probabilities" in (runner.output, reference.output):
+        alike: _Alike = partial(_log_probabilities, least=least)
+    else:
+        alike = np.asarray
     response = _response(lambda probes: alike(_logits(reference, probes, len(probes))), images)
     sizes = sorted({size for size in batch_sizes if size < len(images)} | {len(images)})
     return {
@@ -180,12 +187,17 @@ def _logits(runner: Runner, images: NDArray[np.float32], size: int) -> NDArray[n
     return np.concatenate([runner(images[start : start + size]) for start in range(0, len(images), size)])
 
 
-def _log_probabilities(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return what the logarithms of the softmax are, and at the least, as where probabilities are stored in fp32."""
+def _least(runner: Runner) -> float:
+    """Return the smallest logarithm of a probability that a file can return: a sure fp16 softmax returns zeros."""
+    return LEAST_FP16 if (runner.output, runner.precision) == ("probabilities", "fp16") else LEAST
+
+
+def _log_probabilities(logits: NDArray[np.float32], least: float) -> NDArray[np.float32]:
+    """Return what the logarithms of the softmax are, and `least` where they are below it."""
     with np.errstate(invalid="ignore"):  # of what is not finite; `compare` finds it
         shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
         logs = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    floored: NDArray[np.float32] = np.maximum(logs, LEAST).astype(np.float32)
+    floored: NDArray[np.float32] = np.maximum(logs, least).astype(np.float32)
     return floored
 
 

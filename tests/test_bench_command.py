@@ -6,6 +6,7 @@ from importlib import import_module
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from shell import ran, refused
@@ -58,6 +59,17 @@ def test_a_file_is_timed_and_every_sample_written(file):
         assert (timing["memory_mb"], timing["gpu_clock_mhz"], timing["gpu_memory_mb"]) == (None, None, None)
         assert timing["clock_mhz"] == row.clock_mhz
     assert {"os", "cpu", "driver", "cuda", "compute_capability"} <= written.hardware.keys()
+
+
+def test_a_file_of_one_batch_size_is_timed_at_that_and_refused_at_others_asked_for(file):
+    model = onnx.load(file)
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 3
+    onnx.save(model, file)
+
+    timed = json.loads(ran(["bench", file, "--duration", "0.01", "--json"]).out)
+
+    assert list(timed["latency_ms"]) == ["3"]
+    refused(["bench", file, *QUICK], 4, "takes batches of 3 images only, not of 1")
 
 
 def test_transfers_are_timed_when_asked_for(file):

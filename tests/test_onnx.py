@@ -731,7 +731,6 @@ def test_an_output_that_does_not_follow_the_batch_is_refused_when_it_is_seen(gra
         b"",
         b"not a graph at all, only a text of some length",
         b"<!DOCTYPE html>\n<html><head><title>404 Not Found</title></head></html>\n",
-        b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n",
         b"\x80\x02}q\x00.",
         bytes(range(256)),
     ],
@@ -742,6 +741,14 @@ def test_a_file_that_is_not_onnx_is_refused(tmp_path, content):
     with pytest.raises(ArtifactRejected, match="not an ONNX file") as refused:
         onnx.load(path)
     assert refused.value.hint == "give the .onnx file that an export wrote"
+
+
+def test_a_pointer_of_git_lfs_is_called_one(tmp_path):
+    path = tmp_path / "x.onnx"
+    path.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n")
+    with pytest.raises(ArtifactRejected, match="is a git-lfs pointer: the file itself was not downloaded") as refused:
+        onnx.load(path)
+    assert refused.value.hint == "run `git lfs pull` in the repository it came from"
 
 
 @pytest.mark.parametrize("kept", [0.1, 0.5, 0.9, 0.999])

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from onnx import numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from exporters import onnx, quantize
@@ -566,3 +566,32 @@ def test_logits_that_are_not_finite_stay_so_as_probabilities(student, sets):
     candidate = Broken(student, input_shape=(3, 8, 8), classes=4)
     candidate.output = "probabilities"
     assert "not finite" in str(verdict(check(candidate, run(student), sets["random"])[64], "int8"))
+
+
+def test_a_sure_softmax_in_fp16_is_compared_down_to_what_fp16_holds(tmp_path):
+    """A probability of e^-40 is zero in fp16."""
+    sure = np.zeros((12, 3), np.float16)
+    sure[:, 0] = 10 * np.arange(12) / 12
+    sure[:, 1] = 3
+    graph = helper.make_graph(
+        [
+            helper.make_node("Cast", ["x"], ["h"], to=TensorProto.FLOAT16),
+            helper.make_node("Flatten", ["h"], ["f"]),
+            helper.make_node("MatMul", ["f", "w"], ["l"]),
+            helper.make_node("Softmax", ["l"], ["y"], axis=-1),
+        ],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, 2, 2])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT16, ["n", 3])],
+        [numpy_helper.from_array(sure, "w")],
+    )
+    path = tmp_path / "sure.onnx"
+    opsets = [helper.make_opsetid("", 20)]
+    path.write_bytes(helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString())
+    onnx.convert(path, tmp_path / "logits.onnx")
+    reference, candidate = onnx.load(path), onnx.load(tmp_path / "logits.onnx")
+    images = np.random.default_rng(0).random((32, 3, 2, 2), dtype=np.float32)
+    assert candidate(images).max() > 30
+
+    for parity in check(candidate, reference, images).values():
+        assert verdict(parity, "fp16") is None

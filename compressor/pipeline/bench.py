@@ -38,6 +38,7 @@ from compressor.runs import record
 from compressor.runs.folder import find, working
 from compressor.runs.stages import Stages
 from exporters import Runner
+from exporters.feeding import FedRunner
 
 SILENCE_S = 10.0
 
@@ -117,14 +118,13 @@ def bench_file(
     options: BenchOptions = NO_OPTIONS,
     overrides: Sequence[Override] = (),
 ) -> record.Metrics:
-    """Time one artifact.
+    """Time one artifact, at the batch sizes asked for; where none are and the file takes a single one, at that.
 
     Args:
         format_: an exporter of the user's own, where the file is its.
         overrides: of a recipe's `bench`.
     """
     config = section(Bench, ("bench",), overrides)
-    budget = options.budget(config)
     chosen = choose_device(device or "auto")
     runner = open_artifact(
         path,
@@ -134,6 +134,9 @@ def bench_file(
         threads=config.threads,
         cuda_graph=config.cuda_graph,
     )
+    if isinstance(runner, FedRunner) and runner.batch is not None and "batch_sizes" not in config.model_fields_set:
+        config = config.model_copy(update={"batch_sizes": (runner.batch,)})
+    budget = options.budget(config)
     costs = _measure({path.name: runner}, {}, config, chosen, tell)
     if options.out is not None:
         baseline.write(options.out, costs.latencies, costs.memory)

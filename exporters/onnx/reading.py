@@ -13,6 +13,8 @@ from exporters.onnx.sizes import expect_bounded, expect_stored
 from exporters.onnx.structure import order
 from exporters.quiet import first_line
 
+_POINTER = b"version https://git-lfs"
+
 
 def read(path: Path) -> ModelProto:
     """Return the graph of an ONNX file, sorted, without weights stored elsewhere.
@@ -31,6 +33,12 @@ def read(path: Path) -> ModelProto:
     except UnicodeEncodeError as error:
         raise ArtifactRejected(f"the name {str(path)!r} is not UTF-8", hint="rename the file") from error
     except DecodeError as error:
+        with path.open("rb") as file:
+            if file.read(len(_POINTER)) == _POINTER:
+                raise ArtifactRejected(
+                    f"{path} is a git-lfs pointer: the file itself was not downloaded",
+                    hint="run `git lfs pull` in the repository it came from",
+                ) from error
         raise ArtifactRejected(f"{path} is not an ONNX file, or is cut short", hint=hint) from error
     except OSError as error:
         raise ArtifactRejected(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from error
