@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 
@@ -16,7 +17,7 @@ from compressor.methods import Setting
 from compressor.progress import Tell
 from compressor.runs.folder import Run, resume_command
 from compressor.tracking import Trackers
-from compressor.training.loop import TrainingState, fit
+from compressor.training.loop import Epoch, TrainingState, fit
 from exporters.pytorch import TorchRunner
 
 
@@ -83,15 +84,7 @@ def run_epochs(prepared: Prepared, state: TrainingState, run: Run, tell: Tell, t
         try:
             for epoch in fit(state, batches):
                 top1 = _validation_top1(prepared, state)
-                row = {
-                    "epoch": epoch.number,
-                    "losses": dict(epoch.losses),
-                    "notes": dict(epoch.notes),
-                    "lr": epoch.lr,
-                    "validation_top1": top1,
-                    "seconds": epoch.seconds,
-                    "images_per_s": epoch.images_per_second,
-                }
+                row = _row(epoch, top1)
                 run.log_epoch(row)
                 trackers.epoch(row)
                 shown.epoch(
@@ -115,6 +108,19 @@ def run_epochs(prepared: Prepared, state: TrainingState, run: Run, tell: Tell, t
                 f"interrupted in epoch {where} of {recipe.train.epochs}; the state is saved",
                 hint=resume_command(run.folder),
             ) from None
+
+
+def _row(epoch: Epoch, top1: float | None) -> dict[str, Any]:
+    """Return what `metrics.jsonl` keeps of an epoch."""
+    return {
+        "epoch": epoch.number,
+        "losses": dict(epoch.losses),
+        "notes": dict(epoch.notes),
+        "lr": epoch.lr,
+        "validation_top1": top1,
+        "seconds": epoch.seconds,
+        "images_per_s": epoch.images_per_second,
+    }
 
 
 def _validation_top1(prepared: Prepared, state: TrainingState) -> float | None:
