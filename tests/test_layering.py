@@ -188,7 +188,7 @@ def test_methods_do_not_know_the_recipe():
 @pytest.mark.parametrize(
     "name",
     [
-        *("compressor.cli", "compressor.errors", "compressor.__main__", "compressor.doctor", "exporters"),
+        *("compressor", "compressor.cli", "compressor.errors", "compressor.__main__", "compressor.doctor", "exporters"),
         "compressor.artifacts.formats",
         *sorted({place.partition(":")[0] for place in EXPORTERS.values()}),  # whose facts must cost nothing
     ],

@@ -7,29 +7,23 @@ module goes by its name, `package.module:name`, so that a later process finds it
 
 from __future__ import annotations
 
-import copy
-import hashlib
-import io
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from compressor import checkpoint, pipeline
+from compressor.api.given import Network, arch_of, data_name, weights_file
 from compressor.errors import UsageError
-from compressor.files import replacing
 from compressor.models import Normalized
 from compressor.pipeline import Normalisation
 from compressor.pipeline import compare as comparing
 from compressor.pipeline.bench import NO_OPTIONS, BenchOptions
 from compressor.pipeline.finished_run import stored_recipe
 from compressor.pipeline.foreign import UNSTATED
-from compressor.plugins import GIVEN, give
 from compressor.presets import find
 from compressor.progress import Tell
 from compressor.recipe import Data, Export, Override, Recipe, Teacher, build, load, section
@@ -39,7 +33,6 @@ from compressor.runs import folder as run_folder
 from compressor.runs import record
 from compressor.runs.stages import Stage
 
-Network = str | Path | nn.Module | Callable[..., nn.Module]
 # Recipe keys by dotted names, such as {"train.lr": 0.05}; or overrides, as commands make them of what was typed.
 Settings = Mapping[str, Any] | Sequence[Override]
 
@@ -358,20 +351,10 @@ def _sections(student: Network | None, data: Any) -> dict[str, Any]:
     """Return what a recipe says of the student and the data that were given."""
     sections: dict[str, Any] = {}
     if student is not None:
-        sections["student"] = {"arch": _arch(student, "student")}
+        sections["student"] = {"arch": arch_of(student, "student")}
     if data is not None:
-        sections["data"] = {"name": _data(data)}
+        sections["data"] = {"name": data_name(data)}
     return sections
-
-
-def _arch(network: Network, role: str) -> str:
-    """Return the name that a network is built by."""
-    if isinstance(network, str | Path):
-        return str(network)
-    if isinstance(network, nn.Module):
-        bare = network.network if isinstance(network, Normalized) else network
-        return give(role, lambda: copy.deepcopy(bare))
-    return _importable(network) or give(role, network)
 
 
 def _teacher(teacher: Network | Run, number: int, out: Path | None) -> dict[str, Any]:
@@ -384,32 +367,10 @@ def _teacher(teacher: Network | Run, number: int, out: Path | None) -> dict[str,
     if not isinstance(teacher, nn.Module):
         raise UsageError("a teacher is a network that is trained, and a function makes a new one")
     bare = teacher.network if isinstance(teacher, Normalized) else teacher
-    made: dict[str, Any] = {"checkpoint": str(_weights(bare, out)), "arch": _arch(bare, f"teacher{number}")}
+    made: dict[str, Any] = {"checkpoint": str(weights_file(bare, out)), "arch": arch_of(bare, f"teacher{number}")}
     if isinstance(teacher, Normalized):
         made |= {"mean": teacher.mean.flatten().tolist(), "std": teacher.std.flatten().tolist()}
     return made
-
-
-def _weights(network: nn.Module, out: Path | None) -> Path:
-    """Write the weights of a network beside the runs, under a name that is theirs alone."""
-    buffer = io.BytesIO()
-    torch.save({name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}, buffer)
-    content = buffer.getvalue()
-    root = Path("runs") if out is None else out.parent
-    path = root / GIVEN / f"{type(network).__name__}-{hashlib.sha256(content).hexdigest()[:12]}.pt"
-    if not path.is_file():
-        with replacing(path) as temporary:
-            temporary.write_bytes(content)
-    return path
-
-
-def _data(data: Any) -> str:
-    """Return the name of a data set."""
-    if isinstance(data, str):
-        return data
-    if isinstance(data, Path):
-        return f"folder:{data}"
-    return (_importable(data) if callable(data) else None) or give("data", data)
 
 
 def _teacher_section(teacher: Path | str | Teacher | None) -> Teacher | None:
@@ -419,15 +380,7 @@ def _teacher_section(teacher: Path | str | Teacher | None) -> Teacher | None:
 def _data_section(data: Any) -> Data:
     if isinstance(data, Data):
         return data
-    return section(Data, ("data",), [] if data is None else [Override(("data", "name"), _data(data))])
-
-
-def _importable(thing: Any) -> str | None:
-    """Return the name of a function or class by which another process can import it, None where there is none."""
-    module, name = getattr(thing, "__module__", None), getattr(thing, "__qualname__", None)
-    if not module or not name or module == "__main__":
-        return None
-    return f"{module}:{name}" if getattr(sys.modules.get(module), name, None) is thing else None
+    return section(Data, ("data",), [] if data is None else [Override(("data", "name"), data_name(data))])
 
 
 def _overrides(settings: Settings | None, below: tuple[str | int, ...] = ()) -> list[Override]:
