@@ -119,12 +119,11 @@ def open_inputs(
         UsageError: no data set is named and none can be guessed.
         InputRejected: a teacher or the data cannot be used, or do not fit each other.
     """
-    networks = [checkpoint.load_teacher(teacher) for teacher in teachers]
-    if len(networks) > 1:
-        networks = [replace(network, called=f"teacher {number}") for number, network in enumerate(networks, 1)]
+    # One that nothing tells the images of is opened when the data are, and tried with theirs.
+    late = [source.name is not None and checkpoint.shape_unsaid(teacher) for teacher in teachers]
+    early = [None if waits else checkpoint.load_teacher(each) for each, waits in zip(teachers, late, strict=True)]
     name, reason = source.name, ""
-    if name is None and networks:
-        first = networks[0]
+    if name is None and (first := next(iter(early), None)) is not None:
         name = first.data or checkpoint.default_data(first)
         origin = "the checkpoint says so" if first.data else f"usual for {first.arch} with {first.classes} classes"
         reason = f" ({origin}; --data chooses another)"
@@ -136,12 +135,20 @@ def open_inputs(
             hint=f"--data {name} does, where it is your own",
         )
     tell(f"data: {name}{reason}")
-    titles = [network.called.removeprefix("the ") for network in networks]
-    for title, network in zip(titles, networks, strict=True):
-        tell(f"{title}: {network.summary}")
+    titles = [f"teacher {number}" if len(teachers) > 1 else "teacher" for number in range(1, len(teachers) + 1)]
+    for title, network in zip(titles, early, strict=True):
+        if network is not None:
+            tell(f"{title}: {network.summary}")
     opened = data.open_data(source.called(name), device=device)
     for note in opened.notes:
         tell(f"data: {note}")
+    networks = []
+    for title, teacher, network in zip(titles, teachers, early, strict=True):
+        found = network
+        if found is None:
+            found = checkpoint.load_teacher(teacher, input_shape=opened.input_shape)
+            tell(f"{title}: {found.summary}")
+        networks.append(found if title == "teacher" else replace(found, called=title))
     for place, (title, teacher) in enumerate(zip(titles, teachers, strict=True)):
         networks[place].module.to(device)
         if examine:

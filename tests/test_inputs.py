@@ -6,6 +6,8 @@ from typing import ClassVar
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
+from shell import ran
 from torch.nn import functional as F
 
 from compressor.errors import InputRejected
@@ -13,7 +15,7 @@ from compressor.inputs import prepare
 from compressor.methods import Config, Needs, Objective, Update
 from compressor.pipeline.epochs import new_state
 from compressor.progress import Tell
-from compressor.recipe import Data, Recipe, Student, Teacher, Training, dump, require_runnable
+from compressor.recipe import Data, Recipe, Student, Teacher, Training, build, dump, require_runnable
 
 QUIET = Tell(quiet=True)
 
@@ -124,3 +126,30 @@ def test_a_teacher_without_gradients_is_refused_where_the_method_needs_them(here
     with pytest.raises(InputRejected, match="no gradient passes through teacher 1"):
         prepare(recipe(Everything(), ["teacher-1"] * 2, unlabelled="digits"), QUIET, examine=False)
     prepare(recipe(NoData(), ["teacher-1"], steps_per_epoch=3), QUIET, examine=False)
+
+
+@pytest.mark.trains
+def test_a_teacher_that_nothing_tells_the_images_of_is_tried_with_those_of_the_data(tmp_path, monkeypatch):
+    """28x28 networks of one's own beside data of another size (T2)."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "wide.py").write_text(
+        "from torch import nn\n\n\ndef make(classes):\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, classes))\n"
+    )
+    ran(["train", "--arch", "wide:make", "--data", "digits", "--epochs", "12", "--lr", "0.1", "--out", "run", "-q"])
+    weights = load_file(tmp_path / "run/student/student.safetensors")
+    torch.save(weights, tmp_path / "bare.pt")
+
+    network = prepare(
+        build(
+            {
+                "data": {"name": "digits"},
+                "teacher": {"checkpoint": "bare.pt", "arch": "wide:make"},
+                "student": {"arch": "lenet5-half"},
+                "method": {"kind": "kd"},
+            },
+            base=tmp_path,
+        ),
+        Tell(quiet=True),
+    ).teacher
+
+    assert network.input_shape == (1, 8, 8)

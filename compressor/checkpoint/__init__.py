@@ -2,7 +2,7 @@
 
 from compressor.checkpoint.blackbox import open_graph
 from compressor.checkpoint.formats import guarded
-from compressor.checkpoint.intake import load_network, load_teacher
+from compressor.checkpoint.intake import load_network, load_teacher, shape_unsaid
 from compressor.checkpoint.network import Network, default_data
 from compressor.checkpoint.own_files import load_state, save_state, save_student, save_weights
 from compressor.checkpoint.reading import Tensors, open_tensors, read_tensors
@@ -24,4 +24,5 @@ __all__ = [
     "save_state",
     "save_student",
     "save_weights",
+    "shape_unsaid",
 ]

@@ -15,6 +15,7 @@ from compressor.checkpoint.own_files import Card, read_card
 from compressor.checkpoint.reading import Tensors, read_tensors
 from compressor.errors import InputRejected, UsageError
 from compressor.files import sha256
+from compressor.plugins import is_plugin
 from compressor.recipe import Teacher
 from compressor.runs.folder import Run
 
@@ -30,6 +31,16 @@ def load_teacher(config: Teacher, *, input_shape: Shape | None = None) -> Networ
         mean=config.mean,
         std=config.std,
     )
+
+
+def shape_unsaid(config: Teacher) -> bool:
+    """Whether nothing about a teacher tells the shape of its images: a network of the user's own, or a black box.
+
+    Raises:
+        InputRejected: there is no such file, or it is none that is known.
+    """
+    format_ = sniff(_file(config.checkpoint))
+    return format_ in {Format.TORCHSCRIPT, Format.EXPORTED} or (config.arch is not None and is_plugin(config.arch))
 
 
 def load_network(
