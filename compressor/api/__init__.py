@@ -398,4 +398,5 @@ def _path(path: Path | str | None) -> Path | None:
 
 
 def _tell(tell: Tell | None) -> Tell:
-    return tell or Tell()
+    """Return one for this call alone: each keeps the log of the run it works in."""
+    return Tell() if tell is None else Tell(tell.console, quiet=tell.quiet)
