@@ -1,5 +1,6 @@
 """Tiny networks, images and finished runs that every test may use. No file outside the repository is needed."""
 
+import gc
 import os
 import shutil
 
@@ -21,6 +22,11 @@ settings.load_profile("suite")
 @pytest.hookimpl(tryfirst=True)  # before `-m` chooses
 def pytest_collection_modifyitems(items):
     layers.mark_by_fixtures(items)
+
+
+def pytest_collection_finish():
+    # What torch and the runtimes brought along stays to the end: no collection needs to walk it again.
+    gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True)

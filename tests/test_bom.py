@@ -140,6 +140,7 @@ def test_the_same_run_has_the_same_bill_and_another_has_another(bill):
     assert other["serialNumber"] != first["serialNumber"]
 
 
+@pytest.mark.heavy
 @pytest.mark.skipif(
     find_spec("jsonschema") is None, reason="validation needs: pip install 'cyclonedx-python-lib[json-validation]'"
 )

@@ -417,6 +417,7 @@ def test_a_users_own_factory_loads_names_that_begin_like_a_wrapper(tiny, tmp_pat
     torch.testing.assert_close(loaded.module(images()), network(images()), rtol=0, atol=0)
 
 
+@pytest.mark.usefixtures("few")
 def test_another_number_of_classes_than_asked_is_refused(state, tmp_path, student):
     torch.save(state, tmp_path / "x.pt")
 
@@ -927,6 +928,7 @@ def test_weights_of_a_network_whose_layers_have_versions_load(tmp_path):
     torch.testing.assert_close(loaded.module(images), network.eval()(images))
 
 
+@pytest.mark.heavy
 def test_names_of_timm_lead_to_timms_network_not_to_one_with_the_same_tensors(tmp_path):
     timm = pytest.importorskip("timm")
     network = timm.create_model("tf_efficientnet_b0", num_classes=5)

@@ -131,6 +131,7 @@ def test_the_first_line_of_distill_names_the_data_and_the_last_the_next_command(
     assert "student" in done.out
 
 
+@pytest.mark.heavy
 def test_the_line_of_the_readme_takes_its_data_from_the_family_and_says_where_they_may_lie(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("COMPRESS_DATA", raising=False)

@@ -280,6 +280,7 @@ def test_finds_differ_stay_in_the_box_and_are_as_far_as_is_said(scholar, images)
     assert (found.nearest.linf >= np.nan_to_num(nearest) - 1e-3).all()
 
 
+@pytest.mark.heavy
 def test_the_seed_decides_and_the_order_of_the_two_does_not_change_what_is_found(scholar, images):
     split = split_of(images(80))
     one, other = scholar(1), scholar(2)
@@ -345,6 +346,7 @@ def test_a_pytorch_artifact_guides_itself(scholar, images):
     assert found.nearest.answers.counted.all()
 
 
+@pytest.mark.heavy
 @settings(max_examples=25)
 @over(low=st.floats(0.3, 1.0), thick=st.floats(0.05, 0.6), seed=st.integers(0, 99))
 def test_whatever_is_found_lies_in_the_slab(low, thick, seed):

@@ -236,6 +236,7 @@ def test_a_value_without_an_interval_is_taken_as_it_is():
         assert verdict("max_ece", 0.05, undecided=undecided).verdict == "held"
 
 
+@pytest.mark.heavy
 @given(st.floats(0, 100), st.sampled_from(["min_top1", "max_accuracy_drop"]))
 def test_what_passes_with_undecided_fail_passes_with_all_others(limit, gate):
     strict, lax, usual = (verdict(gate, limit, undecided=undecided) for undecided in ("fail", "pass", None))

@@ -237,6 +237,7 @@ def test_convolutions_start_with_the_published_deviation(arch):
 # Invariants
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("arch", MEMBERS)
 @pytest.mark.parametrize("shape", [(3, 8, 8), (1, 28, 28), (3, 32, 32), (3, 64, 64)])
 def test_every_family_takes_every_small_size(arch, shape):
@@ -280,6 +281,7 @@ def test_any_depth_of_6n_plus_2_is_built_and_found(blocks, kind):
     assert found <= alike(arch)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("arch", ["resnet20", "resnet20-centred", "resnet32"])
 def test_what_batchnorm_remembers_tells_the_two_zero_paddings_apart(arch):
     network = run_in(raw(arch))
@@ -420,6 +422,7 @@ def test_plans_that_networks_compute_stay_real_without_memory():
     assert network.weight.is_meta
 
 
+@pytest.mark.heavy
 def test_catalogue_lists_what_can_be_built_with_computed_numbers():
     listed = catalogue()
     entries = {entry.name: entry for entry in listed}

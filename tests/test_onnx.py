@@ -207,6 +207,7 @@ def test_metadata_are_stored_over_those_of_the_source_but_never_over_what_the_gr
     assert "compress.input" not in stored(second)  # it was true of the other file
 
 
+@pytest.mark.heavy
 def test_the_same_weights_give_the_same_bytes(network, exported, halved, brain, tmp_path):
     again, half, sixteen = tmp_path / "again.onnx", tmp_path / "half.onnx", tmp_path / "sixteen.onnx"
     onnx.export(network, again, input_shape=SHAPE)

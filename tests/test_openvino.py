@@ -179,6 +179,7 @@ def test_the_same_graph_gives_the_same_bytes_and_tells_nothing_of_the_machine(bu
         assert private not in content
 
 
+@pytest.mark.heavy
 def test_a_build_replaces_the_one_before(graphs, network, tmp_path):
     openvino.build(graphs["fp32"], tmp_path, "student", precision="fp32", engine=Engine())
     twice = Pixels()

@@ -776,6 +776,7 @@ def plain(tmp_path):
     return saved(perceptron(), tmp_path / "a.onnx")
 
 
+@pytest.mark.heavy
 def test_a_graph_of_lower_precision_is_refused(tmp_path, tiny):
     path = tmp_path / "half.onnx"
     onnx.export(tiny(), tmp_path / "a.onnx", input_shape=(3, 8, 8))

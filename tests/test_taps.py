@@ -52,6 +52,7 @@ WRAPPERS = {
 }
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("wrappers", WRAPPERS.values(), ids=WRAPPERS)
 @pytest.mark.parametrize("called_before", [False, True])
 def test_the_path_is_the_networks_own_whatever_is_around_it(tiny, images, wrappers, called_before):

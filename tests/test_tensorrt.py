@@ -340,6 +340,7 @@ def test_a_cuda_graph_is_recorded_after_a_warm_up_and_replayed(here, stored):
     assert runner.queue.events[3:] == ["replay", "wait", "replay", "wait"]
 
 
+@pytest.mark.heavy
 def test_what_a_recorded_graph_reads_is_kept(here, stored, monkeypatch):
     here.engine = StandInEngine(brightness)
     runner = TENSORRT.load(stored(), provider="cuda", cuda_graph=True)

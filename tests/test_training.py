@@ -383,6 +383,7 @@ def told(epochs):
     return [(epoch.number, epoch.losses, epoch.lr, epoch.steps, epoch.images) for epoch in epochs]
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("stop", [(0, 0), (1, 0), (1, 2), (2, 3)])
 @pytest.mark.parametrize(
     "config",
