@@ -47,7 +47,7 @@ def score(a, b):
 
 def test_crd_tells_an_image_from_those_of_other_classes_in_both_directions(tiny):
     loss = contrast(tiny, drawn=[1, 2, 3])
-    loss.labels.copy_(torch.tensor([0, 0, 1, 2]))  # the first drawn one is of the class of image 0
+    loss.labels.copy_(torch.tensor([0, 0, -1, 2]))  # 1 is of the class of image 0, 2 was not met
 
     found = loss(5 * plane(10, 80), plane(20, 70), batch([0, 1], [0, 2]))
 

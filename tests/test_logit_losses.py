@@ -173,6 +173,20 @@ def test_wkd_l_is_sinkhorns_transport_among_the_other_classes():
         assert found[row].item() == pytest.approx(target + 5 * cost * (p + q - 2 * x), rel=1e-5)
 
 
+def test_a_single_iteration_starts_from_equal_shares_of_the_other_classes():
+    weights = [[1.0, 0.0], [0.6, 0.8], [0.0, 1.0]]
+    config = WKDL(temperature=1, distance=1, regularisation=0.5, iterations=1)
+    found = config.build(setting(classifier(*weights))).double()(STUDENT[:1], TEACHER[:1], LABELS[:1])
+
+    cost = 1 - math.exp(-(1 - 0.8))  # between 1 and 2
+    near = [[1, math.exp(-cost / 0.5)], [math.exp(-cost / 0.5), 1]]
+    p, q = softened([3.0, -2.0]), softened([1.0, 0.0])
+    v = [q[j] / (near[0][j] / 2 + near[1][j] / 2) for j in range(2)]
+    u = [p[i] / (near[i][0] * v[0] + near[i][1] * v[1]) for i in range(2)]
+    target = -softened([2.0, 1.0, 0.0])[0] * math.log(softened([1.0, 3.0, -2.0])[0])
+    assert found.item() == pytest.approx(target + cost * near[0][1] * (u[0] * v[1] + u[1] * v[0]), rel=1e-6)
+
+
 def test_wkd_l_without_labels_takes_the_teachers_own_class():
     loss = WKDL().build(setting(classifier([1.0, 0.0], [0.6, 0.8], [0.0, 1.0])))
     torch.testing.assert_close(loss(STUDENT, TEACHER, None), loss(STUDENT, TEACHER, torch.tensor([0, 2])))
