@@ -103,6 +103,12 @@ def without_a_type():
     return model
 
 
+def unreadable_dimension():
+    model = model_of([PLAIN])
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "batch"
+    return onnx_format.ModelProto.FromString(model.SerializeToString().replace(b"batch", b"\xc3atch"))
+
+
 def of_no_known_type():
     model = model_of([PLAIN])
     model.graph.output[0].type.tensor_type.elem_type = 99
@@ -159,6 +165,7 @@ BOMBS = {
     "ConstantOfShape": reduced(node("ConstantOfShape", ["side"], ["big"]), SIDE),
     "tiles": reduced(*ten_tiles("one"), ONE, numbers("r", 16, 16)),
     "tiles of an image": reduced(node("Relu", ["x"], ["z"]), *ten_tiles("z"), numbers("r", 1, 1, 16, 16)),
+    "tiles of an image beyond 64 bits": reduced(node("Tile", ["x", "r"], ["big"]), numbers("r", 1, 1, 2, 2**62 + 1)),
     "a computed shape": reduced(
         node("Mul", ["h", "h"], ["s"]), node("ConstantOfShape", ["s"], ["big"]), numbers("h", 2**10, 2**11)
     ),
@@ -193,6 +200,7 @@ REFUSED = {
     "deep subgraphs": (nested, "graphs within graphs, more than 16 deep"),
     "missing type": (without_a_type, "does not say of what type 'x' is"),
     "unknown type": (of_no_known_type, "does not say of what type 'y' is"),
+    "text that is not UTF-8": (unreadable_dimension, "its text is not UTF-8"),
     "node without input": (lambda: model_of([node("Relu", [], ["y"])]), "the Relu 'y' of .* has 0 inputs"),
     "node without output": (lambda: model_of([PLAIN, node("Relu", ["x"], [])]), "the node 'Relu' of .* makes nothing"),
     "node without attribute": (

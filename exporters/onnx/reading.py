@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import DecodeError, Message
 from onnx import ModelProto, TensorProto
 
 from exporters.errors import ArtifactRejected
@@ -66,7 +67,18 @@ def _expect_typed(path: Path, model: ModelProto) -> None:
         element = value.type.tensor_type.elem_type
         if element == TensorProto.UNDEFINED or element not in TensorProto.DataType.values():
             raise ArtifactRejected(f"{path} does not say of what type {value.name!r} is, or it is no tensor")
-    texts = [text for entry in model.metadata_props for text in (entry.key, entry.value)]
-    texts += [text for node in model.graph.node for text in (node.name, node.op_type, node.domain)]
-    if not all(isinstance(text, str) for text in (*texts, model.producer_name, model.producer_version)):
+    if not _readable(model):
         raise ArtifactRejected(f"{path} is damaged: its text is not UTF-8")
+
+
+def _readable(whole: Message) -> bool:
+    """Whether each text in a message is one: those of damaged files come as bytes, and end tools that show them."""
+    messages = [whole]
+    while messages:
+        for field, value in messages.pop().ListFields():
+            values = [value] if isinstance(value, str | bytes | Message) else value
+            if field.type == FieldDescriptor.TYPE_STRING and not all(isinstance(text, str) for text in values):
+                return False
+            if field.type == FieldDescriptor.TYPE_MESSAGE:
+                messages.extend(values)
+    return True

@@ -105,11 +105,13 @@ def _computed(path: Path, graph: GraphProto, fed: set[str], known: dict[str, int
         within = list(subgraphs(node))
         for inner in within:
             made += _computed(path, inner, fed | {value.name for value in inner.input}, known)
-        if within or fed.intersection(node.input):
+        images = within or fed.intersection(node.input)
+        told = not images or (node.input[0] in known and not fed.intersection(node.input[1:]))
+        if node.op_type in _GROWS and told and any(name and name not in known for name in node.output):
+            raise ArtifactRejected(f"the size of what the {node.op_type} {called(node)} of {path} makes cannot be told")
+        if images:
             fed |= set(node.output)
             continue
-        if node.op_type in _GROWS and any(name and name not in known for name in node.output):
-            raise ArtifactRejected(f"the size of what the {node.op_type} {called(node)} of {path} makes cannot be told")
         made += sum(known.get(name, 0) for name in node.output)
     return made
 
