@@ -70,6 +70,9 @@ def measured(names, **changes):
         "accuracy_drop": 1.0,
         "accuracy_drop_ci": (0.25, 1.75),
         "worst_class_drop": 3.0,
+        "teacher_mistakes_fixed": 0.25,
+        "new_mistakes": 0.125,
+        "confidence_spread": 0.0625,
         "class_change": {name: float(number) - 3 for number, name in enumerate(names)},
         "latency_ms": {"1": timing(4.0), "8": timing(10.0)},
     }

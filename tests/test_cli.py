@@ -419,7 +419,7 @@ def test_misspelt_names_get_a_suggestion(here):
         (["train", "--recipe", "smoke", "--name", "a/b"], "--name: must be of the form", "letters, digits"),
         (["train", "--recipe", "smoke", "--precision", "fp61"], "--precision: 'fp61' is not one of", "mean 'fp16'"),
         (["train", "--recipe", "digits-teacher", "--epochs", "1"], "train.schedule.warmup", "more epochs, or --set"),
-        ([*DISTILL, "--method", "bbs"], "--method: must be one of 'ce', 'kd', 'bss'", "did you mean 'bss'"),
+        ([*DISTILL, "--method", "bbs"], "--method: must be one of 'ce', 'kd', 'bss', 'cckd'", "did you mean 'bss'"),
         ([*DISTILL, "--num-classes", "0"], "--num-classes: must be greater than 0", ""),
         (["run", "smoke", "--from", "trian"], "--from: 'trian' is not one of", "did you mean 'train'"),
         (["run"], "missing argument 'recipe'", "compress run --help"),

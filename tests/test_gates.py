@@ -57,6 +57,7 @@ def artifact(**values):
         "accuracy_drop": 1.2,
         "accuracy_drop_ci": (1.0, 1.4),
         "worst_class_drop": 4.0,
+        "confidence_spread": 0.03,
         "boundary_agreement": 0.8,
         "fgsm_top1": 50.0,
         "pgd_top1": 40.0,
@@ -113,6 +114,7 @@ def recipe(gates, **values):
         ("max_size_mb", 1.5, 1.5, 1.4),
         ("min_robust_top1", 40.0, 40.0, 40.1),
         ("max_ece", 0.05, 0.05, 0.04),
+        ("max_confidence_spread", 0.03, 0.03, 0.02),
     ],
 )
 def test_each_gate_holds_at_its_limit_and_breaks_just_beyond(gate, value, kept, broken):

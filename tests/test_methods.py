@@ -12,6 +12,7 @@ from compressor.attack import CROSSED, BoundaryAttack, sample_targets, select_ba
 from compressor.batch import Batch
 from compressor.methods import METHODS, AnyMethod, Config, Moment, Setting
 from compressor.methods.bss import BSS, Attack
+from compressor.methods.cckd import CCKD
 from compressor.methods.ce import CE
 from compressor.methods.kd import KD, ask
 from compressor.methods.losses.kl import Softened
@@ -438,7 +439,8 @@ def test_a_teacher_is_bit_identical_after_training(lesson, training):
 
 
 @pytest.mark.parametrize(
-    "method", [CE(), KD(), BSS(), BSS(update_batchnorm=False, every=2, attack=Attack(keep="crossed"))]
+    "method",
+    [CE(), KD(), CCKD(form="loss"), BSS(), BSS(update_batchnorm=False, every=2, attack=Attack(keep="crossed"))],
 )
 def test_training_lowers_the_loss_and_repeats_bit_for_bit(lesson, method):
     runs = []

@@ -168,7 +168,10 @@ def test_what_is_typed_is_the_users_own(recipe):
         ("{kind: 'mine:Squared'}", "mine:Squared has no 'needs'"),
         ("{kind: kd, soft: {kind: 'mine:Squared', scal: 1}}", "unknown key method.soft.scal"),
         ("{kind: kd, features: [{kind: 'mine:Bias', student: a}]}", "missing key method.features.0.teacher"),
-        ("{kind: Fooling}", "method.kind: must be one of 'ce', 'kd', 'bss', 'package.module:name', got \"Fooling\""),
+        (
+            "{kind: Fooling}",
+            "method.kind: must be one of 'ce', 'kd', 'bss', 'cckd', 'package.module:name', got \"Fooling\"",
+        ),
     ],
 )
 def test_what_is_no_method_or_loss_is_refused_like_any_key(recipe, method, sentence):

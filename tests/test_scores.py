@@ -145,6 +145,50 @@ def test_drop_is_paired_with_mcnemars_error_and_adjusted_interval():
     assert scores.agreement == 0.86
 
 
+def test_mistakes_fixed_and_new_ones_are_shares_of_what_the_teacher_got_wrong_and_right():
+    labels = [0] * 10  # the teacher gets the first 4 wrong; of these 1 is right now, and 2 of the other 6 are lost
+    teacher = predictions(answers([1] * 4 + [0] * 6, 3), labels)
+    artifact = predictions(answers([0, 1, 2, 1] + [1, 2] + [0] * 4, 3), labels)
+
+    scores = score(artifact, teacher=teacher)
+
+    assert (scores.teacher_mistakes_fixed, scores.new_mistakes) == (1 / 4, 2 / 6)
+
+
+def test_a_share_of_no_mistakes_and_of_no_right_answers_is_unknown():
+    labels, right = [0] * 3, answers([0, 0, 0], 2)
+    perfect = score(predictions(answers([0, 1, 1], 2), labels), teacher=predictions(right, labels))
+    hopeless = score(predictions(answers([0, 1, 1], 2), labels), teacher=predictions(-right, labels))
+    alone = score(predictions(right, labels))
+
+    assert (perfect.teacher_mistakes_fixed, perfect.new_mistakes) == (None, 2 / 3)
+    assert (hopeless.teacher_mistakes_fixed, hopeless.new_mistakes) == (1 / 3, None)
+    assert (alone.teacher_mistakes_fixed, alone.new_mistakes, alone.confidence_spread) == (None, None, None)
+
+
+def test_confidences_are_compared_in_the_teachers_class_whatever_the_artifact_decides():
+    def odds(*shares):
+        return predictions([[log(p), log(1 - p)] for p in shares], [0] * len(shares))
+
+    # The teacher's class is 0, 0, 1, 0; the artifact decides for the other one on the second image.
+    scores = score(odds(0.8, 0.4, 0.35, 0.6), teacher=odds(0.9, 0.6, 0.2, 0.6))
+
+    lost = [0.1, 0.2, 0.8 - 0.65, 0.0]
+    mean = sum(lost) / 4
+    assert scores.confidence_drop == pytest.approx(mean, abs=1e-6)
+    assert scores.confidence_spread == pytest.approx(sqrt(sum((each - mean) ** 2 for each in lost) / 4), abs=1e-6)
+
+
+def test_a_confidence_has_changed_by_more_than_a_tenth_in_either_direction():
+    def odds(*shares):
+        return predictions([[log(p), log(1 - p)] for p in shares], [0] * len(shares))
+
+    scores = score(odds(0.79, 0.71, 0.9, 0.61), teacher=odds(0.7, 0.8, 0.7, 0.8))
+
+    assert scores.confidence_changed == 0.5
+    assert scores.confidence_drop == pytest.approx((-0.09 + 0.09 - 0.2 + 0.19) / 4, abs=1e-6)
+
+
 def test_class_change_is_signed_and_the_worst_drop_is_its_largest_loss():
     labels = [0, 0, 1, 1, 2, 2]
     teacher = predictions(answers([0, 0, 1, 0, 2, 2], 4), labels)

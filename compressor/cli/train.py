@@ -54,9 +54,9 @@ class StudentOptions:
 
     student: Student = None
     init: Init = None
-    method: Annotated[str | None, typer.Option(help="bss, kd or ce; see `compress methods`."), Key("method.kind")] = (
-        None
-    )
+    method: Annotated[
+        str | None, typer.Option(help="bss, kd, cckd or ce; see `compress methods`."), Key("method.kind")
+    ] = None
 
 
 @dataclass(frozen=True)

@@ -70,6 +70,11 @@ def class_drop(subject: Subject) -> Reading:
     return Reading(value=file.worst_class_drop, basis=f"{_against(file)}, the class that lost most")
 
 
+def confidence_spread(subject: Subject) -> Reading:
+    """The standard deviation over the images of the confidence lost in the teacher's class, a fraction."""
+    return Reading(value=subject.file.confidence_spread, basis=_against(subject.file))
+
+
 def parity_error(subject: Subject) -> Reading:
     """The largest difference of a logit from what the file was exported from."""
     parity = subject.file.parity if isinstance(subject.file, Artifact) else None

@@ -68,6 +68,7 @@ GATES: dict[str, GateType] = {
     "max_size_mb": GateType(read=reading.size, unit=" MB", needs=()),
     "min_robust_top1": GateType(read=reading.robust_top1, unit=" %", direction="min", needs=("running", "attack")),
     "max_ece": GateType(read=reading.ece),
+    "max_confidence_spread": GateType(read=reading.confidence_spread, needs=("running", "teacher")),
     "max_top1_regression": GateType(
         read=regression.of(regression.top1),
         unit=" points",

@@ -111,6 +111,11 @@ def evaluate(
         "accuracy_drop": scores.drop,
         "accuracy_drop_ci": scores.drop_interval,
         "worst_class_drop": scores.worst_class_drop,
+        "teacher_mistakes_fixed": scores.teacher_mistakes_fixed,
+        "new_mistakes": scores.new_mistakes,
+        "confidence_drop": scores.confidence_drop,
+        "confidence_spread": scores.confidence_spread,
+        "confidence_changed": scores.confidence_changed,
         "class_accuracy": dict(zip(classes, scores.per_class, strict=True)),
     }
     if scores.class_change is not None:

@@ -19,6 +19,7 @@ from exporters import Runner
 
 Z95 = 1.959963984540054  # two-sided 95 % quantile of the normal distribution
 ECE_BINS = 15
+CHANGED = 0.1  # difference of confidences that counts as a change
 
 Floats = NDArray[np.float32]
 Labels = NDArray[np.int64]
@@ -51,6 +52,15 @@ class Scores:
     the 95 % interval of a paired comparison: `broken` images only the teacher gets right, `fixed` only the artifact.
     `class_change` is the artifact's accuracy minus the teacher's by class; `worst_class_drop` the largest loss among
     them, negative when every class gained.
+
+    `teacher_mistakes_fixed` is the share of the teacher's mistakes that the artifact gets right, None where it makes
+    none; `new_mistakes` the share of the teacher's right answers that the artifact gets wrong, None where there are
+    none: eta_S and eta_F of Mishra and Sundaram, arXiv:2107.06993.
+
+    The confidences are those in the teacher's class, as fractions, and their difference is the teacher's minus the
+    artifact's on each image: `confidence_drop` is its mean, `confidence_spread` its standard deviation over the images
+    (sigma of Vengertsev and Sherman, arXiv:2401.11365), `confidence_changed` the share of images where it is more than
+    `CHANGED` in either direction.
     """
 
     samples: int
@@ -68,6 +78,11 @@ class Scores:
     fixed: int | None = None
     class_change: tuple[float | None, ...] | None = None
     worst_class_drop: float | None = None
+    teacher_mistakes_fixed: float | None = None
+    new_mistakes: float | None = None
+    confidence_drop: float | None = None
+    confidence_spread: float | None = None
+    confidence_changed: float | None = None
 
 
 def predict(runner: Runner, split: Split, batch_size: int = 256, limit: int | None = None) -> Predictions:
@@ -144,6 +159,7 @@ def score(predictions: Predictions, *, teacher: Predictions | None = None) -> Sc
     right, taught = _right(predictions), _right(teacher)
     samples = len(right)
     broken, fixed = int((taught & ~right).sum()), int((right & ~taught).sum())
+    mistakes, difference = int((~taught).sum()), confidence_difference(predictions.logits, teacher.logits)
     change = _by_class(right.astype(int) - taught, predictions.labels, predictions.logits.shape[1])
     return replace(
         own,
@@ -155,6 +171,11 @@ def score(predictions: Predictions, *, teacher: Predictions | None = None) -> Sc
         fixed=fixed,
         class_change=change,
         worst_class_drop=max(-points for points in change if points is not None),
+        teacher_mistakes_fixed=fixed / mistakes if mistakes else None,
+        new_mistakes=broken / (samples - mistakes) if mistakes < samples else None,
+        confidence_drop=float(difference.mean()),
+        confidence_spread=float(difference.std()),
+        confidence_changed=int((np.abs(difference) > CHANGED).sum()) / samples,
     )
 
 
@@ -207,6 +228,19 @@ def confidence(logits: NDArray[Any]) -> NDArray[np.float64]:
     """Return the highest probability of each row: `[N, K]` to `[N]`."""
     highest: NDArray[np.float64] = np.exp(_log_softmax(logits).max(axis=1))
     return highest
+
+
+def confidence_difference(logits: NDArray[Any], taught: NDArray[Any]) -> NDArray[np.float64]:
+    """Return the teacher's probability of its own top class minus the artifact's of the same class.
+
+    Args:
+        logits, taught: the artifact's and the teacher's, `[N, K]`; the result is `[N]`, in `(-1, 1)`.
+
+    Source: Vengertsev and Sherman, arXiv:2401.11365.
+    """
+    theirs = taught.argmax(axis=1)
+    ours: NDArray[np.float64] = np.exp(_log_softmax(logits)[np.arange(len(logits)), theirs])
+    return confidence(taught) - ours
 
 
 def _calibration_error(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> float:

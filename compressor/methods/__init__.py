@@ -6,6 +6,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel
 
 from compressor.methods.bss import BSS
+from compressor.methods.cckd import CCKD
 from compressor.methods.ce import CE
 from compressor.methods.kd import KD
 from compressor.methods.kinds import Kinds, NotLoaded
@@ -13,7 +14,12 @@ from compressor.methods.losses import FEATURE_LOSSES, LOGIT_LOSSES
 from compressor.methods.protocol import Config, Method, Moment, Needs, Objective, Player, Setting, Update
 from compressor.methods.taps import Taps
 
-METHODS: dict[str, type[CE] | type[KD] | type[BSS]] = {"ce": CE, "kd": KD, "bss": BSS}
+METHODS: dict[str, type[CE] | type[KD] | type[BSS] | type[CCKD]] = {
+    "ce": CE,
+    "kd": KD,
+    "bss": BSS,
+    "cckd": CCKD,
+}
 AnyMethod = Annotated[Method, Kinds(METHODS, "mypackage.methods:Mine", must=("build", "needs"))]
 
 

@@ -94,6 +94,11 @@ class Metrics(Record):
     accuracy_drop: float | None = None
     accuracy_drop_ci: tuple[float, float] | None = None
     worst_class_drop: float | None = None
+    teacher_mistakes_fixed: float | None = None
+    new_mistakes: float | None = None
+    confidence_drop: float | None = None
+    confidence_spread: float | None = None
+    confidence_changed: float | None = None
     class_accuracy: dict[str, float | None] | None = None
     class_change: dict[str, float | None] | None = None
     fgsm_top1: float | None = None
@@ -323,7 +328,9 @@ def read_file(path: Path) -> Result:
 _TIMES = ("p50", "p90", "p95", "p99", "mean", "images_per_s")
 _RANGES = {
     **dict.fromkeys(("top1", "top5", "fgsm_top1", "pgd_top1"), (0.0, 100.0)),
-    **dict.fromkeys(("ece", "agreement", "boundary_agreement"), (0.0, 1.0)),
+    **dict.fromkeys(("ece", "agreement", "boundary_agreement", "teacher_mistakes_fixed", "new_mistakes"), (0.0, 1.0)),
+    **dict.fromkeys(("confidence_spread", "confidence_changed"), (0.0, 1.0)),
+    "confidence_drop": (-1.0, 1.0),
     **dict.fromkeys(("accuracy_drop", "worst_class_drop"), (-100.0, 100.0)),
     **dict.fromkeys(("size_bytes", "samples"), (1, inf)),
 }

@@ -79,6 +79,7 @@ class Gates(Config):
     max_size_mb: PositiveFloat | None = None
     min_robust_top1: Points | None = None
     max_ece: Fraction | None = None
+    max_confidence_spread: Fraction | None = None
     baseline: Path | None = Field(
         default=None, description="result.json of an earlier run, or its folder: what regressions are counted from"
     )

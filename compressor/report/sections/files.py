@@ -90,6 +90,9 @@ _ROWS: dict[str, tuple[Row, ...]] = {
         ),
         Row("Largest loss of a class", "points", lambda file: _cell(file.metrics.worst_class_drop, ".2f")),
         Row("Agreement", "", lambda file: _cell(file.metrics.agreement, ".3f")),
+        Row("Teacher's mistakes fixed", "", lambda file: _cell(file.metrics.teacher_mistakes_fixed, ".3f")),
+        Row("New mistakes", "", lambda file: _cell(file.metrics.new_mistakes, ".3f")),
+        Row("Spread of the confidence lost", "", lambda file: _cell(file.metrics.confidence_spread, ".3f")),
         Row("Largest logit error against the student", "", _parity),
     ),
     "Under attack and at the boundary": (
