@@ -174,6 +174,7 @@ def test_models_and_methods_are_listed():
     shown = ran(["methods"]).out
     assert "temperature: 3.0" in shown
     assert "needs a teacher, labelled images, gradients through the teacher" in shown
+    assert "needs 2 teachers or more, labelled images" in shown
     assert "student: (must be given)" in shown
 
 

@@ -8,17 +8,22 @@ from pydantic import BaseModel
 from compressor.methods.bss import BSS
 from compressor.methods.cckd import CCKD
 from compressor.methods.ce import CE
+from compressor.methods.ensemble import CAMKD, Average
 from compressor.methods.kd import KD
 from compressor.methods.kinds import Kinds, NotLoaded
 from compressor.methods.losses import FEATURE_LOSSES, LOGIT_LOSSES
 from compressor.methods.protocol import Config, Method, Moment, Needs, Objective, Player, Setting, Update
+from compressor.methods.pskd import PSKD
 from compressor.methods.taps import Taps
 
-METHODS: dict[str, type[CE] | type[KD] | type[BSS] | type[CCKD]] = {
+METHODS: dict[str, type[CE] | type[KD] | type[BSS] | type[CCKD] | type[Average] | type[CAMKD] | type[PSKD]] = {
     "ce": CE,
     "kd": KD,
     "bss": BSS,
     "cckd": CCKD,
+    "avg": Average,
+    "ca-mkd": CAMKD,
+    "ps-kd": PSKD,
 }
 AnyMethod = Annotated[Method, Kinds(METHODS, "mypackage.methods:Mine", must=("build", "needs"))]
 

@@ -17,7 +17,7 @@ from compressor.methods.protocol import Config, Moment, Needs, Objective, Settin
 from compressor.methods.weights import Weight
 
 
-class Distillation(Config):
+class SoftTeaching(Config):
     """The keys of every method that teaches by soft targets, with the values of Heo et al. (AAAI 2019)."""
 
     kind: str
@@ -28,7 +28,6 @@ class Distillation(Config):
     soft: AnyLogitLoss | None = Field(
         default=None, description="the loss between logits; null: kl with the temperature and the t2 above"
     )
-    features: tuple[AnyFeatureLoss, ...] = Field(default=(), description="losses between inner outputs, none or more")
 
     @model_validator(mode="after")
     def _settings_have_an_effect(self) -> Self:
@@ -38,15 +37,25 @@ class Distillation(Config):
                 raise refusal(
                     "is for the default soft loss", key=key, hint=f"write it in the section soft, or leave {key} out"
                 )
-        terms = [name(loss) for loss in self.features]
-        if twice := next((each for each in terms if terms.count(each) > 1), None):
-            raise refusal(f"lists {twice} twice", key="features")
         return self
 
     @property
     def soft_loss(self) -> AnyLogitLoss:
         """The loss between logits."""
         return KL(temperature=self.temperature, t2=self.t2) if self.soft is None else self.soft
+
+
+class Distillation(SoftTeaching):
+    """The keys of a method that teaches by one teacher: beside its soft targets, by its inner outputs."""
+
+    features: tuple[AnyFeatureLoss, ...] = Field(default=(), description="losses between inner outputs, none or more")
+
+    @model_validator(mode="after")
+    def _features_differ(self) -> Self:
+        terms = [name(loss) for loss in self.features]
+        if twice := next((each for each in terms if terms.count(each) > 1), None):
+            raise refusal(f"lists {twice} twice", key="features")
+        return self
 
 
 class KD(Distillation):
