@@ -29,7 +29,6 @@ TITLES = {
     "agreement": "agreement",
     "boundary_agreement": "boundary agreement",
     "ece": "ECE",
-    "seconds": "training s",
 }
 
 
@@ -110,7 +109,7 @@ def _line(row: Row, trainings: Iterable[dict[str, Any]]) -> str:
         if name == "ece":
             cells.append(f"{sum(ece) / len(ece):.3f}")
         else:
-            cells.append(_spread(row.spreads[name], 2 if name == "top1" else 0 if name == "seconds" else 3))
+            cells.append(_spread(row.spreads[name], 2 if name == "top1" else 3))
     cells += [_difference(row.difference(baseline)) for baseline in ("ce", "kd")]
     return "| " + " | ".join(cells) + " |"
 
