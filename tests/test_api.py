@@ -6,7 +6,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 import compressor
-from compressor import plugins
+from compressor import api, plugins
 from compressor.errors import InputRejected, UsageError
 from compressor.models import Normalized
 from compressor.progress import Tell
@@ -108,4 +108,5 @@ def test_a_name_that_is_not_offered_is_none_of_the_package():
         compressor.distil  # noqa: B018 (an attribute is looked up)
 
     assert set(compressor.__all__) <= set(dir(compressor))
+    assert compressor.distill is api.distill
     assert all(callable(getattr(compressor, name)) for name in compressor.__all__)

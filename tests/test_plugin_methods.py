@@ -12,7 +12,7 @@ from shell import DISTILL, ran, refused
 from compressor import models
 from compressor.checkpoint import load_state
 from compressor.errors import UsageError
-from compressor.methods import NotLoaded
+from compressor.methods import METHODS, NotLoaded
 from compressor.methods.bss import BSS
 from compressor.recipe import build, dump, load
 
@@ -170,7 +170,7 @@ def test_what_is_typed_is_the_users_own(recipe):
         ("{kind: kd, features: [{kind: 'mine:Bias', student: a}]}", "missing key method.features.0.teacher"),
         (
             "{kind: Fooling}",
-            "method.kind: must be one of 'ce', 'kd', 'bss', 'cckd', 'package.module:name', got \"Fooling\"",
+            f"method.kind: must be one of {', '.join(map(repr, METHODS))}, 'package.module:name', got \"Fooling\"",
         ),
     ],
 )
