@@ -114,6 +114,7 @@ def test_energy_that_is_not_measured_is_said_once(file, monkeypatch):
     assert done.err.count("energy is not measured: no counter") == 1
 
 
+@pytest.mark.heavy
 def test_the_best_file_within_a_latency_is_named(file):
     quick = ["bench", file, *QUICK]
 
@@ -122,6 +123,7 @@ def test_the_best_file_within_a_latency_is_named(file):
     assert re.search(r"none is within 0 ms \(p99\) at batch 4; the fastest is tiny\.onnx", at_4.err)
 
 
+@pytest.mark.heavy
 def test_a_later_measurement_is_compared_with_an_earlier_one(file):
     ran(["bench", file, *QUICK, "--out", "before.json"])
     again = ran(["bench", file, *QUICK, "--baseline", "before.json"])

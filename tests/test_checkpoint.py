@@ -368,7 +368,6 @@ def test_the_architecture_with_the_checkpoints_own_names_wins_over_one_that_need
     assert load_network(tmp_path / "x.pt").arch == "vgg8"
 
 
-@pytest.mark.usefixtures("few")
 def test_a_named_architecture_that_does_not_fit_lists_the_first_differences(state, tmp_path):
     torch.save(state, tmp_path / "x.pt")
 
@@ -917,6 +916,7 @@ def test_two_networks_in_a_file_are_named_with_how_to_choose(state, tmp_path):
     assert load_network(tmp_path / "x.pt", weights="student").arch == "lenet5-half"
 
 
+@pytest.mark.heavy
 def test_weights_of_a_network_whose_layers_have_versions_load(tmp_path):
     network = models.build("torchvision/mnasnet0_5", classes=3, input_shape=(3, 64, 64))
     torch.save(network.state_dict(), tmp_path / "x.pt")

@@ -269,6 +269,7 @@ def test_weights_lead_back_to_their_architecture(arch, classes, channels, rename
     assert mine.matched == mine.total == len(weights)
 
 
+@pytest.mark.heavy
 @settings(max_examples=15, derandomize=True)
 @given(blocks=st.integers(1, 9), kind=st.sampled_from(["", "-centred", "-conv", "x4"]))
 def test_any_depth_of_6n_plus_2_is_built_and_found(blocks, kind):

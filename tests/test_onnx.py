@@ -565,6 +565,7 @@ def test_a_network_too_large_for_one_file_is_refused_before_any_work(network, tm
         onnx.export(network, tmp_path / "x.onnx", input_shape=SHAPE)
 
 
+@pytest.mark.heavy
 def test_an_opset_that_the_exporter_silently_changes_is_refused_without_a_word_on_the_terminal(tmp_path, capfd, caplog):
     def centred(logits):
         return logits - logits.mean(dim=1, keepdim=True)  # has no automatic way back from opset 18

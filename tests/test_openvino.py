@@ -21,7 +21,10 @@ from exporters.files import write_whole
 from exporters.openvino.runtime import core, package
 
 # Gallery for, not imported: that would be seen by its makers.
-pytestmark = pytest.mark.skipif(find_spec("openvino") is None, reason="OpenVINO is not installed")
+pytestmark = [
+    pytest.mark.skipif(find_spec("openvino") is None, reason="OpenVINO is not installed"),
+    pytest.mark.heavy,
+]
 
 SHAPE = (3, 8, 8)
 WEIGHTS = 8 * 3 * 9 + 8 * 8 * 9 + 4 * 8  # of two convolutions and a head
@@ -142,7 +145,6 @@ def test_the_exporter_is_on_the_list():
     assert (openvino.SUFFIXES, openvino.QUANTIZATIONS) == ((".xml", ".onnx"), ("cpu",))
 
 
-@pytest.mark.heavy
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "int8"])
 def test_the_precision_is_counted_in_the_file(built, precision):
     made = built[precision]
@@ -179,7 +181,6 @@ def test_the_same_graph_gives_the_same_bytes_and_tells_nothing_of_the_machine(bu
         assert private not in content
 
 
-@pytest.mark.heavy
 def test_a_build_replaces_the_one_before(graphs, network, tmp_path):
     openvino.build(graphs["fp32"], tmp_path, "student", precision="fp32", engine=Engine())
     twice = Pixels()

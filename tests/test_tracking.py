@@ -329,6 +329,7 @@ def test_tensorboard_reads_the_curves_of_a_training(tmp_path, monkeypatch):
     assert "are as the manifest says" in ran(["verify", "runs/oak-1"]).err
 
 
+@pytest.mark.heavy
 @needs_tensorboard
 def test_tensorboard_hides_what_a_resumed_run_does_again(tmp_path, told):
     run = finished.folder(tmp_path / "run")
