@@ -368,6 +368,7 @@ def test_the_architecture_with_the_checkpoints_own_names_wins_over_one_that_need
     assert load_network(tmp_path / "x.pt").arch == "vgg8"
 
 
+@pytest.mark.usefixtures("few")
 def test_a_named_architecture_that_does_not_fit_lists_the_first_differences(state, tmp_path):
     torch.save(state, tmp_path / "x.pt")
 
