@@ -11,6 +11,8 @@ from compressor.batch import Batch
 from compressor.methods import METHODS, Moment, Setting
 from compressor.methods.cckd import CCKD, confidence_in, mixed_target, still_teaching
 from compressor.methods.kd import KD
+from compressor.recipe import Training
+from compressor.training.loop import TrainingState
 
 CPU = torch.device("cpu")
 
@@ -208,6 +210,23 @@ def test_the_share_of_samples_that_still_teach_is_noted_also_where_none_does():
     assert not later.notes["teaching"].requires_grad
     assert nothing.terms == {}
     assert lesson(CCKD(), student, teacher, labels)[0].notes == {}
+
+
+def test_an_epoch_of_nothing_but_skipped_samples_runs_and_leaves_the_student_as_it_was():
+    student, teacher = Answers(odds((0.9, 0.1))), Answers(odds((0.8, 0.2)))
+    setting = Setting(
+        student=student, teachers=(teacher,), classes=2, input_shape=(1, 2, 2), samples=1, std=torch.ones(1), device=CPU
+    )
+    batch = Batch(torch.zeros(1, 1, 2, 2), torch.tensor([0]), torch.arange(1))
+    objective = CCKD(self_regulation=0.01).build(setting)
+    state = TrainingState(student, objective, Training(), seed=0, device=CPU, steps_per_epoch=1)
+    before = student.logits.detach().clone()
+
+    state.advance(batch)
+    epoch = state.finish_epoch()
+
+    assert (epoch.losses, epoch.notes) == ({}, {"teaching": 0.0})
+    assert torch.equal(student.logits, before)
 
 
 # Refusals
