@@ -18,7 +18,8 @@ class WKDF(Feature):
 
     Over the places of an image each channel is taken for a normal distribution: `ratio` times the squared differences
     of the means plus those of the standard deviations, summed over the channels. The student's maps go through a 1x1
-    convolution, BatchNorm and ReLU as in the authors' code, trained with the student. Heights and widths may differ.
+    convolution, BatchNorm and ReLU, trained with the student: as in the authors' code where the maps are of one size.
+    Where heights and widths differ theirs takes another form, and ours the same.
     The published weight is 0.08, faded out by a cosine.
     """
 
