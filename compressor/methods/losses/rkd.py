@@ -20,8 +20,9 @@ class RKD(Feature):
 
     `distance` weighs the Huber loss of the pairs' distances, each network's divided by their mean over all pairs of
     different images; `angle` that of the cosines at each image of the ways to two others. Both are means over all
-    pairs and triples, those of an image with itself included, as in RepDistiller's code (which divides by the mean of the
-    distances above 0); the authors' own was not read. A sample's part are the pairs and the angles at it. Maps are averaged over their places first. Time and memory of the angles grow with `B³`.
+    pairs and triples, those of an image with itself included, as in RepDistiller's code (which divides by the mean of
+    the distances above 0); the authors' own was not read. A sample's part are the pairs and the angles at it. Maps are
+    averaged over their places first. Time and memory of the angles grow with `B³`.
     """
 
     kind: Literal["rkd"] = "rkd"
