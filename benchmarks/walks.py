@@ -9,6 +9,7 @@ depend on the machine: a forward pass counts one, forward and backward two. Prin
 """
 
 import argparse
+from collections.abc import Iterable
 from pathlib import Path
 from typing import get_args
 
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from compressor import checkpoint
 from compressor.attack import BoundaryAttack, sample_targets, summarise
 from compressor.attack.boundary import Walk
+from compressor.batch import Batch
 from compressor.data import open_data
 from compressor.progress import Tell
 from compressor.recipe import Data, Teacher
@@ -75,10 +77,10 @@ def main() -> None:
         )
 
 
-def right(network: nn.Module, batches: object, count: int) -> tuple[Tensor, Tensor]:
+def right(network: nn.Module, batches: Iterable[Batch], count: int) -> tuple[Tensor, Tensor]:
     """Return the first `count` images that the network is right about, and their classes."""
     images, labels, found = [], [], 0
-    for batch in batches:  # type: ignore[attr-defined]
+    for batch in batches:
         with torch.no_grad():
             inside = network(batch.images).argmax(dim=1) == batch.labels
         images.append(batch.images[inside])

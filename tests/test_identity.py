@@ -88,6 +88,21 @@ def test_a_run_is_not_measured_against_another_teacher(place, command):
     refused([*command, "--quiet"], 4, "the teacher of run is not the one it was trained with", "--from train")
 
 
+def test_no_teacher_of_several_may_change(place):
+    ran(["train", "--arch", "lenet5-half", "--data", "folder:images", "--out", "second", "--seed", "3", *QUICK])
+    names = [f"{name}/student/student.safetensors" for name in ("teacher", "second")]
+    teachers = ", ".join(f"{{checkpoint: {name}}}" for name in names)
+    (place / "avg.yaml").write_text(
+        "recipe: 1\nstudent: {arch: lenet5-half}\ndata: {name: 'folder:images', batch_size: 8}\n"
+        f"teachers: [{teachers}]\nmethod: {{kind: avg}}\n"
+    )
+    ran(["distill", "--recipe", "avg.yaml", "--out", "both", *QUICK, "--set", "train.lr=0.005"])
+    ran(["validate", "both", "--quiet"])
+    shutil.copy(place / names[0], place / names[1])
+
+    refused(["validate", "both", "--quiet"], 4, "the teacher of both is not the one it was trained with")
+
+
 def test_a_student_that_is_not_the_recorded_one_is_not_measured(place):
     shutil.copy(place / "teacher/student/student.safetensors", place / "run/student/student.safetensors")
 

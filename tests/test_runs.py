@@ -73,6 +73,57 @@ def test_what_was_never_a_run_is_not_written_over_at_all(tmp_path):
     assert sorted(path.name for path in (tmp_path / "project").iterdir()) == ["report", "result.json"]
 
 
+def test_a_folder_that_was_only_locked_keeps_its_files(tmp_path):
+    """As that of a comparison, or of another tool with a `.lock` of its own."""
+    mine = tmp_path / "project" / "report" / "thesis.txt"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("years of work")
+    with working(Run(tmp_path / "project")):
+        pass
+
+    for overwrite in (False, True):
+        with pytest.raises(UsageError, match="not the folder of a run"):
+            create("x", out=tmp_path / "project", overwrite=overwrite, root=tmp_path / "runs")
+
+    assert mine.read_text() == "years of work"
+
+
+def test_a_finished_run_that_lost_its_recipe_is_no_blank_folder(tmp_path):
+    run = create("x", out=tmp_path / "mine", overwrite=False, root=tmp_path)
+    run.becomes("recipe: 1\n")
+    run.exports.mkdir()
+    (run.exports / "student.fp32.onnx").write_text("made")
+    run.recipe.unlink()
+
+    with pytest.raises(UsageError, match="not the folder of a run"):
+        create("x", out=tmp_path / "mine", overwrite=False, root=tmp_path)
+    assert (run.exports / "student.fp32.onnx").exists()
+
+
+def test_an_overwriting_that_was_killed_goes_on_beside_files_of_the_users(tmp_path):
+    run = create("x", out=tmp_path / "mine", overwrite=False, root=tmp_path)
+    run.becomes("recipe: 1\n")
+    (run.folder / "notes.txt").write_text("the user's own")
+    create("x", out=tmp_path / "mine", overwrite=True, root=tmp_path)  # and killed before it became a run
+
+    again = create("x", out=tmp_path / "mine", overwrite=False, root=tmp_path)
+
+    assert not again.recipe.exists()
+    assert (run.folder / "notes.txt").read_text() == "the user's own"
+
+
+def test_nothing_is_removed_behind_a_link_of_a_run_from_elsewhere(tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / ".building-mine").mkdir(parents=True)
+    run = _finish(create("x", out=tmp_path / "mine", overwrite=False, root=tmp_path))
+    run.exports.symlink_to(elsewhere)
+
+    with working(run):
+        pass
+
+    assert (elsewhere / ".building-mine").is_dir()
+
+
 @pytest.mark.parametrize("out", [None, "mine"])
 def test_a_folder_whose_process_was_killed_before_it_became_a_run_is_taken_over(tmp_path, out):
     where = {"out": out and tmp_path / out, "overwrite": False, "root": tmp_path / "runs"}

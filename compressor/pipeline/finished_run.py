@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import count, takewhile, zip_longest
 from typing import Any
 
 from compressor import checkpoint
@@ -18,6 +19,7 @@ from compressor.recipe import FORMATS, Override, Recipe, load
 from compressor.recipe.code import code_named
 from compressor.runs import manifest, record
 from compressor.runs.folder import Run
+from compressor.runs.stages import Stages
 from exporters import Runner
 
 
@@ -126,12 +128,9 @@ def open_run(
     tell(f"run: {folder.folder}")
     prepared = prepare(recipe, Tell(quiet=True), examine=False)  # all was said when the student was trained
     student = open_student(folder, prepared)
-    require_same(
-        folder,
-        prepared,
-        fingerprint=result.data.fingerprint,
-        teacher=None if result.teacher is None else result.teacher.sha256,
-    )
+    first = None if result.teacher is None else result.teacher.sha256
+    others = teachers_of(Stages(folder).inputs("train"))[1:]  # which the record does not name
+    require_same(folder, prepared, fingerprint=result.data.fingerprint, teachers=[first, *others])
     if student.sha256 != result.student.sha256:
         raise InputRejected(
             f"{folder.student} is not the student that {record.NAME} tells of: its hash differs",
@@ -147,11 +146,17 @@ def open_student(folder: Run, prepared: Prepared) -> checkpoint.Network:
     return student
 
 
-def require_same(folder: Run, prepared: Prepared, *, fingerprint: str | None, teacher: str | None) -> None:
-    """See that a run is gone on with the data and the teacher it was trained with.
+def teachers_of(begun: Mapping[str, Any]) -> list[str | None]:
+    """Return the hashes of the teachers in what a training was begun with, `identity.training_inputs`."""
+    keys = takewhile(begun.__contains__, (f"teacher_{number}_sha256" for number in count(2)))
+    return [begun.get("teacher_sha256"), *(begun[key] for key in keys)]
+
+
+def require_same(folder: Run, prepared: Prepared, *, fingerprint: str | None, teachers: Sequence[str | None]) -> None:
+    """See that a run is gone on with the data and the teachers it was trained with.
 
     Args:
-        fingerprint, teacher: of then; None where there was none, or where it is not known.
+        fingerprint, teachers: of then; None where there was none, or where it is not known.
 
     Raises:
         InputRejected: they are others now.
@@ -161,8 +166,8 @@ def require_same(folder: Run, prepared: Prepared, *, fingerprint: str | None, te
             f"the data of {folder.folder} are not those it was trained on: files came, went or changed their names",
             hint="--from train trains a new run",
         )
-    now = None if prepared.teacher is None else prepared.teacher.sha256
-    if teacher is not None and now != teacher:
+    now = [network.sha256 for network in prepared.teachers]
+    if any(then is not None and then != found for then, found in zip_longest(teachers, now)):
         raise InputRejected(
             f"the teacher of {folder.folder} is not the one it was trained with: its file has changed",
             hint="--from train trains a new run",

@@ -15,7 +15,7 @@ from compressor.gates import require_same_data, unmeasurable
 from compressor.inputs import Prepared, prepare, require_known
 from compressor.machine.hardware import clashes, hardware, versions
 from compressor.pipeline.epochs import new_state, reported, run_epochs
-from compressor.pipeline.finished_run import FinishedRun, require_same, stored_recipe
+from compressor.pipeline.finished_run import FinishedRun, require_same, stored_recipe, teachers_of
 from compressor.pipeline.identity import FINGERPRINT, training_inputs
 from compressor.pipeline.trained import first_record, write_student
 from compressor.progress import Tell
@@ -89,7 +89,7 @@ def new_training(
         environment = {"versions": versions(), "hardware": hardware()}
         write_text(folder.environment, json.dumps(environment, indent=2) + "\n")
         Stages(folder).begin("train", {**inputs, FINGERPRINT: prepared.data.fingerprint})
-        write_text(folder.recipe, dump(prepared.recipe))  # last: it makes the folder a run
+        folder.becomes(dump(prepared.recipe))  # last
         for clash in clashes():
             tell(f"warning: {clash}")
         yield _trained(prepared, state, folder, tell)
@@ -110,7 +110,7 @@ def resumed_training(folder: Run, tell: Tell, *, allow: Sequence[str]) -> Finish
     prepared = prepare(recipe, tell, examine=False)
     stages = Stages(folder)
     begun = stages.inputs("train")
-    require_same(folder, prepared, fingerprint=begun.get(FINGERPRINT), teacher=begun.get("teacher_sha256"))
+    require_same(folder, prepared, fingerprint=begun.get(FINGERPRINT), teachers=teachers_of(begun))
     if not begun:  # a folder that was laid out and not begun, such as the cell of a comparison
         stages.begin("train", {**training_inputs(recipe), FINGERPRINT: prepared.data.fingerprint})
     state = new_state(prepared)

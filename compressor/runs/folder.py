@@ -24,6 +24,7 @@ except ImportError:  # not a POSIX system
 LATEST = "latest"
 BUILDING = ".building-"  # how folders begin in which an artifact is made
 _LOCK = ".lock"
+_BEGUN = ".compress-run"  # while a folder is to become a run, which it is with its recipe
 _WRITTEN = (".", "student", "checkpoints", "export", "report")  # folders of a run that files are written to
 
 
@@ -36,6 +37,10 @@ class Run:
     @property
     def recipe(self) -> Path:
         return self.folder / "recipe.resolved.yaml"
+
+    @property
+    def begun(self) -> Path:
+        return self.folder / _BEGUN
 
     @property
     def student(self) -> Path:
@@ -85,6 +90,11 @@ class Run:
     def log(self) -> Path:
         return self.folder / "run.log"
 
+    def becomes(self, recipe: str) -> None:
+        """Write the resolved recipe, with which the folder is a run."""
+        write_text(self.recipe, recipe)
+        self.begun.unlink(missing_ok=True)
+
     def epochs(self) -> list[dict[str, Any]]:
         """Return the metrics of the finished epochs; a last line that a crash cut short does not count."""
         if not self.metrics.exists():
@@ -120,8 +130,8 @@ def new_run(
 ) -> Iterator[Run]:
     """Make a run folder and hold it as `working` does: `out`, or the next free `root/NAME-n`.
 
-    A folder becomes a run with its recipe, which the caller writes last. What a process that was killed before that
-    left behind is taken over.
+    A folder becomes a run with its recipe (`Run.becomes`), which the caller writes last. What a process that was killed
+    before that left behind is taken over.
 
     Args:
         overwrite: an earlier run in `out` gives way; files that are not a run's never do.
@@ -134,6 +144,8 @@ def new_run(
     with ExitStack() as held:
         try:
             run = _emptied(out, overwrite, held) if out is not None else _next(root, name, held)
+            write_text(run.begun, "")  # from here on the folder is ours, whatever becomes of this process
+            _forget(run)
             if latest:
                 _point_latest(root, run.folder)
         except OSError as error:
@@ -171,8 +183,12 @@ def working(run: Run) -> Iterator[None]:
 
 
 def _sweep(run: Run) -> None:
-    """Remove what killed processes left half written; nobody else writes here now."""
-    for path in (each for folder in _WRITTEN for each in (run.folder / folder).glob(".*")):
+    """Remove what killed processes left half written; nobody else writes here now.
+
+    A folder that is a link is passed over: a run from elsewhere may point anywhere.
+    """
+    folders = (run.folder / name for name in _WRITTEN)
+    for path in (each for folder in folders if not folder.is_symlink() for each in folder.glob(".*")):
         if _is_leftover(path):
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
@@ -233,7 +249,7 @@ def is_run(path: Path) -> bool:
 
 
 def _emptied(folder: Path, overwrite: bool, held: ExitStack) -> Run:
-    """Return `folder` as an empty run that is held."""
+    """Return `folder`, where it is blank or holds a run that may give way, held."""
     run = Run(folder)
     if folder.is_dir() and not is_blank(folder):
         if not is_run(folder):
@@ -248,7 +264,6 @@ def _emptied(folder: Path, overwrite: bool, held: ExitStack) -> Run:
             )
     folder.mkdir(parents=True, exist_ok=True)
     held.enter_context(working(run))
-    _forget(run)
     return run
 
 
@@ -267,7 +282,6 @@ def _next(root: Path, name: str, held: ExitStack) -> Run:
                 continue
             if is_blank(run.folder):  # and did not end with it in between
                 held.enter_context(attempt.pop_all())
-                _forget(run)
                 return run
     raise AssertionError("numbers do not end")
 
@@ -276,7 +290,7 @@ def is_blank(folder: Path) -> bool:
     """Whether a folder is empty, or one that a run was to be made in by a process that did not come so far."""
     if not folder.is_dir() or is_run(folder):
         return False
-    return (folder / _LOCK).is_file() or not any(folder.iterdir())
+    return (folder / _BEGUN).is_file() or all(each.name == _LOCK for each in folder.iterdir())
 
 
 def _forget(run: Run) -> None:

@@ -105,7 +105,7 @@ def _lay_out(planned: Plan, cell: Cell) -> None:
     side = {"jobs": planned.jobs, "threads": planned.threads}
     environment = {"versions": versions(), "hardware": hardware(), "side_by_side": side}
     write_text(run.environment, json.dumps(environment, indent=2) + "\n")
-    write_text(run.recipe, dump(planned.recipes[cell]))
+    run.becomes(dump(planned.recipes[cell]))
 
 
 @contextlib.contextmanager
