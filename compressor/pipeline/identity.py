@@ -9,12 +9,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from compressor.errors import UsageError
 from compressor.files import sha256
 from compressor.machine.hardware import MACHINE, hardware
 from compressor.pipeline.finished_run import FinishedRun
 from compressor.recipe import Export, Recipe
 from compressor.runs import record
-from compressor.runs.folder import Run, is_run
+from compressor.runs.folder import Run, is_run, siblings
 from compressor.runs.stages import Stage, Stages
 
 # Sections that the weights do not depend on.
@@ -33,6 +34,25 @@ def _content(given: Path) -> str | None:
     """Return the hash of a teacher; None where there is none: what is wrong with it is said when it is opened."""
     path = Run(given).student if is_run(given) else given
     return sha256(path) if path.is_file() else None
+
+
+def earlier_run(name: str, inputs: Mapping[str, Any], out: Path | None) -> Run | None:
+    """Return the run to go on with, `out` or the newest of the recipe's name: one that was begun with the same inputs.
+
+    Raises:
+        UsageError: `out` holds a run of another recipe or other inputs.
+    """
+    if out is None:
+        return next((folder for folder in siblings(name) if not other_training(Stages(folder), inputs)), None)
+    if not is_run(out):
+        return None
+    changed = other_training(Stages(Run(out)), inputs)
+    if changed:
+        raise UsageError(
+            f"{out} holds a run that was trained otherwise: {', '.join(changed[:3])} differ",
+            hint="--overwrite to replace it, or another --out",
+        )
+    return Run(out)
 
 
 def other_training(stages: Stages, inputs: Mapping[str, Any]) -> list[str]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from compressor.artifacts.formats import exporter_for
 from compressor.errors import UsageError
@@ -14,7 +13,7 @@ from compressor.files import sha256, write_text
 from compressor.pipeline.bench import bench_stage
 from compressor.pipeline.export import export_stage
 from compressor.pipeline.finished_run import FinishedRun, open_run
-from compressor.pipeline.identity import AFTER_TRAINING, damaged, other_training, stage_inputs, training_inputs
+from compressor.pipeline.identity import AFTER_TRAINING, damaged, earlier_run, stage_inputs, training_inputs
 from compressor.pipeline.report import report_stage
 from compressor.pipeline.train import check, new_training, resumed_training
 from compressor.pipeline.validate import validate_stage
@@ -25,7 +24,7 @@ from compressor.report.bom import write_bom
 from compressor.report.card import write_card
 from compressor.report.ci import write_ci
 from compressor.runs import manifest, record
-from compressor.runs.folder import Run, is_run, siblings, working
+from compressor.runs.folder import Run, working
 from compressor.runs.stages import Stage, Stages
 from compressor.tracking import tracking
 
@@ -59,7 +58,7 @@ def run(
     for target in recipe.export:
         exporter_for(target)  # a missing runtime is known before training
     inputs = training_inputs(recipe)
-    earlier = None if overwrite or start == "train" else _earlier(recipe.name, inputs, out)
+    earlier = None if overwrite or start == "train" else earlier_run(recipe.name, inputs, out)
     if earlier is None and start not in (None, "train"):
         raise UsageError(f"there is no run of {recipe.name} to go on from", hint="leave --from out")
     if earlier is None:
@@ -117,23 +116,3 @@ def _published(run: FinishedRun, tell: Tell, page: bool) -> FinishedRun:
     with tracking(run.prepared.recipe, run.folder, tell) as trackers:
         trackers.result(run.result)
     return run
-
-
-def _earlier(name: str, inputs: Mapping[str, Any], out: Path | None) -> Run | None:
-    """Return the run to go on with: one that was begun with the same inputs.
-
-    Raises:
-        UsageError: `out` holds a run of another recipe or other inputs.
-    """
-    if out is None:
-        same = (folder for folder in siblings(name) if not other_training(Stages(folder), inputs))
-        return next(same, None)
-    if not is_run(out):
-        return None
-    changed = other_training(Stages(Run(out)), inputs)
-    if changed:
-        raise UsageError(
-            f"{out} holds a run that was trained otherwise: {', '.join(changed[:3])} differ",
-            hint="--overwrite to replace it, or another --out",
-        )
-    return Run(out)
