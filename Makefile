@@ -4,7 +4,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 # One thread a worker: two pools of threads on the same cores wait for each other.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+# A file's tests stay with one worker, so that what they share is made once.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 UNIT := not starts and not trains and not heavy and not slow
 
 .PHONY: help quickstart unit test coverage check format bench clean
@@ -32,9 +33,8 @@ quickstart: $(READY)
 unit: $(READY)
 	$(PYTEST) -m "$(UNIT)" --durations=5 --durations-min=1
 
-# A file's tests stay with one worker, so that what they share is made once.
 test: $(READY)
-	$(PYTEST) --dist loadfile
+	$(PYTEST)
 
 coverage: $(READY)
 	$(PYTEST) -m "$(UNIT)" --cov --cov-report=term:skip-covered

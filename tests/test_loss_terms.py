@@ -318,6 +318,7 @@ def test_every_loss_is_known_by_its_kind_and_survives_a_round_trip():
         assert KD.model_validate_json(made.model_dump_json()) == made
 
 
+@pytest.mark.heavy
 def test_feature_losses_survive_a_compiled_student(tiny, images, monkeypatch):
     compiler, losses = torch.compile, []
     monkeypatch.setattr(torch, "compile", lambda function, **_: compiler(function, backend="eager"))

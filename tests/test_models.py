@@ -459,6 +459,7 @@ def test_wide_resnet_may_be_spelt_in_three_ways():
     assert len(counts) == 1
 
 
+@pytest.mark.heavy
 def test_vision_transformers_are_built_for_the_size_of_the_images():
     network = build("torchvision/vit_b_32", classes=3, input_shape=(3, 64, 64))
 

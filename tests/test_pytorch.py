@@ -190,6 +190,7 @@ def test_an_inference_is_recorded_once_after_a_warm_up_on_another_stream(tiny, i
     assert cuda.addresses == {infer.images.data_ptr()}  # held as long as the recording, which reads from there
 
 
+@pytest.mark.heavy
 def test_a_compiled_network_gives_the_logits_of_the_network(tiny, images, monkeypatch):
     compiled = []
 

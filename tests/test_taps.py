@@ -76,6 +76,7 @@ def test_the_path_is_the_networks_own_whatever_is_around_it(tiny, images, wrappe
     assert taps.outputs == {}
 
 
+@pytest.mark.heavy
 def test_a_module_compiled_by_itself_keeps_its_path(tiny, images):
     network = tiny()
     expected = network.body(images())

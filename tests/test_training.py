@@ -233,6 +233,7 @@ def test_images_and_student_share_the_memory_layout(tiny, channels_last):
     assert layouts == [channels_last] * 3
 
 
+@pytest.mark.heavy
 def test_compiling_changes_neither_state_keys_nor_results(tiny, monkeypatch):
     compiled, compiler = [], torch.compile
 
@@ -508,6 +509,7 @@ def test_resuming_another_run_is_refused(tiny, changed, sentence):
     assert caught.value.message == sentence
 
 
+@pytest.mark.heavy
 def test_a_compiled_run_may_continue_one_that_was_not(tiny):
     student = tiny()
     saved = state_of(student, Taught(setting(student))).state_dict()
