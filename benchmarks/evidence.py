@@ -40,9 +40,11 @@ def keep(folder: Path, claim: str, commit: str, note: str) -> list[Path]:
         result = json.loads(record.read_text(encoding="utf-8"))
         if result["student"].get("top1") is None:
             continue
-        place = STORE / claim / f"{run.name}.json"
+        kept = _kept(run, result, commit, note)
+        cell = _cell(kept)  # which names a variant apart, whatever its run is called
+        place = STORE / claim / f"{cell.student}-{cell.method}-s{cell.seed}.json"
         place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_text(json.dumps(_kept(run, result, commit, note), indent=1) + "\n", encoding="utf-8")
+        place.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
         written.append(place)
     return written
 
