@@ -227,7 +227,7 @@ def test_gradients_are_those_of_finite_differences(tiny):
             VkD(student="body", teacher="head"),
             "vkd cannot compare its taps: body of the student gives [8, 4, 4], head of the teacher [4]",
         ),
-        (WKDF(student="body", teacher="head"), "wkd_f cannot compare its taps: body of the student gives [8, 4, 4]"),
+        (WKDF(student="body", teacher="head"), "wkd-f cannot compare its taps: body of the student gives [8, 4, 4]"),
     ],
 )
 def test_taps_that_cannot_be_compared_are_refused(tiny, loss, sentence):

@@ -223,8 +223,8 @@ def test_wkd_l_of_what_has_no_classes_to_compare_is_refused(given, sentence):
         {"kind": "wttm", "gamma": 1.5},
         {"kind": "ctkd", "epochs": 0},
         {"kind": "ctkd", "lowest": 0},
-        {"kind": "wkd_l", "regularisation": 0},
-        {"kind": "wkd_l", "iterations": 0},
+        {"kind": "wkd-l", "regularisation": 0},
+        {"kind": "wkd-l", "iterations": 0},
     ],
 )
 def test_impossible_settings_are_refused(section):
@@ -234,7 +234,7 @@ def test_impossible_settings_are_refused(section):
 
 def test_a_step_of_each_is_taken_with_boundary_samples_too(tiny, images):
     batch = Batch(images(8), torch.arange(8) % 4, torch.arange(8))
-    for kind in ("ttm", "wttm", "ctkd", "wkd_l"):
+    for kind in ("ttm", "wttm", "ctkd", "wkd-l"):
         student, teacher = tiny(), tiny(seed=1)
         objective = KD.model_validate({"soft": {"kind": kind}}).build(setting(teacher, student, 4, 8))
         (update,) = objective.updates(batch, Moment(0, 80, 0, torch.Generator()))

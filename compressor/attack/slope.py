@@ -71,6 +71,22 @@ def loss(labels: Tensor) -> Value:
     return lambda logits: F.cross_entropy(logits.double(), labels, reduction="none")
 
 
+def divergence(taught: Tensor) -> Value:
+    """Return `KL(taught || logits)` from fixed logits `[B, K]` to the network's, as a value; in float64 as `loss`."""
+    return lambda logits: _divergence(taught, logits)
+
+
+def apart(logits: Tensor) -> Tensor:
+    """Return `KL(second || first)` of the two halves of `[B, 2K]`: a value of two networks' logits side by side."""
+    first, second = logits.chunk(2, dim=1)
+    return _divergence(second, first)
+
+
+def _divergence(taught: Tensor, logits: Tensor) -> Tensor:
+    log_p, log_q = taught.double().log_softmax(dim=1), logits.double().log_softmax(dim=1)
+    return F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(dim=1)
+
+
 def ball(images: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
     """Return the lowest and the highest pixels within `epsilon` of `images` and within `[0, 1]`."""
     return (images - epsilon).clamp(0, 1), (images + epsilon).clamp(0, 1)

@@ -14,9 +14,10 @@ from compressor.methods.kinds import Kinds, NotLoaded
 from compressor.methods.losses import FEATURE_LOSSES, LOGIT_LOSSES
 from compressor.methods.protocol import Config, Method, Moment, Needs, Objective, Player, Setting, Update
 from compressor.methods.pskd import PSKD
+from compressor.methods.robust import ARD, DGAD, PGDAT, RSLAD, AdaAD
 from compressor.methods.taps import Taps
 
-METHODS: dict[str, type[CE] | type[KD] | type[BSS] | type[CCKD] | type[Average] | type[CAMKD] | type[PSKD]] = {
+METHODS: dict[str, type[Any]] = {
     "ce": CE,
     "kd": KD,
     "bss": BSS,
@@ -24,6 +25,11 @@ METHODS: dict[str, type[CE] | type[KD] | type[BSS] | type[CCKD] | type[Average] 
     "avg": Average,
     "ca-mkd": CAMKD,
     "ps-kd": PSKD,
+    "pgd-at": PGDAT,
+    "ard": ARD,
+    "rslad": RSLAD,
+    "adaad": AdaAD,
+    "dgad": DGAD,
 }
 AnyMethod = Annotated[Method, Kinds(METHODS, "mypackage.methods:Mine", must=("build", "needs"))]
 

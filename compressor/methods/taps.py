@@ -28,6 +28,13 @@ def unwrap(network: nn.Module) -> nn.Module:
             return network
 
 
+def undistributed(network: nn.Module) -> nn.Module:
+    """Return the network without distributed wrappers, which are to be called for a training step and nothing else."""
+    while isinstance(network, DataParallel | DistributedDataParallel):
+        network = network.module
+    return network
+
+
 @dataclass
 class Taps:
     """The outputs of inner modules, by module path, of the latest forward pass.

@@ -33,7 +33,7 @@ LOGIT_LOSSES: dict[str, type[BaseModel]] = {
     "ttm": TTM,
     "wttm": WTTM,
     "ctkd": CTKD,
-    "wkd_l": WKDL,
+    "wkd-l": WKDL,
 }
 FEATURE_LOSSES: dict[str, type[BaseModel]] = {
     "fitnet": FitNet,
@@ -44,7 +44,7 @@ FEATURE_LOSSES: dict[str, type[BaseModel]] = {
     "fsp": FSP,
     "nd": ND,
     "vkd": VkD,
-    "wkd_f": WKDF,
+    "wkd-f": WKDF,
     "reviewkd": ReviewKD,
     "crd": CRD,
 }

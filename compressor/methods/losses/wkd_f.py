@@ -23,14 +23,14 @@ class WKDF(Feature):
     The published weight is 0.08, faded out by a cosine.
     """
 
-    kind: Literal["wkd_f"] = "wkd_f"
+    kind: Literal["wkd-f"] = "wkd-f"
     ratio: NonNegativeFloat = 4.0
 
     def build(self, setting: Setting) -> "Moments":
         student, teacher = tapped_shapes(self, setting)
         if not (len(student) == len(teacher) == 3 and min(student[1] * student[2], teacher[1] * teacher[2]) > 1):
             raise UsageError(
-                f"wkd_f cannot compare its taps: {in_words(self, student, teacher)}",
+                f"wkd-f cannot compare its taps: {in_words(self, student, teacher)}",
                 hint="tap maps [channels, height, width] of more than one place",
             )
         convolution = nn.Conv2d(student[0], teacher[0], 1)

@@ -26,7 +26,7 @@ class WKDL(Config):
     The authors fade it out by a cosine. Without labels the teacher's most probable class stands for the label's.
     """
 
-    kind: Literal["wkd_l"] = "wkd_l"
+    kind: Literal["wkd-l"] = "wkd-l"
     temperature: PositiveFloat = 8.0
     distance: PositiveFloat = 600.0
     sharpen: PositiveFloat = 1.0
@@ -36,7 +36,7 @@ class WKDL(Config):
     def build(self, setting: Setting) -> "Moved":
         if setting.classes < 3:
             raise UsageError(
-                f"wkd_l compares classes other than the label's, and {setting.classes} classes leave too few",
+                f"wkd-l compares classes other than the label's, and {setting.classes} classes leave too few",
                 hint="choose another loss between logits",
             )
         return Moved(self, _classifier(setting.teachers[0], setting.classes))
@@ -84,7 +84,7 @@ def _classifier(teacher: nn.Module, classes: int) -> Tensor:
     fitting = [layer.weight.detach() for layer in layers if layer.out_features == classes]
     if not fitting:
         raise UsageError(
-            f"wkd_l compares classes by the teacher's last linear layer, and it has none of {classes} outputs",
+            f"wkd-l compares classes by the teacher's last linear layer, and it has none of {classes} outputs",
             hint="choose another loss between logits, such as dist",
         )
     return fitting[-1]
