@@ -4,11 +4,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import ClassVar, Literal, Self
 
+import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from compressor.attack import CROSSED, BoundaryAttack, Walk, sample_targets, select_bases, summarise
+from compressor.attack import CROSSED, BoundaryAttack, BoundarySamples, Walk, sample_targets, select_bases, summarise
 from compressor.batch import Batch
 from compressor.methods.kd import Distillation, SoftTargets
 from compressor.methods.protocol import Config, Moment, Needs, Objective, Setting, Update, refusal
@@ -73,11 +74,14 @@ class BSS(Distillation):
     needs: ClassVar[Needs] = Needs(gradients=True)
 
     def build(self, setting: Setting) -> Objective:
-        return _Boundary(self, setting)
+        return BoundaryTargets(self, setting)
 
 
-class _Boundary(SoftTargets):
-    """The student sees clean and boundary images in two passes, as published: one batch would mix their statistics."""
+class BoundaryTargets(SoftTargets):
+    """The student sees clean and boundary images in two passes, as published: one batch would mix their statistics.
+
+    What images are walked, towards which classes, and how, is in a function each, for methods that do one otherwise.
+    """
 
     config: BSS
 
@@ -99,20 +103,38 @@ class _Boundary(SoftTargets):
         """Return the boundary samples of a batch, `[N, C, H, W]`, the teacher's logits there, `[N, K]`, and what to
         note of the walks: `attack.WalkSummary`, by names that begin with `walk_`.
         """
-        how = self.config.attack
-        chosen = select_bases(taught, logits, batch.labels, how.size)
+        config = self.config.attack
+        chosen = self.bases(taught, logits, batch.labels)
         if len(chosen) == 0:
             return batch.images[chosen], taught[chosen], {}
-        base = batch.labels[chosen]
-        target = sample_targets(taught[chosen], base, moment.generator)
-        images = batch.images[chosen]
-        samples = how.build()(self.setting.teachers[0], images, base, target, scale=self.setting.std)
+        images, base = batch.images[chosen], batch.labels[chosen]
+        target = self.targets(taught[chosen], base, moment.generator)
+        samples = self.walk(images, base, target, moment.generator)
         summary = summarise(images, samples, base, scale=self.setting.std)
         notes = {f"walk_{name}": value for name, value in summary._asdict().items()}
-        if how.keep == "all":
+        if config.keep == "all":
             return samples.images, samples.logits, notes
         kept = samples.crossed == CROSSED
         return samples.images[kept], samples.logits[kept], notes
+
+    def bases(self, taught: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return indices `[N]` of the images to walk, from what teacher and student say of them, `[B, K]` each."""
+        return select_bases(taught, logits, labels, self.config.attack.size)
+
+    def targets(self, taught: Tensor, base: Tensor, generator: torch.Generator) -> Tensor:
+        """Return the classes `[N]` to walk to."""
+        return sample_targets(taught, base, generator)
+
+    def walk(
+        self,
+        images: Tensor,
+        base: Tensor,
+        target: Tensor,
+        generator: torch.Generator,  # noqa: ARG002 (for walks at random)
+    ) -> BoundarySamples:
+        """Return where the walks ended."""
+        attack = self.config.attack.build()
+        return attack(self.setting.teachers[0], images, base, target, scale=self.setting.std)
 
 
 @contextmanager

@@ -172,9 +172,7 @@ class _Distilled(Objective):
             terms |= {"ce": ce * F.cross_entropy(logits, labels)} if ce > 0 else {}
             terms |= {"clean": clean * self.soft(logits, taught, labels).mean()} if clean > 0 else {}
         attacked = self.setting.student(moved).float()
-        terms["kd"] = (
-            config.kd_weight.at(elapsed) * self.soft(attacked, self.target(moved, taught), labels).mean()
-        )
+        terms["kd"] = config.kd_weight.at(elapsed) * self.soft(attacked, self.target(moved, taught), labels).mean()
         yield Update(terms, notes=_notes(attacked, labels))
 
 
