@@ -17,30 +17,37 @@ from typing import Any
 
 import yaml
 
-from compressor.measure.paired import CONFIDENCE, QUALITIES, Cell, Difference, Outcome, Row, Spread, analyse
+from compressor.measure.paired import CONFIDENCE, QUALITIES, Cell, Difference, Outcome, Row, Spread, analyse, spread
 
 HERE = Path(__file__).resolve().parent
 STORE = HERE / "evidence"
 PAGE = HERE.parent / "docs" / "evidence.md"
 MARK = "<!-- tables: written by benchmarks/evidence.py, not by hand -->"
-MEASURED = ("top1", "agreement", "boundary_agreement", "fgsm_top1", "pgd_top1", "ece", "nll", "parameters")
+MEASURED = ("top1", "agreement", "boundary_agreement", "fgsm_top1", "pgd_top1", "ece", "nll", "angsim", "parameters")
 TITLES = {
     "top1": "top-1 %",
     "agreement": "agreement",
     "boundary_agreement": "boundary agreement",
     "ece": "ECE",
+    "angsim": "AngSim",
+    "int8_top1": "INT8 top-1 %",
 }
+DIGITS = {"top1": 2, "int8_top1": 2}  # else 3
 
 
 def keep(folder: Path, claim: str, commit: str, note: str) -> list[Path]:
     """Write one file for each finished training of a comparison, and return them."""
     written = []
+    compared = folder / "compare.json"  # absent where runs were begun one by one
+    cells = json.loads(compared.read_text(encoding="utf-8"))["cells"] if compared.exists() else []
+    methods = {cell["name"]: cell["method"] for cell in cells}
     for record in sorted(folder.glob("*/result.json")):
         run = record.parent
         result = json.loads(record.read_text(encoding="utf-8"))
-        if result["student"].get("top1") is None:
+        if (cells and run.name not in methods) or result["student"].get("top1") is None:
             continue
         kept = _kept(run, result, commit, note)
+        kept |= {"method": methods.get(run.name) or _method(kept["recipe"]["method"])}
         cell = _cell(kept)  # which names a variant apart, whatever its run is called
         place = STORE / claim / f"{cell.student}-{cell.method}-s{cell.seed}.json"
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -63,12 +70,18 @@ def _kept(run: Path, result: Mapping[str, Any], commit: str, note: str) -> dict[
         "recipe": {key: recipe[key] for key in sections if recipe.get(key) is not None},
         "data": {key: value for key, value in result["data"].items() if key != "source"},
         "teacher": None if teacher is None else {"sha256": teacher["sha256"], "top1": teacher["top1"]},
-        "student": {key: result["student"].get(key) for key in MEASURED},
+        "student": {key: result["student"].get(key) for key in MEASURED} | {"int8_top1": _int8(result)},
         "training": result["training"],
         "side_by_side": environment.get("side_by_side"),
         "machine": {key: result["hardware"].get(key) for key in ("cpu", "cores", "gpus")},
         "versions": {key: result["versions"].get(key) for key in ("compressor", "torch", "python")},
     }
+
+
+def _int8(result: Mapping[str, Any]) -> float | None:
+    """Return the accuracy of the student as INT8, where it was exported and measured."""
+    found = (each["top1"] for each in result["artifacts"] if each["precision"] == "int8")
+    return next(found, None)
 
 
 def tables() -> str:
@@ -105,20 +118,17 @@ def _section(claim: str, trainings: list[dict[str, Any]]) -> str:
 
 def _line(row: Row, trainings: Iterable[dict[str, Any]]) -> str:
     own = [each for each in trainings if (_cell(each).student, _cell(each).method) == (row.student, row.method)]
-    ece = [each["student"]["ece"] for each in own]
     cells = [row.student, row.method, ", ".join(map(str, row.seeds))]
     for name in TITLES:
-        if name == "ece":
-            cells.append(f"{sum(ece) / len(ece):.3f}")
-        else:
-            cells.append(_spread(row.spreads[name], 2 if name == "top1" else 3))
+        values = [value for each in own if (value := each["student"].get(name)) is not None]
+        cells.append(_spread(spread(values) if values else None, DIGITS.get(name, 3)))
     cells += [_difference(row.difference(baseline)) for baseline in ("ce", "kd")]
     return "| " + " | ".join(cells) + " |"
 
 
 def _cell(training: Mapping[str, Any]) -> Cell:
     recipe = training["recipe"]
-    return Cell(recipe["student"]["arch"], _method(recipe["method"]), recipe["seed"])
+    return Cell(recipe["student"]["arch"], training["method"], recipe["seed"])
 
 
 def _method(method: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""The recipes that come with the package: listed, found and copied without importing torch."""
+"""The recipes, and settings of methods, that come with the package: listed, found, copied without importing torch."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,10 +24,15 @@ def presets() -> list[Preset]:
     Raises:
         EnvironmentMissing: the installation has none.
     """
-    found = [Preset(path.stem, path, _summary(path)) for path in sorted(_folder().glob(f"*{SUFFIX}"))]
+    found = _within(_folder())
     if not found:
         raise EnvironmentMissing("this installation has no recipes", hint="install the package again")
     return found
+
+
+def method_presets() -> list[Preset]:
+    """Return the files that hold a `method` section alone, for `compress compare`, by name."""
+    return _within(_folder() / "methods")
 
 
 def find(name: str) -> Path:
@@ -66,6 +71,10 @@ def _folder() -> Path:
     package = Path(__file__).parent
     installed = package / "recipes"
     return installed if installed.is_dir() else package.parent / "recipes"
+
+
+def _within(folder: Path) -> list[Preset]:
+    return [Preset(path.stem, path, _summary(path)) for path in sorted(folder.glob(f"*{SUFFIX}"))]
 
 
 def _summary(path: Path) -> str:

@@ -23,7 +23,7 @@ from compressor.machine.workers import Ended
 from compressor.measure.paired import Cell
 from compressor.pipeline import bench as bench_run
 from compressor.pipeline import compare, epochs
-from compressor.pipeline.compare import planning, running, sharing
+from compressor.pipeline.compare import choosing, running, sharing
 from compressor.progress import Tell
 from compressor.recipe import load
 from compressor.report import comparison
@@ -143,7 +143,8 @@ def test_the_same_seed_means_the_same_weights_and_the_same_images_for_every_meth
 def test_a_cell_has_the_recipe_but_for_student_method_seed_exports_and_gates(lab):
     base = load(lab / "mine.yaml")
 
-    kd, ce = (planning.recipe_of(base, Cell("lenet5", method, 7)) for method in ("kd", "ce"))
+    chosen = choosing.choices(base, ["kd", "ce", "bss"], [], {})
+    kd, ce = (chosen.recipe(Cell("lenet5", method, 7)) for method in ("kd", "ce"))
 
     for each in (kd, ce):
         assert (each.seed, each.student.arch, each.export) == (7, "lenet5", ())
@@ -151,7 +152,7 @@ def test_a_cell_has_the_recipe_but_for_student_method_seed_exports_and_gates(lab
         assert (each.data, each.train, each.teacher) == (base.data, base.train, base.teacher)
     assert (kd.method.kind, kd.method.temperature) == ("kd", 2.5)  # shared with the recipe's method
     assert ce.method.kind == "ce"
-    assert planning.recipe_of(base, Cell("lenet5-half", "bss", 0)).method == base.method
+    assert chosen.recipe(Cell("lenet5-half", "bss", 0)).method == base.method
 
 
 # What is trained, and what comes out
@@ -255,6 +256,85 @@ def test_a_dry_run_prints_the_cells_and_writes_nothing(lab, inline):
     assert inline == []
 
 
+# What varies beside methods, students and seeds
+
+
+def dry(arguments):
+    """The cells that a comparison would train."""
+    listed = json.loads(ran([*COMPARE, *arguments, "--seeds", "1", "--dry-run", "--json"]).out)
+    return [cell["cell"].removeprefix("lenet5-half-").removesuffix("-s0") for cell in listed["cells"]]
+
+
+def test_methods_come_from_files_from_those_that_come_along_and_from_code(lab):
+    (lab / "own.yaml").write_text("method: {kind: kd, temperature: 9}\n")
+    methods = ["kd", "own.yaml", "kd+lskd", "example_plugin.method:Fading"]
+
+    planned = compare.plan(load(lab / "mine.yaml"), Tell(quiet=True), methods=methods, seeds=[0])
+
+    found = {cell.method: recipe.method for cell, recipe in planned.recipes.items()}
+    assert list(found) == ["kd", "own", "kd+lskd", methods[3]]
+    assert (found["kd"].temperature, found["own"].temperature) == (2.5, 9)
+    assert found["kd+lskd"].soft.kind == "lskd"
+    assert type(found[methods[3]]).__name__ == "Fading"
+    names = [cell.name for cell in planned.recipes]
+    assert names[3] == "lenet5-half-example_plugin.method-Fading-s0"
+
+
+def test_a_file_may_stand_for_a_baseline_but_not_for_another_method(lab):
+    (lab / "kd.yaml").write_text("method: {kind: kd, temperature: 9}\n")
+    (lab / "ce.yaml").write_text("method: {kind: kd}\n")
+
+    assert dry(["--methods", "kd.yaml,bss"]) == ["kd", "bss"]
+    refused([*COMPARE, "--methods", "kd.yaml,kd"], 2, "the method kd is named twice")
+    refused([*COMPARE, "--methods", "ce.yaml,kd"], 2, "ce.yaml is called like the method ce and holds kd", "rename")
+
+
+def test_each_method_of_one_teacher_learns_from_each_and_one_of_several_from_all(lab, taught):
+    shutil.copytree(taught, lab / "other")
+    both = ["--teachers", f"{taught},other"]
+
+    assert dry([*both, "--methods", "ce,kd,avg"]) == ["ce", "kd-teacher", "kd-other", "avg"]
+    recipe, tell = load(lab / "mine.yaml"), Tell(quiet=True)
+    planned = compare.plan(recipe, tell, methods=["ce", "kd", "avg"], seeds=[0], teachers=[taught, "other"])
+    teachers = [[each.checkpoint.name for each in of.teachers] for of in planned.recipes.values()]
+    assert teachers == [["teacher"], ["teacher"], ["other"], ["teacher", "other"]]
+    assert dry(["--teachers", "other", "--methods", "ce,kd"]) == ["ce", "kd"]  # one is no choice
+
+
+def test_a_key_varies_where_a_method_has_it(lab):
+    values = ["--vary", "method.temperature=1,2.5", "--vary", "train.schedule.warmup=0,0.5"]
+
+    assert dry(["--methods", "ce,kd", *values]) == [
+        "ce-train.schedule.warmup-0",
+        "ce-train.schedule.warmup-0.5",
+        *(
+            f"kd-method.temperature-{temperature}-train.schedule.warmup-{warmup}"
+            for temperature in ("1", "2.5")
+            for warmup in ("0", "0.5")
+        ),
+    ]
+    chosen = choosing.choices(load(lab / "mine.yaml"), ["kd"], [], {"train.schedule.at": [[0.5], [0.25, 0.5]]})
+    assert [chosen.recipe(cell).train.schedule.at for cell in chosen.cells(["lenet5"], [0])] == [(0.5,), (0.25, 0.5)]
+
+
+def test_what_varies_has_a_column_and_is_compared_with_its_first(lab, inline):
+    shown = ran([*COMPARE, "--methods", "kd", "--vary", "train.lr=0.05,0.01", "--seeds", "1"]).out
+
+    heading, _, first, second = shown.splitlines()[2:6]
+    assert re.match(r"\s+student\s+method\s+train\.lr\s+seeds", heading)
+    assert "top-1 minus first" in heading
+    assert re.match(r"\s+lenet5-half\s+kd\s+0\.05\s", first)
+    assert re.match(r"\s+lenet5-half\s+kd\s+0\.01\s", second)
+    assert re.search(r"^kd train\.lr=0\.01 minus kd train\.lr=0\.05 on lenet5-half: ", shown, re.MULTILINE)
+    rows = json.loads((FOLDER / "compare.json").read_text())["rows"]
+    assert [row["varied"] for row in rows] == [{"train.lr": "0.05"}, {"train.lr": "0.01"}]
+    assert load(FOLDER / "lenet5-half-kd-train.lr-0.01-s0/recipe.resolved.yaml").train.lr == 0.01
+    assert "train.lr=0.01" in (FOLDER / "compare.svg").read_text()
+    inline.clear()
+    ran([*COMPARE, "--methods", "kd", "--vary", "train.lr=0.05,0.01", "--seeds", "1"])
+    assert inline == []
+
+
 # What fails
 
 
@@ -288,6 +368,27 @@ def test_a_cell_that_fails_stops_no_other_and_is_told_at_the_end(after, monkeypa
     ("arguments", "words", "hint"),
     [
         (["--methods", "ce,kdd"], "unknown method 'kdd'", "did you mean 'kd'"),
+        (["--methods", "ce,bss+lksd"], "unknown method 'bss+lksd'", "did you mean 'bss+lskd'"),
+        (["--methods", "ce,none.yaml"], "there is no recipe file none.yaml", ""),
+        (["--methods", "kd,kd+nd"], "the network has no module 'layer3'", ""),
+        (["--methods", "kd,no.such:Method"], "there is no module 'no'", ""),
+        (["--teachers", "a.pt,,b.pt"], "--teachers takes names with commas", ""),
+        (["--teachers", "teacher,teacher"], "--teachers names a file twice", ""),
+        (["--methods", "kd,avg"], "method avg learns from 2 teachers, and the recipe names 1", "teachers: "),
+        (["--vary", "method.temperature"], "--vary method.temperature has no =", "--vary method.temperature=1,2,4"),
+        (
+            ["--methods", "kd,bss", "--vary", "method.temprature=1,2"],
+            "--vary method.temprature=1: unknown key method.temprature",
+            "did you",
+        ),
+        (["--vary", "method.temperature=1,-2"], "--vary method.temperature=-2: method.temperature", ""),
+        (["--vary", "method.temperature=1,1"], "--vary method.temperature has 1 twice", ""),
+        (["--vary", "train.lr=0.1", "--vary", "train.lr=0.2"], "--vary train.lr is given twice", ""),
+        (["--vary", "train.lr="], "there is no train.lr to compare", ""),
+        (["--vary", "seed=1,2"], "--vary seed has a flag of its own", "--seeds 0,1,2"),
+        (["--vary", "teacher.arch=a,b"], "--vary teacher.arch has a flag of its own", "--teachers a.pt,b.pt"),
+        (["--vary", "data.validation=0.1,0.2"], "--vary data.validation changes the images", ""),
+        (["--vary", "gates.min_top1=1,2"], "--vary gates.min_top1 does not change how a student is trained", ""),
         (["--methods", "ce,,kd"], "--methods takes names with commas", ""),
         (["--methods", "ce,ce"], "the method ce is named twice", ""),
         (["--methods", "kd"], "nothing to compare kd on lenet5-half with", "--methods ce,kd,bss"),
@@ -446,6 +547,24 @@ def test_markdown_has_the_table_the_origin_and_no_markup_of_others(compared):
     assert "(compare.svg)" in text
     assert f"compressor {compared.versions['compressor']}, torch" in text
     assert f"teacher lenet5 ({compared.teacher.sha256[:12]}) with {compared.teacher.top1:.2f} %" in text
+
+
+def test_a_terminal_and_the_plot_do_not_act_on_names(compared, capsys):
+    from compressor.cli.output import draw
+
+    cell, outcome = next(iter(compared.outcomes.items()))
+    odd = replace(cell, method="kd\x1b[2J", varied=(("teacher", "[red]<b>&\x07\n::error::"),))
+    row = replace(compared.rows[0], method=odd.method, varied=odd.varied)
+    named = replace(compared, name="a\x1b[2J", outcomes={odd: outcome}, rows=(row,))
+
+    draw(comparison.table(named))
+    shown = capsys.readouterr().out
+    assert "kd\\x1b[2J" in shown
+    assert "[red]<b>&\\x07\\n::error::" in shown
+    assert not re.search(r"[\x00-\x08\x0b-\x1f]", shown)
+    svg = plot.to_svg(named)
+    assert "".join(ElementTree.fromstring(svg).itertext()).count("<b>&\\x07\\n::error::") == 1
+    assert not re.search(r"[\x00-\x08\x0b-\x1f]", svg)
 
 
 def test_the_plot_has_a_point_a_seed_and_the_ink_of_the_page(compared):

@@ -188,9 +188,68 @@ def test_a_cell_is_named_for_a_folder():
         ((["a"], ["kd", "ce"], [1, 1]), "the seed 1 is named twice"),
         ((["a"], ["kd"], [0, 1]), "nothing to compare kd on a with"),
         ((["a"], ["kd", "ce"], []), "there is no seed"),
-        ((["x/a", "x:a"], ["kd"], [0]), "two of the students would share a folder"),
+        ((["x/a", "x:a"], ["kd"], [0]), "two of the trainings would share the folder x-a-kd-s0"),
     ],
 )
 def test_a_grid_that_compares_nothing_is_refused(arguments, words):
     with pytest.raises(UsageError, match=re.escape(words)):
         grid(*arguments)
+
+
+# What varies beside methods and students
+
+OF_A, OF_B = (("teacher", "a"),), (("teacher", "b"),)
+
+
+def test_a_method_without_a_key_is_trained_once_for_all_its_values():
+    cells = grid(["x"], ["ce", "kd"], [0, 1], {"teacher": ["a", "b"]}, takes=lambda method, _: method == "kd")
+
+    assert [(cell.method, cell.varied) for cell in cells if cell.seed == 0] == [("ce", ()), ("kd", OF_A), ("kd", OF_B)]
+    assert [cell.name for cell in cells[:3]] == ["x-ce-s0", "x-kd-a-s0", "x-kd-b-s0"]
+    assert len(cells) == 6
+
+
+def test_two_keys_are_combined():
+    cells = grid(["x"], ["kd"], [0], {"method.temperature": ["1", "4"], "train.lr": ["0.1", "0.2"]})
+
+    assert [tuple(dict(cell.varied).values()) for cell in cells] == [
+        ("1", "0.1"),
+        ("1", "0.2"),
+        ("4", "0.1"),
+        ("4", "0.2"),
+    ]
+    assert cells[0].name == "x-kd-method.temperature-1-train.lr-0.1-s0"
+
+
+def test_a_pair_is_of_the_same_choice_and_a_method_of_all_teachers_is_held_against_the_first():
+    cells = grid(["x"], ["ce", "kd", "bss", "avg"], [0], {"teacher": ["a", "b"]}, takes=lambda m, _: m in ("kd", "bss"))
+    values = {("ce", ()): 50, ("kd", OF_A): 60, ("kd", OF_B): 61, ("bss", OF_A): 63, ("bss", OF_B): 65, ("avg", ()): 70}
+    outcomes = {
+        cell: Outcome(top1=values[cell.method, cell.varied], agreement=values[cell.method, cell.varied] / 100)
+        for cell in cells
+    }
+
+    rows = {(row.method, row.varied): row for row in analyse(cells, outcomes)}
+
+    def mean(method, varied, baseline, metric="top1"):
+        found = rows[method, varied].difference(baseline, metric)
+        return None if found is None else round(found.spread.mean, 6)
+
+    assert (mean("bss", OF_A, "kd"), mean("bss", OF_B, "kd")) == (3, 4)
+    assert (mean("bss", OF_A, "ce"), mean("bss", OF_B, "ce")) == (13, 15)
+    assert mean("avg", (), "kd") == 10
+    assert (mean("kd", OF_A, "first"), mean("kd", OF_B, "first"), mean("bss", OF_B, "first")) == (None, 1, 2)
+    assert mean("ce", (), "kd") is None
+    assert rows["bss", OF_B].label == "bss teacher=b"
+
+
+def test_agreement_with_one_teacher_is_not_taken_from_agreement_with_another():
+    cells = grid(["x"], ["ce", "kd"], [0], {"teacher": ["a", "b"]}, takes=lambda method, _: method == "kd")
+    outcomes = {cell: Outcome(top1=50, agreement=0.5) for cell in cells}
+
+    _, of_a, of_b = analyse(cells, outcomes)
+
+    assert of_a.difference("ce", "agreement") is not None  # ce was measured against the first teacher
+    assert of_b.difference("ce", "agreement") is None
+    assert of_b.difference("first", "agreement") is None
+    assert of_b.difference("ce", "top1") is not None

@@ -9,7 +9,7 @@ import pytest
 
 from compressor import presets as module
 from compressor.errors import EnvironmentMissing, UsageError
-from compressor.presets import copy, find, presets
+from compressor.presets import copy, find, method_presets, presets
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -115,3 +115,12 @@ def test_a_copy_overwrites_nothing(tmp_path, monkeypatch, destination):
     assert Path("smoke.yaml").read_text(encoding="utf-8") == "precious"
     assert Path("dangling.yaml").is_symlink()
     assert not Path("nowhere").exists()
+
+
+def test_every_method_of_the_repository_is_listed_with_its_first_line():
+    found = method_presets()
+
+    assert [preset.path for preset in found] == sorted((REPOSITORY / "recipes" / "methods").glob("*.yaml"))
+    assert {"kd+lskd", "kd+dist", "kd+nd", "dkd", "fitnet", "at", "bss+lskd"} <= {preset.name for preset in found}
+    for preset in found:
+        assert preset.path.read_text(encoding="utf-8").startswith(f"# {preset.summary}\n")

@@ -34,11 +34,12 @@ from compressor.recipe import (
     require_runnable,
     schema,
     section,
+    with_method,
 )
 from compressor.recipe.document import MAX_BYTES, parse
 
 STUDENT = "student: {arch: resnet8}\n"
-SHIPPED = sorted((Path(__file__).parent.parent / "recipes").rglob("*.yaml"))
+SHIPPED = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
 
 
 @pytest.fixture
@@ -915,3 +916,48 @@ def test_the_published_protocol_is_what_the_bss_recipe_has():
         assert recipe.method.kd_weight.at(epoch / 80) == pytest.approx(3 * (1 - epoch / 80) + 1)
         assert recipe.method.bss_weight.at(epoch / 80) == pytest.approx(max(2 * (1 - 4 / 3 * epoch / 80), 0))
     assert recipe.method.attack == Attack(steps=10, step_size=0.3, margin=1e-4, size=64, keep="all")
+
+
+# Files of methods
+
+
+METHOD_FILES = sorted((Path(__file__).parent.parent / "recipes" / "methods").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", METHOD_FILES, ids=lambda path: path.stem)
+def test_a_shipped_method_is_right_and_says_what_it_is(path):
+    base = load(next(each for each in SHIPPED if each.stem == "cifar10-resnet26-resnet8-bss"))
+
+    found = with_method(base, path)
+
+    assert found.method != base.method
+    assert found.model_copy(update={"method": base.method}) == base
+    assert re.fullmatch(r"# \S.*\.", path.read_text(encoding="utf-8").splitlines()[0])
+
+
+def test_a_method_of_a_file_has_all_of_its_own_settings_and_those_of_a_recipe_count_too(tmp_path):
+    base = load(next(each for each in SHIPPED if each.stem == "digits-bss"), ["method.temperature=7"])
+    (tmp_path / "mine.yaml").write_text("method: {kind: kd, kd_weight: 2}\n")
+    (tmp_path / "whole.yaml").write_text("name: other\nstudent: {arch: lenet5}\nmethod: {kind: ce}\nseed: 3\n")
+
+    assert with_method(base, tmp_path / "mine.yaml").method == KD(kd_weight=2)  # and the usual temperature
+    assert with_method(base, tmp_path / "whole.yaml") == base.model_copy(update={"method": CE()})
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "hint"),
+    [
+        ("method: {kind: kd, temprature: 2}", "mine.yaml:1: unknown key method.temprature", "did you mean"),
+        ("name: x", "has no section method", "method: {kind: kd"),
+        ("kind: kd", "has no section method", "put kind and its keys below method:"),
+        ("", "has no section method", ""),
+        ("method: {kind: kdd}", "mine.yaml:1: method.kind: must be one of", "did you mean"),
+    ],
+)
+def test_a_file_without_a_right_method_is_refused_with_its_line(tmp_path, text, words, hint):
+    base = load(next(each for each in SHIPPED if each.stem == "digits-bss"))
+    (tmp_path / "mine.yaml").write_text(text)
+
+    with pytest.raises(UsageError, match=re.escape(words)) as error:
+        with_method(base, tmp_path / "mine.yaml")
+    assert hint in (error.value.hint or "")

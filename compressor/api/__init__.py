@@ -314,6 +314,8 @@ def compare(
     methods: Sequence[str] = ("ce", "kd", "bss"),
     seeds: Sequence[int] = (0, 1, 2),
     students: Sequence[str] = (),
+    teachers: Sequence[str | Path] = (),
+    vary: Mapping[str, Sequence[Any]] | None = None,
     settings: Settings | None = None,
     out: Path | str | None = None,
     jobs: int | None = None,
@@ -322,10 +324,23 @@ def compare(
     """Train every method on every student from every seed, in processes of their own, and compare in pairs.
 
     What is trained is named, not given as an object, since other processes must find it.
+
+    Args:
+        methods: names, `package.module:name`, or files with a section `method`.
+        teachers: checkpoints or run folders, in place of the recipe's.
+        vary: recipe keys by dotted names and the values that each takes, `{"train.lr": [0.05, 0.1]}`.
     """
     chosen = _recipe(recipe, {}, settings)
     planned = comparing.plan(
-        chosen, _tell(tell), methods=methods, seeds=seeds, students=students, out=_path(out), jobs=jobs
+        chosen,
+        _tell(tell),
+        methods=methods,
+        seeds=seeds,
+        students=students,
+        teachers=teachers,
+        vary=vary,
+        out=_path(out),
+        jobs=jobs,
     )
     return comparing.compare(planned, _tell(tell))
 

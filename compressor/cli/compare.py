@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -22,6 +23,7 @@ from compressor.cli.options import (
 )
 from compressor.cli.output import draw, echo_json, tell_of
 from compressor.errors import UsageError
+from compressor.printable import one_line
 
 if TYPE_CHECKING:
     from compressor.pipeline.compare import Plan
@@ -34,10 +36,17 @@ def compare(
     training: TrainingOptions,
     kept: FolderOptions,
     methods: Annotated[
-        str, typer.Option(help="Methods with commas between; kd and ce are the baselines.")
+        str,
+        typer.Option(help="Methods with commas between: names, files with a section method; kd and ce are baselines."),
     ] = "ce,kd,bss",
     seeds: Annotated[str, typer.Option(help="How many, 5 for 0 to 4, or which ones: 3,7,9.")] = "5",
     students: Annotated[str | None, typer.Option(help="Students with commas between, instead of the recipe's.")] = None,
+    teachers: Annotated[
+        str | None, typer.Option(help="Checkpoints or runs with commas between, instead of the recipe's teachers.")
+    ] = None,
+    vary: Annotated[
+        list[str] | None, typer.Option(help="A recipe key and its values: train.lr=0.05,0.1. May be repeated.")
+    ] = None,
     jobs: Annotated[
         str, typer.Option("--jobs", "-j", help="Trainings at a time; auto: as cores and memory allow.")
     ] = "auto",
@@ -51,9 +60,9 @@ def compare(
 ) -> None:
     """Compare methods in pairs of the same seed.
 
-    Trains each method on each student from each seed, several at a time, and prints paired differences with confidence
-    intervals; all is kept in runs/NAME-compare. Stopped at any moment, the same command goes on; more seeds, methods or
-    students join what is there.
+    Trains each method on each student from each seed, and from each teacher and with each value of --vary, several at a
+    time, and prints paired differences with confidence intervals; all is kept in runs/NAME-compare. Stopped at any
+    moment, the same command goes on; more seeds, methods or students join what is there.
     """
     typed = changes(teacher, images, training, kept, set_=set_)
     from compressor.pipeline import compare as pipeline
@@ -67,6 +76,8 @@ def compare(
         methods=_names("--methods", methods),
         seeds=_seeds(seeds),
         students=() if students is None else _names("--students", students),
+        teachers=() if teachers is None else _names("--teachers", teachers),
+        vary=_varied(vary or ()),
         out=kept.out,
         jobs=_jobs(jobs),
         overwrite=kept.overwrite,
@@ -80,7 +91,7 @@ def compare(
     else:
         draw(comparison.table(compared), width=180)
         for sentence in comparison.sentences(compared):
-            typer.echo(sentence)
+            typer.echo(one_line(sentence))
     tell(f"written: {planned.folder / 'compare.md'}, compare.svg and compare.json beside it")
     pipeline.require_all(compared)
 
@@ -99,6 +110,22 @@ def _names(flag: str, text: str) -> tuple[str, ...]:
     if not all(names):
         raise UsageError(f"{flag} takes names with commas between, not {text!r}", hint=f"{flag} a,b,c")
     return names
+
+
+def _varied(texts: Sequence[str]) -> dict[str, list[Any]]:
+    """Return the values of each key, `train.lr=0.05,0.1` as YAML has them between brackets."""
+    from compressor.recipe import Override
+
+    found: dict[str, list[Any]] = {}
+    for text in texts:
+        key, equals, values = text.partition("=")
+        listed = f"{key}=[{values}]" if equals else text
+        override = Override.typed(listed, "--vary", example="method.temperature=1,2,4")
+        name = ".".join(map(str, override.place))
+        if name in found:
+            raise UsageError(f"--vary {name} is given twice", hint=f"--vary {name}=1,2,4")
+        found[name] = override.value
+    return found
 
 
 def _seeds(text: str) -> tuple[int, ...]:
@@ -120,20 +147,24 @@ def _jobs(text: str) -> int | None:
 
 
 def _show_plan(planned: Plan, *, as_json: bool) -> None:
-    epochs = planned.prepared.recipe.train.epochs
     rows = [
-        {"cell": cell.name, "done": planned.epochs(cell), "epochs": epochs, "finished": planned.finished(cell)}
-        for cell in planned.recipes
+        {
+            "cell": cell.name,
+            "done": planned.epochs(cell),
+            "epochs": recipe.train.epochs,
+            "finished": planned.finished(cell),
+        }
+        for cell, recipe in planned.recipes.items()
     ]
     if as_json:
         typer.echo(json.dumps({"folder": str(planned.folder), "jobs": planned.jobs, "cells": rows}, indent=2))
         return
     for row in rows:
-        state = "finished" if row["finished"] else f"{row['done']} of {epochs} epochs done"
+        state = "finished" if row["finished"] else f"{row['done']} of {row['epochs']} epochs done"
         typer.echo(f"{row['cell']}  {state}")
     open_ = sum(not row["finished"] for row in rows)
     images = len(planned.prepared.data.train)
     typer.echo(
         f"{open_} of {len(rows)} trainings to do in {planned.folder}, {planned.jobs} at a time: "
-        f"{epochs} epochs of {images:,} images each"
+        f"{' or '.join(map(str, planned.lengths))} epochs of {images:,} images each"
     )

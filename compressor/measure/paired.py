@@ -9,30 +9,36 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from itertools import product
 from statistics import fmean, stdev
 
 from scipy.special import stdtrit  # type: ignore[import-untyped]  # comes with scikit-learn
 
 from compressor.errors import UsageError
 
-BASELINES = ("kd", "ce")  # plain distillation, and no teacher
+FIRST = "first"
+BASELINES = ("kd", "ce", FIRST)  # plain distillation, no teacher, and the same method with what varies at its first
+TEACHER = "teacher"  # beside dotted keys of the recipe, what may vary
 CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One training of the grid."""
+    """One training of the grid. `varied` are keys of its recipe and their values as text, `TEACHER` among them."""
 
     student: str
     method: str
     seed: int
+    varied: tuple[tuple[str, str], ...] = ()
 
     @property
     def name(self) -> str:
         """Of its folder: letters, digits and . _ + - only."""
-        return f"{re.sub(r'[^A-Za-z0-9._+-]+', '-', self.student)}-{self.method}-s{self.seed}"
+        values = [value if key == TEACHER else f"{key}-{value}" for key, value in self.varied]
+        parts = [re.sub(r"[^A-Za-z0-9._+-]+", "-", part).strip("-") for part in (self.student, self.method, *values)]
+        return f"{'-'.join(parts)}-s{self.seed}"
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,7 @@ class Outcome:
 
 METRICS = tuple(field.name for field in fields(Outcome))
 QUALITIES = ("top1", "agreement", "boundary_agreement", "pgd_top1")  # of which differences are taken
+_WITH_TEACHER = ("agreement", "boundary_agreement")
 
 
 @dataclass(frozen=True)
@@ -70,7 +77,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Difference:
-    """A method minus a baseline, over the seeds that both finished. Wins are seeds in which the method is larger."""
+    """A row minus a baseline, over the seeds that both finished. Wins are seeds in which the row is larger."""
 
     baseline: str
     metric: str
@@ -88,18 +95,24 @@ class Difference:
 
 @dataclass(frozen=True)
 class Row:
-    """One method on one student: `seeds` that finished, `failed` ones, and what the former gave.
+    """One method on one student with one choice of what varies: `seeds` that finished, `failed` ones, what came of it.
 
     `cost` is its training time over that of `kd`, from the seeds that both finished; None where there is no such pair.
     """
 
     student: str
     method: str
+    varied: tuple[tuple[str, str], ...]
     seeds: tuple[int, ...]
     failed: tuple[int, ...]
     spreads: dict[str, Spread | None]
     differences: tuple[Difference, ...]
     cost: float | None
+
+    @property
+    def label(self) -> str:
+        """The method, with what it has of what varies."""
+        return " ".join([self.method, *(f"{key}={value}" for key, value in self.varied)])
 
     def difference(self, baseline: str, metric: str = "top1") -> Difference | None:
         """Return the difference to a baseline, where there are pairs."""
@@ -107,32 +120,62 @@ class Row:
         return next(found, None)
 
 
-def grid(students: Sequence[str], methods: Sequence[str], seeds: Sequence[int]) -> tuple[Cell, ...]:
+def _always(_method: str, _key: str) -> bool:
+    return True
+
+
+def grid(
+    students: Sequence[str],
+    methods: Sequence[str],
+    seeds: Sequence[int],
+    varied: Mapping[str, Sequence[str]] | None = None,
+    *,
+    takes: Callable[[str, str], bool] = _always,
+) -> tuple[Cell, ...]:
     """Return all trainings, seed by seed: what is done when one stops early are whole pairs.
+
+    Args:
+        varied: keys of the recipe and the values that each takes, as text.
+        takes: (method, key) -> whether the method has the key; one that has not is trained once for all its values.
 
     Raises:
         UsageError: nothing to compare, or one of them twice.
     """
-    for what, values in (("student", students), ("method", methods), ("seed", seeds)):
+    varied = varied or {}
+    for what, values in (("student", students), ("method", methods), ("seed", seeds), *varied.items()):
         if not values:
             raise UsageError(f"there is no {what} to compare")
         twice = [value for value in values if list(values).count(value) > 1]
         if twice:
             raise UsageError(f"the {what} {twice[0]} is named twice")
-    if len(students) == len(methods) == 1:
+    cells = tuple(
+        Cell(student, method, seed, chosen)
+        for seed in seeds
+        for student in students
+        for method in methods
+        for chosen in _choices({key: values for key, values in varied.items() if takes(method, key)})
+    )
+    if len(cells) == len(seeds):
         raise UsageError(
             f"there is nothing to compare {methods[0]} on {students[0]} with", hint="--methods ce,kd,bss --seeds 5"
         )
-    cells = tuple(Cell(student, method, seed) for seed in seeds for student in students for method in methods)
-    if len({cell.name for cell in cells}) < len(cells):
-        raise UsageError("two of the students would share a folder", hint="compare them one at a time, with --out")
+    names = [cell.name for cell in cells]
+    shared = next((name for name in names if names.count(name) > 1), None)
+    if shared is not None:
+        raise UsageError(f"two of the trainings would share the folder {shared}", hint="compare them apart, with --out")
     return cells
 
 
+def _choices(varied: Mapping[str, Sequence[str]]) -> list[tuple[tuple[str, str], ...]]:
+    return [tuple(zip(varied, values, strict=True)) for values in product(*varied.values())]
+
+
 def analyse(cells: Sequence[Cell], outcomes: Mapping[Cell, Outcome]) -> tuple[Row, ...]:
-    """Return one row for each student and method in the order of `cells`; a cell without an outcome has failed."""
-    pairs = dict.fromkeys((cell.student, cell.method) for cell in cells)
-    return tuple(_row(student, method, cells, outcomes) for student, method in pairs)
+    """Return one row for each student, method and choice in the order of `cells`; one without an outcome has failed."""
+    rows: dict[object, list[Cell]] = {}
+    for cell in cells:
+        rows.setdefault((cell.student, cell.method, cell.varied), []).append(cell)
+    return tuple(_row(mine, cells, outcomes) for mine in rows.values())
 
 
 def spread(values: Sequence[float]) -> Spread:
@@ -147,20 +190,27 @@ def spread(values: Sequence[float]) -> Spread:
     return Spread(n, mean, sd, (mean - half, mean + half))
 
 
-def _row(student: str, method: str, cells: Sequence[Cell], outcomes: Mapping[Cell, Outcome]) -> Row:
-    mine = [cell for cell in cells if (cell.student, cell.method) == (student, method)]
+def _row(mine: Sequence[Cell], cells: Sequence[Cell], outcomes: Mapping[Cell, Outcome]) -> Row:
+    some = mine[0]
     done = [cell for cell in mine if cell in outcomes]
     spreads = {}
     for metric in METRICS:
         values = [value for cell in done if (value := getattr(outcomes[cell], metric)) is not None]
         spreads[metric] = spread(values) if values else None
-    baselines = () if method == "ce" else tuple(name for name in BASELINES if name != method)
-    compared = (_difference(done, baseline, metric, outcomes) for baseline in baselines for metric in QUALITIES)
-    kd = {cell: outcomes[twin] for cell in done if (twin := Cell(student, "kd", cell.seed)) in outcomes}
+    baselines = [name for name in BASELINES if name != some.method and not (some.method == "ce" and name == "kd")]
+    twins = {name: {cell: _twin(cell, name, cells) for cell in done} for name in {*baselines, "kd"}}
+    first = next((teacher for cell in cells if (teacher := _teacher(cell))), None)
+    compared = (
+        _difference(done, baseline, metric, _answering(twins[baseline], metric, first), outcomes)
+        for baseline in baselines
+        for metric in QUALITIES
+    )
+    kd = {cell: outcomes[twin] for cell, twin in twins["kd"].items() if twin is not None and twin in outcomes}
     spent, usual = sum(outcomes[cell].seconds for cell in kd), sum(each.seconds for each in kd.values())
     return Row(
-        student=student,
-        method=method,
+        student=some.student,
+        method=some.method,
+        varied=some.varied,
         seeds=tuple(cell.seed for cell in done),
         failed=tuple(cell.seed for cell in mine if cell not in outcomes),
         spreads=spreads,
@@ -169,13 +219,32 @@ def _row(student: str, method: str, cells: Sequence[Cell], outcomes: Mapping[Cel
     )
 
 
+def _twin(cell: Cell, baseline: str, cells: Sequence[Cell]) -> Cell | None:
+    """Return the cell of a baseline that makes a pair with one: the first that has the same of what both have."""
+    if baseline == FIRST:
+        first = next(each for each in cells if _same(each, cell) and each.method == cell.method)
+        return None if first == cell else first
+    own = dict(cell.varied)
+    fitting = (each for each in cells if _same(each, cell) and each.method == baseline)
+    return next((each for each in fitting if all(own.get(key, value) == value for key, value in each.varied)), None)
+
+
+def _same(one: Cell, other: Cell) -> bool:
+    return (one.student, one.seed) == (other.student, other.seed)
+
+
 def _difference(
-    done: Sequence[Cell], baseline: str, metric: str, outcomes: Mapping[Cell, Outcome]
+    done: Sequence[Cell],
+    baseline: str,
+    metric: str,
+    twins: Mapping[Cell, Cell | None],
+    outcomes: Mapping[Cell, Outcome],
 ) -> Difference | None:
     differences = {}
     for cell in done:
-        twin = Cell(cell.student, baseline, cell.seed)
-        ours, theirs = getattr(outcomes[cell], metric), getattr(outcomes.get(twin), metric, None)
+        twin = twins[cell]
+        ours = getattr(outcomes[cell], metric)
+        theirs = None if twin is None or twin not in outcomes else getattr(outcomes[twin], metric)
         if ours is not None and theirs is not None:
             differences[cell.seed] = ours - theirs
     if not differences:
@@ -189,3 +258,19 @@ def _difference(
         wins=sum(each > 0 for each in values),
         losses=sum(each < 0 for each in values),
     )
+
+
+def _answering(twins: Mapping[Cell, Cell | None], metric: str, first: str | None) -> dict[Cell, Cell | None]:
+    """Return the pairs in which a metric means the same: agreement with one teacher says nothing of another.
+
+    A cell without a teacher of its own was measured against the `first`.
+    """
+
+    def same(cell: Cell, twin: Cell | None) -> bool:
+        return twin is None or (_teacher(cell) or first) == (_teacher(twin) or first)
+
+    return {cell: twin if metric not in _WITH_TEACHER or same(cell, twin) else None for cell, twin in twins.items()}
+
+
+def _teacher(cell: Cell) -> str | None:
+    return dict(cell.varied).get(TEACHER)

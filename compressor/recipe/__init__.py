@@ -1,6 +1,6 @@
 """The recipe: one frozen, strictly checked description of a run, from YAML, flags and `--set`."""
 
-from compressor.recipe.loading import Override, build, dump, load, section
+from compressor.recipe.loading import Override, build, dump, load, section, with_method
 from compressor.recipe.schema import (
     ENGINES,
     FORMATS,
@@ -52,4 +52,5 @@ __all__ = [
     "require_runnable",
     "schema",
     "section",
+    "with_method",
 ]

@@ -113,6 +113,25 @@ def build(values: Mapping[str, Any], overrides: Sequence[str | Override] = (), *
     return _recipe(_Draft(_absolute(_plain(values), base.absolute())), overrides, trusted=True)
 
 
+def with_method(recipe: Recipe, path: Path) -> Recipe:
+    """Return a recipe with the `method` of a file in place of its own; what else the file says, as a recipe, is left.
+
+    The file is the user's own: a plug-in that it names is imported.
+
+    Raises:
+        UsageError: the file has no such section, or it is wrong. The message has the line.
+    """
+    document = parse(read(path), str(path))
+    written = document.values if isinstance(document.values, dict) else {}
+    if "method" not in written:
+        hint = "put kind and its keys below method:" if "kind" in written else "method: {kind: kd, temperature: 4}"
+        raise UsageError(f"{path} has no section method", hint=hint)
+    lines = {place: line for place, line in document.lines.items() if place[:1] == ("method",)}
+    own = _absolute(recipe.model_dump(mode="json", by_alias=True), Path.cwd())
+    values = {**own, "method": written["method"]}
+    return _recipe(_Draft(_absolute(values, path.absolute().parent), str(path), lines), (), trusted=True)
+
+
 def section(kind: type[AnySection], place: Place, overrides: Sequence[Override]) -> AnySection:
     """Return the part of a recipe at `place`, of which all that is written is `overrides`, checked as in a recipe.
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from compressor.errors import CompressError, InputRejected
 from compressor.files import sha256
-from compressor.measure.paired import Cell, Outcome, analyse
+from compressor.measure.paired import TEACHER, Cell, Outcome, analyse
 from compressor.pipeline.compare.planning import Plan
 from compressor.report.comparison import Comparison, Failure
 from compressor.runs import record
@@ -32,8 +32,8 @@ def collect(planned: Plan, failures: Mapping[str, Failure], *, bench: bool) -> C
         name=planned.prepared.recipe.name,
         recipe_sha256=sha256(planned.folder / "recipe.yaml"),
         data=some.data,
-        epochs=planned.prepared.recipe.train.epochs,
-        teacher=next((each.teacher for each in results.values() if each.teacher), None),
+        epochs=planned.lengths[0] if len(planned.lengths) == 1 else None,
+        teachers=_teachers(results),
         rows=analyse(tuple(planned.recipes), outcomes),
         outcomes=outcomes,
         recipes={cell: result.recipe_sha256 for cell, result in results.items()},
@@ -79,6 +79,15 @@ def _outcome(planned: Plan, cell: Cell, result: record.Result, *, bench: bool) -
         images_per_s=images / seconds if seconds > 0 else 0.0,
         p50_ms=None if smallest is None else latencies[smallest].p50,
     )
+
+
+def _teachers(results: Mapping[Cell, record.Result]) -> dict[str, record.Network]:
+    """Return whom students were compared with: by what the table calls them, or by no name where it is one."""
+    found: dict[str, record.Network] = {}
+    for cell, result in results.items():
+        if result.teacher is not None:
+            found.setdefault(dict(cell.varied).get(TEACHER, ""), result.teacher)
+    return found if set(found) == {""} else {name: network for name, network in found.items() if name}
 
 
 def _notes(planned: Plan, results: Mapping[Cell, record.Result]) -> tuple[str, ...]:

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from compressor import models
+from compressor.checkpoint.network import refuse_undifferentiable
 from compressor.dotted import dotted
-from compressor.errors import InputRejected, UsageError, did_you_mean
+from compressor.errors import InputRejected, UsageError
 from compressor.inputs import Prepared, prepare
-from compressor.measure.paired import Cell, grid
-from compressor.methods import METHODS
-from compressor.pipeline.compare.sharing import shares
+from compressor.measure.paired import Cell
+from compressor.pipeline.compare.choosing import choices
+from compressor.pipeline.compare.sharing import of_cell, shares
+from compressor.pipeline.epochs import new_state
+from compressor.pipeline.finished_run import teachers_of
 from compressor.pipeline.train import check
 from compressor.progress import Tell
-from compressor.recipe import Gates, Recipe, build, load
+from compressor.recipe import Recipe, load
 from compressor.runs import record
 from compressor.runs.folder import Run
+from compressor.runs.stages import Stages
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,11 @@ class Plan:
         """Whether a cell is trained and examined."""
         return self.result(cell) is not None
 
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """How many epochs the trainings take: one number, where that does not vary."""
+        return tuple(sorted({recipe.train.epochs for recipe in self.recipes.values()}))
+
     def epochs(self, cell: Cell) -> int:
         """Return how many epochs of a cell are done."""
         return len(self.run(cell).epochs())
@@ -62,6 +71,8 @@ def plan(
     methods: Sequence[str],
     seeds: Sequence[int],
     students: Sequence[str] = (),
+    teachers: Sequence[str | Path] = (),
+    vary: Mapping[str, Sequence[Any]] | None = None,
     out: Path | None = None,
     jobs: int | None = None,
     overwrite: bool = False,
@@ -69,7 +80,11 @@ def plan(
     """Open all that the trainings need and see that each could start; nothing is written.
 
     Args:
+        methods: names, plug-ins, files with a section `method`, or names of such files that come along.
         students: by default the recipe's.
+        teachers: checkpoints or run folders in place of the recipe's. A method of one teacher learns from each in turn,
+            one of several from all.
+        vary: keys of the recipe and the values that each takes; all are combined.
         out: the folder, instead of `runs/NAME-compare`.
         jobs: trainings at a time; None: as many as cores or the device's memory allow.
         overwrite: cells that are there will be trained anew.
@@ -78,45 +93,41 @@ def plan(
         UsageError: an unknown name, one named twice, or a cell in the folder was made with another recipe.
         InputRejected: teacher or data cannot be used, or a cell in the folder was made with others.
     """
-    for method in methods:
-        if method not in METHODS:
-            raise UsageError(f"unknown method {method!r}", hint=did_you_mean(method, METHODS))
-    cells = grid(students or [recipe.student.arch], methods, seeds)
+    chosen = choices(recipe, methods, teachers, vary or {})
+    cells = chosen.cells(students or [recipe.student.arch], seeds)
     if recipe.student.init is not None and {cell.student for cell in cells} != {recipe.student.arch}:
         raise UsageError(f"student.init holds weights of {recipe.student.arch}", hint="leave out student.init")
-    for cell in cells[: len(cells) // len(seeds)]:
-        check(recipe_of(recipe, cell))
-    prepared = prepare(recipe, tell)
-    data = prepared.data
-    for student in dict.fromkeys(cell.student for cell in cells):
-        models.build(student, classes=len(data.classes), input_shape=data.input_shape)
-    recipes = {cell: recipe_of(prepared.recipe, cell) for cell in cells}
+    distinct = [cell for cell in cells if cell.seed == seeds[0]]
+    for cell in distinct:
+        check(chosen.recipe(cell))
+    some = next(iter(chosen.methods.values()))
+    opened = prepare(some, tell)
+    chosen = chosen.found(opened.recipe)
+    recipes = {cell: chosen.recipe(cell) for cell in cells}
+    for cell in distinct:
+        _try_out(of_cell(opened, recipes[cell]))
+    prepared = replace(opened, recipe=opened.recipe.model_copy(update={"method": recipe.method}))
     folder = out or Path("runs") / f"{recipe.name}-compare"
     if not overwrite:
         for cell, wanted in recipes.items():
-            _require_same(Run(folder / cell.name), wanted, prepared)
+            _require_same(Run(folder / cell.name), of_cell(prepared, wanted))
     jobs, threads = shares(prepared, recipes, jobs)
     return Plan(folder, prepared, recipes, jobs, threads, overwrite)
 
 
-def recipe_of(recipe: Recipe, cell: Cell) -> Recipe:
-    """Return the recipe of one cell: its student, method and seed, and neither exports nor gates.
-
-    A method keeps those of the recipe's hyper-parameters that it shares with the recipe's own method. One that learns
-    without a teacher is still compared with it afterwards.
-    """
-    values = recipe.model_dump(mode="json", by_alias=True)
-    switched = build(values, [f"method.kind={cell.method}"], base=Path.cwd())
-    student = recipe.student.model_copy(update={"arch": cell.student})
-    changes = {"seed": cell.seed, "student": student, "export": (), "gates": Gates()}
-    return switched.model_copy(update=changes)
+def _try_out(trial: Prepared) -> None:
+    """Build what a cell trains: a layer that is not there, or a teacher without gradients, is known before hours."""
+    if trial.recipe.method.needs.gradients:
+        for network in trial.teachers:
+            refuse_undifferentiable(network.module, trial.data.input_shape, network.called)
+    new_state(trial)
 
 
-def _require_same(run: Run, wanted: Recipe, prepared: Prepared) -> None:
-    """See that what a cell's folder holds was made with the recipe, the data and the teacher of today."""
+def _require_same(run: Run, wanted: Prepared) -> None:
+    """See that what a cell's folder holds was made with the recipe, the data and the teachers of today."""
     if not run.recipe.is_file():
         return
-    there, now = (dotted(json.loads(each.model_dump_json(by_alias=True))) for each in (load(run.recipe), wanted))
+    there, now = (dotted(json.loads(each.model_dump_json(by_alias=True))) for each in (load(run.recipe), wanted.recipe))
     changed = [key for key in now | there if now.get(key) != there.get(key)]
     hint = "--overwrite trains it anew, --out DIR keeps it"
     if changed:
@@ -125,8 +136,9 @@ def _require_same(run: Run, wanted: Recipe, prepared: Prepared) -> None:
     if not (run.folder / record.NAME).exists():
         return
     result = record.read(run.folder)
-    if result.data.fingerprint != prepared.data.fingerprint:
-        raise InputRejected(f"{run.folder} was trained on other images of {prepared.data.source}", hint=hint)
-    sha = prepared.teacher and prepared.teacher.sha256
-    if (result.teacher and result.teacher.sha256) != sha:
+    if result.data.fingerprint != wanted.data.fingerprint:
+        raise InputRejected(f"{run.folder} was trained on other images of {wanted.data.source}", hint=hint)
+    first = result.teacher and result.teacher.sha256
+    others = teachers_of(Stages(run).inputs("train"))[1:]  # which the record does not name
+    if [sha for sha in (first, *others) if sha] != [network.sha256 for network in wanted.teachers]:
         raise InputRejected(f"{run.folder} was compared with another teacher", hint=hint)

@@ -72,10 +72,10 @@ def time_students(planned: Plan, tell: Tell) -> dict[str, Failure]:
     Raises:
         Interrupted: by a signal.
     """
-    runs = [planned.run(cell) for cell in planned.recipes if planned.finished(cell)]
-    todo = [run for run in runs if record.read(run.folder).student.latency_ms is None]
+    runs = [(planned.run(cell), recipe) for cell, recipe in planned.recipes.items() if planned.finished(cell)]
+    todo = [(run, recipe) for run, recipe in runs if record.read(run.folder).student.latency_ms is None]
     tell(f"timing {len(todo)} students, one at a time")
-    tasks = [Task(("bench", str(run.folder), "--quiet", *_allowed(planned.prepared.recipe)), run.log) for run in todo]
+    tasks = [Task(("bench", str(run.folder), "--quiet", *_allowed(recipe)), run.log) for run, recipe in todo]
     ended = list(side_by_side(tasks, jobs=1, threads=len(cores())))
     if len(ended) < len(tasks) or any(each.interrupted for each in ended):
         raise Interrupted("interrupted while timing", hint="the same command goes on")

@@ -47,7 +47,7 @@ def _fitting(free: float, each: float) -> int:
 def _cuda_memory(prepared: Prepared, recipes: Mapping[Cell, Recipe]) -> tuple[float, float]:
     """Return the free memory of the device and what a training needs, by the peak of one step of the largest."""
     peak = 0
-    for cell in {(cell.student, cell.method): cell for cell in recipes}.values():
+    for cell in {replace(cell, seed=0): cell for cell in recipes}.values():
         torch.cuda.reset_peak_memory_stats(prepared.device)
         try:
             dry_step(prepared, recipes[cell])
@@ -61,10 +61,16 @@ def _cuda_memory(prepared: Prepared, recipes: Mapping[Cell, Recipe]) -> tuple[fl
 
 def dry_step(prepared: Prepared, recipe: Recipe) -> None:
     """Train one step of a cell and throw it away."""
-    trial = replace(prepared, recipe=recipe)
+    trial = of_cell(prepared, recipe)
     state = new_state(trial)
     state.enter_training()
     state.advance(next(iter(trial.source.batches(0, 0))))
+
+
+def of_cell(prepared: Prepared, recipe: Recipe) -> Prepared:
+    """Return what a comparison opened as one of its cells sees it: with its recipe and that one's teachers."""
+    opened = dict(zip(prepared.recipe.teachers, prepared.teachers, strict=True))
+    return replace(prepared, recipe=recipe, teachers=tuple(opened[teacher] for teacher in recipe.teachers))
 
 
 def _available_bytes() -> int | None:

@@ -23,13 +23,16 @@ class Failure:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All that is shown of a comparison. `recipes` holds the SHA-256 of each cell's resolved recipe."""
+    """All that is shown of a comparison. `recipes` holds the SHA-256 of each cell's resolved recipe.
+
+    `epochs` is None where they vary; `teachers` are by what the table calls them, or one by the name "".
+    """
 
     name: str
     recipe_sha256: str
     data: record.Data
-    epochs: int
-    teacher: record.Network | None
+    epochs: int | None
+    teachers: Mapping[str, record.Network]
     rows: tuple[Row, ...]
     outcomes: Mapping[Cell, Outcome]
     recipes: Mapping[Cell, str]
@@ -41,7 +44,18 @@ class Comparison:
     @property
     def title(self) -> str:
         """What was compared on what."""
-        return f"{self.name}: {self.data.source}, {self.data.test:,} test images, {self.epochs} epochs"
+        title = f"{self.name}: {self.data.source}, {self.data.test:,} test images"
+        return title if self.epochs is None else f"{title}, {self.epochs} epochs"
+
+    @property
+    def teacher(self) -> record.Network | None:
+        """The first teacher, which students without one of their own were measured against."""
+        return next(iter(self.teachers.values()), None)
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """What varies beside students and methods: `teacher`, keys of the recipe."""
+        return tuple(dict.fromkeys(key for row in self.rows for key, _ in row.varied))
 
     @property
     def origin(self) -> str:
@@ -51,7 +65,8 @@ class Comparison:
             f"{package} {self.versions[package]}" for package in ("compressor", "torch") if package in self.versions
         ]
         parts.append(f"data {self.data.fingerprint}")
-        if self.teacher is not None:
-            accuracy = "" if self.teacher.top1 is None else f" with {self.teacher.top1:.2f} %"
-            parts.append(f"teacher {self.teacher.arch or '?'} ({self.teacher.sha256[:12]}){accuracy}")
+        for name, teacher in self.teachers.items():
+            accuracy = "" if teacher.top1 is None else f" with {teacher.top1:.2f} %"
+            title = f"teacher {name}:" if name else "teacher"
+            parts.append(f"{title} {teacher.arch or '?'} ({teacher.sha256[:12]}){accuracy}")
         return ", ".join(parts)

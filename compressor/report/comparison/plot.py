@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from compressor.measure.paired import Cell, spread
+from compressor.measure.paired import spread
+from compressor.printable import one_line
 from compressor.report.drawing import drawing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from compressor.report.comparison.compared import Comparison
+
+Kind = tuple[str, tuple[tuple[str, str], ...]]  # a method and what it has of what varies
 
 _INK, _FAINT = "#123456", "#345678"  # stand for the reader's own text colour and a weaker one
 _CSS = (
@@ -39,15 +42,16 @@ def to_svg(compared: Comparison) -> str:
     ink follows a dark or a light page.
     """
     students = list(dict.fromkeys(row.student for row in compared.rows))
-    methods = list(dict.fromkeys(row.method for row in compared.rows))
-    width, style = 1.2 + len(students) * (0.8 + 0.9 * len(methods)), _STYLE | {"svg.hashsalt": compared.recipe_sha256}
+    kinds = {(row.method, row.varied): "\n".join(map(one_line, row.label.split(" "))) for row in compared.rows}
+    widest = 0.9 + 0.35 * (len(compared.keys) > 0)  # inches, of one of them
+    width, style = 1.2 + len(students) * (0.8 + widest * len(kinds)), _STYLE | {"svg.hashsalt": compared.recipe_sha256}
     with drawing(width, 4.2, style) as figure:
         panels = figure.subplots(1, len(students), sharey=True, squeeze=False)[0]
         for panel, student in zip(panels, students, strict=True):
-            _panel(panel, compared, student, methods)
+            _panel(panel, compared, student, kinds)
         panels[0].set_ylim(*_frame([outcome.top1 for outcome in compared.outcomes.values()], _ends(compared)))
         panels[0].set_ylabel(f"top-1 %, {compared.data.test:,} test images")
-        figure.suptitle(f"{compared.name}: a point a seed, mean with 95 % interval", fontsize=12)
+        figure.suptitle(f"{one_line(compared.name)}: a point a seed, mean with 95 % interval", fontsize=12)
         text = io.StringIO()
         figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     return _following_the_page(text.getvalue())
@@ -55,9 +59,9 @@ def to_svg(compared: Comparison) -> str:
 
 def _ends(compared: Comparison) -> list[float]:
     """Return the ends of all intervals that are drawn."""
-    values: dict[tuple[str, str], list[float]] = {}
+    values: dict[object, list[float]] = {}
     for cell, outcome in compared.outcomes.items():
-        values.setdefault((cell.student, cell.method), []).append(outcome.top1)
+        values.setdefault((cell.student, cell.method, cell.varied), []).append(outcome.top1)
     return [end for each in values.values() for end in spread(each).interval or ()]
 
 
@@ -70,14 +74,18 @@ def _frame(points: Sequence[float], ends: Sequence[float]) -> tuple[float, float
     return min([around[0], *(end - edge for end in ends)]), max([around[1], *(end + edge for end in ends)])
 
 
-def _panel(panel: Axes, compared: Comparison, student: str, methods: Sequence[str]) -> None:
-    found = {cell: outcome.top1 for cell, outcome in compared.outcomes.items() if cell.student == student}
-    for seed in dict.fromkeys(cell.seed for cell in found):
-        places = [(x, found[cell]) for x, cell in enumerate(Cell(student, m, seed) for m in methods) if cell in found]
+def _panel(panel: Axes, compared: Comparison, student: str, kinds: Mapping[Kind, str]) -> None:
+    found = {
+        (cell.seed, (cell.method, cell.varied)): outcome.top1
+        for cell, outcome in compared.outcomes.items()
+        if cell.student == student
+    }
+    for seed in dict.fromkeys(seed for seed, _ in found):
+        places = [(x, found[seed, kind]) for x, kind in enumerate(kinds) if (seed, kind) in found]
         panel.plot([x for x, _ in places], [y for _, y in places], color=_FAINT, linewidth=0.9, alpha=0.5, zorder=1)
-    for x, method in enumerate(methods):
+    for x, kind in enumerate(kinds):
         colour, shape = _MARKS[x % len(_MARKS)]
-        values = [top1 for cell, top1 in found.items() if cell.method == method]
+        values = [top1 for (_, each), top1 in found.items() if each == kind]
         if not values:
             continue
         panel.scatter([x] * len(values), values, s=26, color=colour, marker=shape, zorder=2)
@@ -87,9 +95,9 @@ def _panel(panel: Axes, compared: Comparison, student: str, methods: Sequence[st
         panel.errorbar(
             [x + 0.2], [over.mean], bars, color=colour, marker=shape, markersize=9, capsize=4, linewidth=2, zorder=3
         )
-    panel.set_xticks(range(len(methods)), methods)
-    panel.set_xlim(-0.5, len(methods) - 0.4)
-    panel.set_title(student, fontsize=11)
+    panel.set_xticks(range(len(kinds)), list(kinds.values()))
+    panel.set_xlim(-0.5, len(kinds) - 0.4)
+    panel.set_title(one_line(student), fontsize=11)
     panel.grid(axis="y", color=_FAINT, linewidth=0.4, alpha=0.5)
 
 

@@ -9,8 +9,10 @@ from typing import Any
 
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
-from compressor.measure.paired import BASELINES, CONFIDENCE, Difference, Row, Spread
+from compressor.measure.paired import BASELINES, CONFIDENCE, FIRST, Difference, Row, Spread
+from compressor.printable import one_line
 from compressor.report.comparison.compared import NAME, Comparison
 from compressor.report.rendering import escape_markdown
 
@@ -30,10 +32,17 @@ def to_json(compared: Comparison) -> str:
         "data": compared.data.model_dump(mode="json"),
         "epochs": compared.epochs,
         "teacher": compared.teacher and compared.teacher.model_dump(mode="json"),
+        "teachers": {name: teacher.model_dump(mode="json") for name, teacher in compared.teachers.items()},
         "confidence": CONFIDENCE,
         "rows": [_row(compared, row) for row in compared.rows],
         "cells": [
-            {**asdict(cell), "name": cell.name, "recipe_sha256": compared.recipes[cell], **asdict(outcome)}
+            {
+                **asdict(cell),
+                "varied": dict(cell.varied),
+                "name": cell.name,
+                "recipe_sha256": compared.recipes[cell],
+                **asdict(outcome),
+            }
             for cell, outcome in compared.outcomes.items()
         ],
         "failures": [asdict(failure) for failure in compared.failures],
@@ -47,6 +56,7 @@ def to_json(compared: Comparison) -> str:
 def _row(compared: Comparison, row: Row) -> dict[str, Any]:
     return {
         **asdict(row),
+        "varied": dict(row.varied),
         "recipe": compared.name,
         "version": compared.versions.get("compressor"),
         "differences": [{**asdict(each), "shown": each.shown} for each in row.differences],
@@ -55,11 +65,12 @@ def _row(compared: Comparison, row: Row) -> dict[str, Any]:
 
 def table(compared: Comparison) -> Table:
     """Return one row for each student and method, for a terminal."""
-    shown = Table(title=compared.title, title_justify="left", box=box.SIMPLE_HEAD)
+    shown = Table(title=Text(one_line(compared.title)), title_justify="left", box=box.SIMPLE_HEAD)
+    named = _named(compared)
     for number, heading in enumerate(_headings(compared)):
-        shown.add_column(heading, justify="left" if number < 2 else "right", no_wrap=number < 2)
+        shown.add_column(Text(heading), justify="left" if number < named else "right", no_wrap=number < named)
     for cells in _cells(compared):
-        shown.add_row(*cells)
+        shown.add_row(*(Text(one_line(cell)) for cell in cells))
     return shown
 
 
@@ -69,7 +80,7 @@ def sentences(compared: Comparison) -> Iterator[str]:
         for baseline in BASELINES:
             difference = row.difference(baseline)
             if difference is not None:
-                yield _sentence(row, difference)
+                yield _sentence(row, difference, _against(compared, row, baseline))
     for failure in compared.failures:
         yield f"{failure.cell} failed (exit code {failure.exit_code}): {failure.reason}"
     yield from compared.notes
@@ -77,10 +88,11 @@ def sentences(compared: Comparison) -> Iterator[str]:
 
 def to_markdown(compared: Comparison) -> str:
     """Return the verdicts, the table and the plot."""
-    headings = _headings(compared)
+    headings = [escape_markdown(heading) for heading in _headings(compared)]
+    named = _named(compared)
     lines = [f"# Comparison {escape_markdown(compared.title)}", ""]
     lines += [f"- {escape_markdown(sentence)}" for sentence in sentences(compared)]
-    lines += ["", f"| {' | '.join(headings)} |", f"|---|---|{'---:|' * (len(headings) - 2)}"]
+    lines += ["", f"| {' | '.join(headings)} |", f"|{'---|' * named}{'---:|' * (len(headings) - named)}"]
     lines += [f"| {' | '.join(map(escape_markdown, cells))} |" for cells in _cells(compared)]
     lines += [
         "",
@@ -94,16 +106,21 @@ def to_markdown(compared: Comparison) -> str:
 
 
 def _headings(compared: Comparison) -> list[str]:
-    headings = ["student", "method", "seeds", "top-1 %", "agree", "boundary", "PGD %"]
+    headings = ["student", "method", *compared.keys, "seeds", "top-1 %", "agree", "boundary", "PGD %"]
     headings += [f"top-1 minus {baseline}" for baseline in _baselines(compared)]
     headings += ["train s", "images/s", "cost / kd"]
     return [*headings, "ms"] if _timed(compared) else headings
 
 
+def _named(compared: Comparison) -> int:
+    """Return how many columns say what a row is."""
+    return 2 + len(compared.keys)
+
+
 def _cells(compared: Comparison) -> Iterator[list[str]]:
     for row in compared.rows:
         spreads = row.spreads
-        cells = [row.student, row.method, _seeds(row)]
+        cells = [row.student, row.method, *(dict(row.varied).get(key, "-") for key in compared.keys), _seeds(row)]
         for metric, form in (("top1", ".2f"), ("agreement", ".3f"), ("boundary_agreement", ".3f"), ("pgd_top1", ".1f")):
             cells.append(_spread(spreads[metric], form))
         cells += [_difference(row.difference(baseline)) for baseline in _baselines(compared)]
@@ -143,9 +160,16 @@ def _difference(difference: Difference | None) -> str:
     return f"{values.mean:+.2f}{interval} {difference.wins}/{values.n}{verdict}"
 
 
-def _sentence(row: Row, difference: Difference) -> str:
+def _against(compared: Comparison, row: Row, baseline: str) -> str:
+    """Return what a row is compared with: a baseline goes by its name, the first of its own method by what that has."""
+    if baseline != FIRST:
+        return baseline
+    return next(each for each in compared.rows if (each.student, each.method) == (row.student, row.method)).label
+
+
+def _sentence(row: Row, difference: Difference, against: str) -> str:
     values = difference.spread
-    what = f"{row.method} minus {difference.baseline} on {row.student}: {values.mean:+.2f} points of top-1"
+    what = f"{row.label} minus {against} on {row.student}: {values.mean:+.2f} points of top-1"
     if values.n == 1:
         return f"{what} from one seed, which has no interval: not shown"
     won = f"{difference.wins} of {values.n} seeds won, {difference.losses} lost"
