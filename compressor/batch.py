@@ -14,6 +14,9 @@ class Batch:
     `views` are further augmentations of the same images, `needs.views - 1` of them, each like `images`, which are the
     first. `unlabelled` `[U, C, H, W]` is a second stream, where the data has one. A method that declares `needs.data`
     False is given batches of zero images.
+
+    Of processes that train together each is given its part of a batch of `total` images: `weight` is what a mean over
+    the part counts beside the others' parts, 1 where all are alike and on average. A method's losses need not know.
     """
 
     images: Tensor
@@ -21,3 +24,10 @@ class Batch:
     indices: Tensor
     unlabelled: Tensor | None = None
     views: tuple[Tensor, ...] = ()
+    weight: float = 1.0
+    total: int | None = None
+
+    @property
+    def size(self) -> int:
+        """Images of the whole batch, in all processes."""
+        return len(self.images) if self.total is None else self.total

@@ -12,12 +12,13 @@ from torch import Tensor
 from compressor import checkpoint, data, models
 from compressor.batch import Batch
 from compressor.checkpoint.network import refuse_undifferentiable
-from compressor.data import Dataset, Split, open_unlabelled
+from compressor.data import Dataset, Shard, Split, open_unlabelled
 from compressor.errors import UsageError
 from compressor.machine.devices import choose_device
 from compressor.progress import Tell
 from compressor.recipe import Data, Recipe, Teacher
 from compressor.recipe.code import is_code
+from compressor.training.distributed import ALONE, Processes
 from compressor.training.sources import Source, empty_batches, with_unlabelled
 
 
@@ -37,9 +38,10 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Prepared(Inputs):
-    """Inputs and their recipe, with all that was found out filled in."""
+    """Inputs and their recipe, with all that was found out filled in, and the processes that train by it together."""
 
     recipe: Recipe
+    group: Processes = ALONE
 
     @cached_property
     def source(self) -> Source:
@@ -48,13 +50,13 @@ class Prepared(Inputs):
         if not needs.data:
             assert recipe.train.steps_per_epoch is not None  # require_runnable
             return empty_batches(recipe.train.steps_per_epoch, self.data.input_shape)
-        labelled = _labelled(self.data, recipe, self.batch_size)
+        shard = Shard(self.group.rank, self.group.world)
+        labelled = _labelled(self.data, recipe, self.batch_size, shard)
         if not needs.unlabelled:
             return labelled
         size = recipe.data.unlabelled_batch or self.batch_size
-        return _with_unlabelled(
-            labelled, open_unlabelled(recipe.data, self.data, device=self.device), size, recipe.seed
-        )
+        stream = open_unlabelled(recipe.data, self.data, device=self.device)
+        return _with_unlabelled(labelled, stream, size, recipe.seed, shard)
 
     @property
     def batch_size(self) -> int:
@@ -92,9 +94,14 @@ def require_known(recipe: Recipe) -> None:
         data.require_known(recipe.data.name)
 
 
-def prepare(recipe: Recipe, tell: Tell, *, examine: bool = True) -> Prepared:
-    """Open what a recipe names; with `examine`, see that its teachers do well before anything is spent."""
-    inputs = open_inputs(recipe.data, recipe.teachers, tell, device=choose_device(recipe.device), examine=examine)
+def prepare(recipe: Recipe, tell: Tell, *, examine: bool = True, group: Processes = ALONE) -> Prepared:
+    """Open what a recipe names; with `examine`, see that its teachers do well before anything is spent.
+
+    Raises:
+        UsageError: a step has less than two images for each process of `group`.
+    """
+    device = choose_device(recipe.device, local=group.local)
+    inputs = open_inputs(recipe.data, recipe.teachers, tell, device=device, examine=examine)
     if recipe.method.needs.gradients:
         for network in inputs.teachers:
             refuse_undifferentiable(network.module, inputs.data.input_shape, network.called)
@@ -105,9 +112,14 @@ def prepare(recipe: Recipe, tell: Tell, *, examine: bool = True) -> Prepared:
     size = recipe.data.step(len(inputs.data.train))
     if recipe.data.batch_size is None:
         tell(f"data: {size} of {len(inputs.data.train):,} training images a step; --batch-size chooses another")
+    if size < 2 * group.world and recipe.method.needs.data:
+        raise UsageError(
+            f"a step of {size} images is too small for {group.world} processes",
+            hint=f"--batch-size {2 * group.world} or more",
+        )
     named = recipe.data.called(inputs.data.source).model_copy(update={"batch_size": size})
     found = recipe.model_copy(update={"data": named})
-    return Prepared(inputs.device, inputs.data, inputs.teachers, found.with_teachers(known))
+    return Prepared(inputs.device, inputs.data, inputs.teachers, found.with_teachers(known), group)
 
 
 def open_inputs(
@@ -158,7 +170,7 @@ def open_inputs(
     return Inputs(device, opened, tuple(networks))
 
 
-def _labelled(data: Dataset, recipe: Recipe, size: int) -> Source:
+def _labelled(data: Dataset, recipe: Recipe, size: int, shard: Shard) -> Source:
     """Return the training split, augmented and in as many views as the method compares.
 
     A last batch of a single image is dropped: BatchNorm has no variance of one.
@@ -175,19 +187,20 @@ def _labelled(data: Dataset, recipe: Recipe, size: int) -> Source:
             drop_last=one_left,
             start=start,
             views=recipe.method.needs.views,
+            shard=shard,
         )
 
     steps = samples // size if one_left else -(-samples // size)
     return Source(batches, steps, min(steps * size, samples))
 
 
-def _with_unlabelled(labelled: Source, stream: Split, size: int, seed: int) -> Source:
+def _with_unlabelled(labelled: Source, stream: Split, size: int, seed: int, shard: Shard) -> Source:
     """Return the batches with a stream beside them, always whole batches where it has enough."""
     size = min(size, len(stream))
     seed += 2**32  # beyond all seeds of recipes: images that are in both streams come at different times
 
     def passes(number: int, start: int) -> Iterable[Tensor]:
-        batches = stream.batches(size, epoch=number, seed=seed, augment=True, drop_last=True, start=start)
+        batches = stream.batches(size, epoch=number, seed=seed, augment=True, drop_last=True, start=start, shard=shard)
         return (batch.images for batch in batches)
 
     return with_unlabelled(labelled, passes, len(stream) // size)

@@ -12,17 +12,21 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from compressor.files import append_text
+from compressor.machine.ranks import place
 from compressor.printable import one_line
 
 SILENCE_S = 30.0  # of a training where no bar is shown, after which a line says how far it is
 
 
 class Tell:
-    """Says sentences. `quiet` keeps silent but for what the caller prints itself."""
+    """Says sentences. `quiet` keeps silent but for what the caller prints itself.
+
+    Of processes that train together only the first says any.
+    """
 
     def __init__(self, console: Console | None = None, *, quiet: bool = False) -> None:
         self.console = console or Console(stderr=True, highlight=False)
-        self.quiet = quiet
+        self.quiet = quiet or not place().leads
         self._log: Path | None = None
 
     def keep(self, log: Path) -> None:

@@ -1038,8 +1038,18 @@ def test_shards_side_by_side_are_the_batches_of_one_process(count, size, world, 
 
     assert [len(shard) for shard in shards] == [len(alone)] * world
     for whole, *parts in zip(alone, *shards, strict=True):
+        count = len(whole.images)
+        assert [part.total for part in parts] == [count] * world
+        assert sum(part.weight for part in parts) == pytest.approx(world)
+        if count < 2 * world:  # too few images to be shared out
+            assert all(torch.equal(part.images, whole.images) for part in parts)
+            assert {part.weight for part in parts} == {1.0}
+            continue
         for field in ("images", "labels", "indices"):
             assert torch.equal(torch.cat([getattr(part, field) for part in parts]), getattr(whole, field))
+        # What each computes as a mean of its part is, weighed so, a mean of the whole.
+        means = [part.weight / world * part.images.double().mean() for part in parts]
+        assert sum(means).item() == pytest.approx(whole.images.double().mean().item())
         for view, pieces in zip(whole.views, zip(*(part.views for part in parts), strict=True), strict=True):
             assert torch.equal(torch.cat(pieces), view)
         lengths = [len(part.images) for part in parts]
@@ -1050,8 +1060,9 @@ def test_streamed_shards_side_by_side_are_the_batches_of_one_process(folder):
     opened = open_(f"folder:{folder(cat=9, dog=9)}", held=False, validation=0, workers=0, test=0.2)
     whole = list(opened.train.batches(4, seed=1, augment=True))
     shards = [list(opened.train.batches(4, seed=1, augment=True, shard=Shard(rank, 2))) for rank in (0, 1)]
-    for batch, *parts in zip(whole, *shards, strict=True):
+    for batch, *parts in zip(whole[:-1], *(shard[:-1] for shard in shards), strict=True):
         assert torch.equal(torch.cat([part.images for part in parts]), batch.images)
+    assert [len(shard[-1].images) for shard in shards] == [2, 2]  # too few to be shared out
 
 
 def test_unlabelled_images_are_all_below_a_folder_as_the_labelled_ones_are(tmp_path):

@@ -13,6 +13,7 @@ from compressor.errors import Interrupted
 from compressor.methods import Objective, Player, Setting, Taps, Update
 from compressor.methods.pskd import PSKD
 from compressor.recipe import Schedule, Training
+from compressor.training.distributed import ALONE, Processes
 from compressor.training.loop import TrainingState, fit
 
 CPU = torch.device("cpu")
@@ -431,10 +432,10 @@ def test_draws_differ_between_ranks_and_the_first_draws_what_one_process_does(ti
             yield Update({"x": self.setting.student(batch.images).sum()})
 
     drawn, where = [], []
-    for place in ({}, {"rank": 0, "world": 2}, {"rank": 1, "world": 2}):
+    for group in (ALONE, Processes(0, 2), Processes(1, 2)):
         student = tiny()
         objective = Drawing(Setting(student, [], 4, (3, 8, 8), 0, torch.ones(3), CPU))
-        state = TrainingState(student, objective, Training(), seed=0, device=CPU, steps_per_epoch=STEPS, **place)
+        state = TrainingState(student, objective, Training(), seed=0, device=CPU, steps_per_epoch=STEPS, group=group)
         state.advance(next(batches(0, 0)))
 
     assert where == [(0, 1), (0, 2), (1, 2)]

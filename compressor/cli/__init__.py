@@ -16,6 +16,7 @@ import typer
 from compressor import __version__
 from compressor.cli import compare, diff, doctor, export, listing, measure, report, surroundings, train, verify
 from compressor.cli.command import Command, laid_out
+from compressor.machine.ranks import started_together
 from compressor.printable import one_line, printable
 from exporters.errors import UserError
 
@@ -100,10 +101,19 @@ def main() -> None:
 
 
 def _end(error: UserError) -> None:
+    several = started_together()
+    if several:
+        from compressor.training.distributed import first_to_tell
+
+        if not first_to_tell():
+            os._exit(error.exit_code)
     with suppress(OSError):  # standard error may be what is full
         typer.echo(f"error: {one_line(error.message)}", err=True)
         if error.hint:
             typer.echo(f"hint: {printable(error.hint)}", err=True)
     if os.environ.get("COMPRESS_DEBUG"):
         raise error
+    if several:  # at once: the threads that wait for the other processes do not let Python end
+        sys.stdout.flush()
+        os._exit(error.exit_code)
     sys.exit(error.exit_code)

@@ -16,10 +16,12 @@ from typer.core import TyperCommand
 
 from compressor.cli.surroundings import require_date
 from compressor.errors import Interrupted, UsageError, did_you_mean
+from compressor.machine.ranks import started_together
 
 # Click's UsageError, which Typer does not export: newer versions have a copy of Click of their own.
 _Refused: type[Exception] = typer.BadParameter.__mro__[1]
 _CLOSE = 0.7
+_TOGETHER = ("train", "distill", "run")  # what several processes do together
 
 
 class Command(TyperCommand):
@@ -41,9 +43,15 @@ class Command(TyperCommand):
 
         Raises:
             Interrupted: it was stopped, and had nothing to save.
-            UsageError: the environment dates files by what is no time.
+            UsageError: the environment dates files by what is no time, or several processes were started for what one
+                does.
         """
         require_date()
+        if started_together() and self.name not in _TOGETHER:
+            raise UsageError(
+                f"compress {self.name} is for one process, and several were started",
+                hint="leave torchrun out, or unset RANK and WORLD_SIZE",
+            )
         before = signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             return super().invoke(ctx)

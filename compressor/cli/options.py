@@ -90,6 +90,12 @@ Allow = Annotated[
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what the run folder holds.")]
 Resume = Annotated[Path | None, typer.Option(help="Go on with this run; everything else comes from its recipe.")]
+Devices = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="Processes of this machine that train together, each on a GPU, or on its share of the CPU."
+    ),
+]
 Set = Annotated[list[str] | None, typer.Option("--set", help="Override a recipe key: a.b=c. May be repeated.")]
 Gate = Annotated[
     list[str] | None, typer.Option("--gate", help="A promise: min_top1=90, p99_ms.max=5, ... May be repeated.")

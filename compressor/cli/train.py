@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
@@ -14,6 +16,7 @@ import typer
 from compressor.cli.options import (
     Allow,
     DataOptions,
+    Devices,
     Gate,
     Init,
     Json,
@@ -84,6 +87,7 @@ def train(
     kept: RunOptions,
     recipe: RecipeOption = None,
     resume: Resume = None,
+    devices: Devices = None,
     allow: Allow = None,
     set_: Set = None,
     as_json: Json = False,
@@ -95,11 +99,12 @@ def train(
 
     typed, tell = changes(network, images, training, kept, set_=set_), tell_of(quiet)
     if resume is not None:
-        trained = _resumed(resume, typed, tell, allow or ())
+        trained = _resumed(resume, typed, tell, allow or (), devices)
     else:
         if recipe is None:
             typed = [Override(("method", "kind"), "ce"), *typed]
         chosen = _chosen(recipe, typed, "--arch")
+        _together(devices, chosen)
         trained = api.train(recipe=chosen, out=kept.out, overwrite=kept.overwrite, tell=tell)
     show(trained.result, as_json=as_json)
     _conclude(trained, tell, f"compress distill --teacher {shlex.quote(str(trained.folder))} --student resnet8")
@@ -113,6 +118,7 @@ def distill(
     kept: RunOptions,
     recipe: RecipeOption = None,
     resume: Resume = None,
+    devices: Devices = None,
     allow: Allow = None,
     set_: Set = None,
     as_json: Json = False,
@@ -124,9 +130,10 @@ def distill(
 
     typed, tell = changes(teacher, student, images, training, kept, set_=set_), tell_of(quiet)
     if resume is not None:
-        trained = _resumed(resume, typed, tell, allow or ())
+        trained = _resumed(resume, typed, tell, allow or (), devices)
     else:
         chosen = _chosen(recipe, typed, "--student")
+        _together(devices, chosen)
         trained = api.distill(recipe=chosen, out=kept.out, overwrite=kept.overwrite, tell=tell)
     show(trained.result, as_json=as_json)
     _conclude(trained, tell, f"compress export{argument(find(trained.folder))} --format onnx")
@@ -146,6 +153,7 @@ def run(
         bool, typer.Option("--smoke", help="Try the whole path in a minute: the real inputs, then tiny networks.")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved recipe and stop.")] = False,
+    devices: Devices = None,
     gate: Gate = None,
     junit: Annotated[Path | None, typer.Option(help="Also write the gates here, as JUnit XML.")] = None,
     markdown: Annotated[Path | None, typer.Option(help="Also write the summary here, as Markdown.")] = None,
@@ -161,6 +169,9 @@ def run(
     if dry_run:
         typer.echo(dump(chosen), nl=False)
         return
+    if smoke and (devices or 1) > 1:
+        raise UsageError("--smoke is tried by one process", hint="leave --devices out")
+    _together(devices, chosen)
     tell = tell_of(quiet)
     if smoke:
         from compressor import pipeline
@@ -198,7 +209,7 @@ def _guessing(result: Result, recipe: Recipe) -> str:
     )
 
 
-def _resumed(folder: Path, typed: Sequence[Override], tell: Tell, allow: Sequence[str]) -> Run:
+def _resumed(folder: Path, typed: Sequence[Override], tell: Tell, allow: Sequence[str], devices: int | None) -> Run:
     """Go on with a run, as its own recipe says."""
     from compressor import api
 
@@ -207,7 +218,23 @@ def _resumed(folder: Path, typed: Sequence[Override], tell: Tell, allow: Sequenc
             "--resume goes on with the recipe of the run and takes no other setting",
             hint="leave out all but --resume, or start a new run",
         )
+    _together(devices, api.Run(folder).recipe)
     return api.resume(folder, allow=allow, tell=tell)
+
+
+def _together(devices: int | None, recipe: Recipe) -> None:
+    """Go on here where one process is enough or this is one of several; else start them, and end as they do."""
+    from compressor.machine.ranks import LAUNCHED, place
+
+    if devices is None or LAUNCHED in os.environ:
+        return
+    if place().world > 1:
+        raise UsageError("--devices starts processes, and torchrun has done so", hint="leave --devices out")
+    if devices > 1:
+        from compressor.machine.launch import launch, require_devices
+
+        require_devices(devices, recipe.device)
+        raise SystemExit(launch(devices, sys.argv[1:]))
 
 
 def _chosen(recipe: str | None, typed: Sequence[Override], option: str) -> Recipe:

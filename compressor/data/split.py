@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -43,14 +43,25 @@ class Held:
 
 @dataclass(frozen=True)
 class Shard:
-    """The part of every batch that process `rank`, from 0, takes of `world` processes that train together."""
+    """The part of every batch that process `rank`, from 0, takes of `world` processes that train together.
+
+    A batch of less than two images a process is given whole to each: BatchNorm has no variance of one image.
+    """
 
     rank: int = 0
     world: int = 1
 
     def of(self, places: Tensor) -> Tensor:
         """Return this part of the places in a batch. The parts follow each other, and differ by one place at most."""
-        return places.tensor_split(self.world)[self.rank]
+        return places.tensor_split(self.world)[self.rank] if self.shares(len(places)) else places
+
+    def shares(self, count: int) -> bool:
+        """Whether a batch of so many images is shared out."""
+        return count >= 2 * self.world
+
+    def weight(self, count: int) -> float:
+        """Return what a mean over this part of a batch counts beside the other parts, 1 on average."""
+        return len(self.of(torch.arange(count))) * self.world / count if self.shares(count) else 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +79,11 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def part(self, shard: Shard) -> "Split":
+        """Return the images that one of several processes measures on: those of all are the split."""
+        taken = slice(shard.rank, None, shard.world)
+        return replace(self, rows=self.rows[taken], labels=self.labels[taken])
 
     def batches(
         self,
@@ -89,7 +105,7 @@ class Split:
             augment: crop and flip as the recipe says; needs a seed.
             views: how many augmentations of each image; the first is what one alone would be.
             shard: the part of each batch of `batch_size` that is yielded. All shards yield equally many batches, which
-                side by side are those of one process; where the last batch has too few images, a shard's is empty.
+                side by side are those of one process; where the last batch has too few images, each has all of it.
 
         A batch's `indices` count the images of this split from 0. A batch is smaller than asked where it is the last,
         or where a streamed file cannot be decoded.
@@ -108,14 +124,15 @@ class Split:
         for number, (picked, part, (images, read)) in enumerate(zip(picks, parts, fetched, strict=True), start):
             places = part[read]
             indices = picked[places].to(self.device)
+            weight, total = shard.weight(len(picked)), len(picked)
             if not augment:
-                yield Batch(to_pixels(images), self.labels[indices], indices)
+                yield Batch(to_pixels(images), self.labels[indices], indices, weight=weight, total=total)
                 continue
             first, *further = (
                 to_pixels(self._augmented(images, len(picked), places, _generator(seed, epoch, number, *view)))
                 for view in [(), *((each,) for each in range(1, views))]
             )
-            yield Batch(first, self.labels[indices], indices, views=tuple(further))
+            yield Batch(first, self.labels[indices], indices, views=tuple(further), weight=weight, total=total)
 
     def _augmented(self, images: Tensor, count: int, places: Tensor, generator: torch.Generator) -> Tensor:
         """Return the images at `places` of a batch of `count`, moved; what is drawn does not depend on the places."""

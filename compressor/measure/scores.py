@@ -156,7 +156,7 @@ def score(predictions: Predictions, *, teacher: Predictions | None = None) -> Sc
     if not np.array_equal(predictions.labels, teacher.labels):
         raise ValueError("teacher and artifact were evaluated on different images")
 
-    right, taught = _right(predictions), _right(teacher)
+    right, taught = correct(predictions), correct(teacher)
     samples = len(right)
     broken, fixed = int((taught & ~right).sum()), int((right & ~taught).sum())
     mistakes, difference = int((~taught).sum()), confidence_difference(predictions.logits, teacher.logits)
@@ -184,6 +184,12 @@ def agreement(logits: Floats, others: Floats) -> float:
     return int((logits.argmax(axis=1) == others.argmax(axis=1)).sum()) / len(logits)
 
 
+def correct(predictions: Predictions) -> NDArray[np.bool_]:
+    """Return for which images the label's class has the highest logit, `[N]`."""
+    right: NDArray[np.bool_] = predictions.logits.argmax(axis=1) == predictions.labels
+    return right
+
+
 def first(split: Split, wanted: int, batch_size: int, *, seed: int | None) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield images and labels until `wanted`, at least one, have come. No batch beyond these is loaded."""
     left = wanted
@@ -197,7 +203,7 @@ def first(split: Split, wanted: int, batch_size: int, *, seed: int | None) -> It
 def _alone(predictions: Predictions) -> Scores:
     logits, labels = predictions.logits.astype(np.float64), predictions.labels
     samples, classes = logits.shape
-    right = _right(predictions)
+    right = correct(predictions)
     own = logits[np.arange(samples), labels]  # [N]
     # The rank that argmax would give: classes strictly better, and equal ones with a lower number.
     tied_before = (logits == own[:, None]) & (np.arange(classes) < labels[:, None])
@@ -211,11 +217,6 @@ def _alone(predictions: Predictions) -> Scores:
         nll=float(-np.mean(_log_softmax(logits)[np.arange(samples), labels])),
         per_class=_by_class(right, labels, classes),
     )
-
-
-def _right(predictions: Predictions) -> NDArray[np.bool_]:
-    right: NDArray[np.bool_] = predictions.logits.argmax(axis=1) == predictions.labels
-    return right
 
 
 def _log_softmax(logits: NDArray[Any]) -> NDArray[np.float64]:

@@ -104,7 +104,8 @@ class BoundaryTargets(SoftTargets):
         note of the walks: `attack.WalkSummary`, by names that begin with `walk_`.
         """
         config = self.config.attack
-        chosen = self.bases(taught, logits, batch.labels)
+        share = -(-config.size // moment.world)  # the most telling come first
+        chosen = self.bases(taught, logits, batch.labels)[:share]
         if len(chosen) == 0:
             return batch.images[chosen], taught[chosen], {}
         images, base = batch.images[chosen], batch.labels[chosen]

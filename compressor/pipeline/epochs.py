@@ -9,14 +9,16 @@ import torch
 
 from compressor import checkpoint, models
 from compressor.batch import Batch
+from compressor.data import Shard
 from compressor.errors import Interrupted
 from compressor.inputs import Prepared
 from compressor.machine.interrupt import interruptible
-from compressor.measure.scores import predict, score
+from compressor.measure.scores import correct, predict
 from compressor.methods import Setting
 from compressor.progress import Tell
 from compressor.runs.folder import Run, resume_command
 from compressor.tracking import Trackers
+from compressor.training.distributed import Lost
 from compressor.training.loop import Epoch, TrainingState, fit
 from exporters.pytorch import TorchRunner
 
@@ -34,6 +36,7 @@ def new_state(prepared: Prepared) -> TrainingState:
         samples=len(data.train) if recipe.method.needs.data else 0,
         std=torch.tensor(data.std if teacher is None else teacher.std, device=prepared.device),
         device=prepared.device,
+        gather=prepared.group.gather,
     )
     return TrainingState(
         student,
@@ -42,6 +45,7 @@ def new_state(prepared: Prepared) -> TrainingState:
         seed=recipe.seed,
         device=prepared.device,
         steps_per_epoch=prepared.source.steps,
+        group=prepared.group,
     )
 
 
@@ -53,16 +57,17 @@ def reported(state: TrainingState) -> models.Normalized:
 
 
 def run_epochs(prepared: Prepared, state: TrainingState, run: Run, tell: Tell, trackers: Trackers) -> None:
-    """Run the epochs that are left.
+    """Run the epochs that are left. Of processes that train together all validate, and the first alone writes.
 
     What is saved is in an order that a kill at any point leaves whole: the row of an epoch, the best weights, then the
     state to resume from, which says how many rows count.
 
     Raises:
-        Interrupted: by a signal; the state was saved first.
+        Interrupted: by a signal to any of the processes; the state was saved first. Or one of them is gone, or did not
+            answer in time; the last finished epoch was saved.
         Diverged: a loss term is NaN or infinite; the last finished epoch was saved.
     """
-    recipe = prepared.recipe
+    recipe, group = prepared.recipe, prepared.group
     best = max((row["validation_top1"] or 0.0 for row in run.epochs()), default=0.0)
     with (
         interruptible() as stop,
@@ -76,14 +81,16 @@ def run_epochs(prepared: Prepared, state: TrainingState, run: Run, tell: Tell, t
 
         def batches(epoch: int, start: int) -> Iterator[Batch]:
             for number, batch in enumerate(prepared.source.batches(epoch, start), start):
-                if stop.requested:
+                if group.any(stop.requested):
                     raise Interrupted("interrupted")
-                shown.advance(len(batch.images), epoch=epoch, batch=number, losses=state.losses.means())
+                shown.advance(batch.size, epoch=epoch, batch=number, losses=state.losses.means())
                 yield batch
 
         try:
             for epoch in fit(state, batches):
-                top1 = _validation_top1(prepared, state)
+                top1, saved = _validation_top1(prepared, state), state.state_dict()
+                if not group.leads:
+                    continue
                 row = _row(epoch, top1)
                 run.log_epoch(row)
                 trackers.epoch(row)
@@ -98,11 +105,18 @@ def run_epochs(prepared: Prepared, state: TrainingState, run: Run, tell: Tell, t
                     best = top1
                     weights = reported(state).network.state_dict()
                     checkpoint.save_weights(run.best, weights, epoch=epoch.number, validation_top1=top1)
-                checkpoint.save_state(run.last, state.state_dict())
-            if stop.requested:  # after the last batch: nothing is left to train, and yet an end was asked for
+                checkpoint.save_state(run.last, saved)
+            if group.any(
+                stop.requested
+            ):  # after the last batch: nothing is left to train, and yet an end was asked for
                 raise Interrupted("interrupted")
+        except Lost as lost:
+            kept = f"; the state after epoch {state.epoch} is saved" if state.epoch else ""
+            raise Interrupted(f"{lost.message}{kept}", hint=resume_command(run.folder)) from lost
         except Interrupted:
-            checkpoint.save_state(run.last, state.state_dict())
+            saved = state.state_dict()
+            if group.leads:
+                checkpoint.save_state(run.last, saved)
             where = min(state.epoch + 1, recipe.train.epochs)
             raise Interrupted(
                 f"interrupted in epoch {where} of {recipe.train.epochs}; the state is saved",
@@ -124,10 +138,13 @@ def _row(epoch: Epoch, top1: float | None) -> dict[str, Any]:
 
 
 def _validation_top1(prepared: Prepared, state: TrainingState) -> float | None:
-    if len(prepared.data.validation) == 0:
+    split, group = prepared.data.validation, prepared.group
+    if len(split) == 0:
         return None
     classes = len(prepared.data.classes)
     network = TorchRunner(
         state.reported(), input_shape=prepared.data.input_shape, classes=classes, device=str(prepared.device)
     )
-    return score(predict(network, prepared.data.validation)).top1
+    part = split.part(Shard(group.rank, group.world))
+    right = int(correct(predict(network, part)).sum()) if len(part) else 0
+    return 100 * sum(group.each(right)) / len(split)

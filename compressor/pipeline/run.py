@@ -15,7 +15,7 @@ from compressor.pipeline.export import export_stage
 from compressor.pipeline.finished_run import FinishedRun, open_run
 from compressor.pipeline.identity import AFTER_TRAINING, damaged, earlier_run, stage_inputs, training_inputs
 from compressor.pipeline.report import report_stage
-from compressor.pipeline.train import check, new_training, resumed_training
+from compressor.pipeline.train import check, held, new_training, resumed_training
 from compressor.pipeline.validate import validate_stage
 from compressor.progress import Tell
 from compressor.recipe import Recipe, dump
@@ -24,9 +24,10 @@ from compressor.report.bom import write_bom
 from compressor.report.card import write_card
 from compressor.report.ci import write_ci
 from compressor.runs import manifest, record
-from compressor.runs.folder import Run, working
+from compressor.runs.folder import Run
 from compressor.runs.stages import Stage, Stages
 from compressor.tracking import tracking
+from compressor.training.distributed import Processes, join
 
 
 def run(
@@ -44,6 +45,8 @@ def run(
     An earlier run of the same recipe and inputs, `out` or the newest of the recipe's name, is gone on with; else a new
     one is begun.
 
+    Of several processes, which torchrun or `--devices` have started, the others end with the training.
+
     Args:
         overwrite: begin anew in `out`, whatever run is there.
         start: do this stage and all later ones again.
@@ -54,17 +57,19 @@ def run(
         UsageError: `start` names a stage after training and there is no such run, or `out` holds another run.
         InputRejected: the data or the teacher of an earlier run are others now.
     """
+    group = join()
     check(recipe)
     for target in recipe.export:
         exporter_for(target)  # a missing runtime is known before training
     inputs = training_inputs(recipe)
-    earlier = None if overwrite or start == "train" else earlier_run(recipe.name, inputs, out)
+    new = overwrite or start == "train" or not group.leads
+    earlier = group.first(None if new else earlier_run(recipe.name, inputs, out))
     if earlier is None and start not in (None, "train"):
         raise UsageError(f"there is no run of {recipe.name} to go on from", hint="leave --from out")
     if earlier is None:
-        training = new_training(recipe, inputs, tell, out=out, overwrite=overwrite, latest=latest)
+        training = new_training(recipe, inputs, tell, group, out=out, overwrite=overwrite, latest=latest)
     else:
-        training = _earlier_training(recipe, earlier, tell)
+        training = _earlier_training(recipe, earlier, tell, group)
     with training as run:
         if start is not None and start != "train":
             Stages(run.folder).forget(start)
@@ -75,13 +80,18 @@ def run(
 
 
 @contextmanager
-def _earlier_training(recipe: Recipe, folder: Run, tell: Tell) -> Iterator[FinishedRun]:
+def _earlier_training(recipe: Recipe, folder: Run, tell: Tell, group: Processes) -> Iterator[FinishedRun]:
     """Hold an earlier run, trained to its end, under the later sections of the recipe as it is now."""
-    with working(folder):
-        when = Stages(folder).finished("train")
+    with held(folder, group):
+        when = group.first(Stages(folder).finished("train"))
         allow = code_named(recipe)
-        run = resumed_training(folder, tell, allow=allow) if when is None else open_run(folder, tell, allow=allow)
-        if when is not None:
+        if when is None:
+            run = resumed_training(folder, tell, group, allow=allow)
+        else:
+            group.leave()
+            if not group.leads:  # nothing is left to train
+                raise SystemExit(0)
+            run = open_run(folder, tell, allow=allow)
             tell(f"train: unchanged since {when}, skipped")
         then = run.prepared.recipe
         merged = then.model_copy(update={name: getattr(recipe, name) for name in AFTER_TRAINING})

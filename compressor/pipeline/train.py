@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from compressor import checkpoint, models, tracking
 from compressor.errors import UsageError
@@ -23,6 +23,7 @@ from compressor.recipe import Recipe, dump, require_runnable
 from compressor.runs import manifest, record
 from compressor.runs.folder import Run, find, new_run, working
 from compressor.runs.stages import Stages
+from compressor.training.distributed import Processes, join, require_same_start
 from compressor.training.loop import TrainingState
 
 
@@ -44,22 +45,34 @@ def check(recipe: Recipe) -> None:
 def train(
     recipe: Recipe, tell: Tell, *, out: Path | None = None, overwrite: bool = False, latest: bool = True
 ) -> tuple[record.Result, Run]:
-    """Train the student of a recipe, from its teacher where the method has one, into a new run folder."""
+    """Train the student of a recipe, from its teacher where the method has one, into a new run folder.
+
+    Of several processes, which torchrun or `--devices` have started, the first returns; the others end here.
+    """
+    group = join()
     check(recipe)
     inputs = training_inputs(recipe)
-    with new_training(recipe, inputs, tell, out=out, overwrite=overwrite, latest=latest) as run:
+    with new_training(recipe, inputs, tell, group, out=out, overwrite=overwrite, latest=latest) as run:
         return run.result, run.folder
 
 
 def resume(where: Path, tell: Tell, *, allow: Sequence[str] = ()) -> tuple[record.Result, Run]:
     """Go on with a run where it stopped; on a CPU the student ends with the very weights of an undisturbed run.
 
+    As many processes may go on with it as are started for that, where there were others; see `train`.
+
     Args:
         allow: code of the user's own that the run names and that may be imported.
     """
+    group = join()
     folder = find(where)
-    with working(folder):
-        return resumed_training(folder, tell, allow=allow).result, folder
+    with held(folder, group):
+        return resumed_training(folder, tell, group, allow=allow).result, folder
+
+
+def held(folder: Run, group: Processes) -> AbstractContextManager[None]:
+    """Hold a run folder, by the process that writes to it."""
+    return working(folder) if group.leads else nullcontext()
 
 
 @contextmanager
@@ -67,6 +80,7 @@ def new_training(
     recipe: Recipe,
     inputs: Mapping[str, Any],
     tell: Tell,
+    group: Processes,
     *,
     out: Path | None,
     overwrite: bool,
@@ -79,9 +93,14 @@ def new_training(
         inputs: its `training_inputs`.
         latest: let `runs/latest` point to the new folder.
     """
-    prepared = prepare(recipe, tell)
+    prepared = prepare(recipe, tell, group=group)
     require_same_data(recipe.gates, prepared.data.fingerprint)
+    require_same_start(group, {**inputs, "data fingerprint": prepared.data.fingerprint})
     state = new_state(prepared)
+    if not group.leads:
+        _assist(prepared, state)
+    if group.world > 1:
+        tell(f"{group.world} processes train together, each on its part of a step")
     tell(f"{recipe.trains}: {models.described(recipe.student.arch, state.student)}")
     with new_run(recipe.name, out=out, overwrite=overwrite, latest=latest) as folder:
         tell.keep(folder.log)
@@ -92,10 +111,11 @@ def new_training(
         folder.becomes(dump(prepared.recipe))  # last
         for clash in clashes():
             tell(f"warning: {clash}")
+        group.first(str(folder.folder))
         yield _trained(prepared, state, folder, tell)
 
 
-def resumed_training(folder: Run, tell: Tell, *, allow: Sequence[str]) -> FinishedRun:
+def resumed_training(folder: Run, tell: Tell, group: Processes, *, allow: Sequence[str]) -> FinishedRun:
     """Train what is left of a run; a run that stopped before its first epoch begins anew.
 
     Args:
@@ -104,22 +124,39 @@ def resumed_training(folder: Run, tell: Tell, *, allow: Sequence[str]) -> Finish
     Raises:
         InputRejected: its data or its teacher are others than those it began with.
     """
-    tell.keep(folder.log)
+    if group.leads:
+        tell.keep(folder.log)
     recipe = stored_recipe(folder, allow=allow)
     tracking.require(recipe)
-    prepared = prepare(recipe, tell, examine=False)
+    prepared = prepare(recipe, tell, examine=False, group=group)
     stages = Stages(folder)
     begun = stages.inputs("train")
     require_same(folder, prepared, fingerprint=begun.get(FINGERPRINT), teachers=teachers_of(begun))
-    if not begun:  # a folder that was laid out and not begun, such as the cell of a comparison
-        stages.begin("train", {**training_inputs(recipe), FINGERPRINT: prepared.data.fingerprint})
     state = new_state(prepared)
     if folder.last.exists():
         with checkpoint.guarded(folder.last):
             state.load_state_dict(checkpoint.load_state(folder.last))
+    inputs = training_inputs(recipe)
+    require_same_start(
+        group, {**inputs, "data fingerprint": prepared.data.fingerprint, "state": (state.epoch, state.batch)}
+    )
+    if not group.leads:
+        _assist(prepared, state)
+    group.first(str(folder.folder))
+    if not begun:  # a folder that was laid out and not begun, such as the cell of a comparison
+        stages.begin("train", {**inputs, FINGERPRINT: prepared.data.fingerprint})
     folder.keep_epochs(state.epoch)
     tell(f"run: {folder.folder}, resuming after {state.epoch} of {prepared.recipe.train.epochs} epochs")
     return _trained(prepared, state, folder, tell)
+
+
+def _assist(prepared: Prepared, state: TrainingState) -> NoReturn:
+    """Train beside the first process, which writes and talks, and end with the training."""
+    group, silent = prepared.group, Tell(quiet=True)
+    folder = Run(Path(group.first("")))
+    run_epochs(prepared, state, folder, silent, tracking.Trackers([], silent))
+    group.leave()
+    raise SystemExit(0)
 
 
 def _trained(prepared: Prepared, state: TrainingState, folder: Run, tell: Tell) -> FinishedRun:
@@ -131,6 +168,7 @@ def _trained(prepared: Prepared, state: TrainingState, folder: Run, tell: Tell) 
     """
     with tracking.tracking(prepared.recipe, folder, tell) as trackers:
         run_epochs(prepared, state, folder, tell, trackers)
+        prepared.group.leave()
         student = write_student(prepared, reported(state), folder)
         run = first_record(prepared, student, folder)
         run.result.write(folder.folder)

@@ -14,12 +14,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from compressor.batch import Batch
 from compressor.errors import UsageError
 from compressor.methods.protocol import Moment, Objective, Update
 from compressor.recipe import Training
+from compressor.training.distributed import ALONE, Processes, require_equal
 from compressor.training.losses import Losses
 from compressor.training.optimiser import STUDENT, players, rate_factor
 from compressor.training.sources import Batches
@@ -33,7 +35,7 @@ class Epoch:
     """What one epoch did. `number` counts from 1, `lr` is the student's rate at its last step, `seconds` include data.
 
     `losses` are means over the updates in which the term appeared; a term that never did is absent. So are `notes`, of
-    what the objective noted beside them.
+    what the objective noted beside them. All of it is of all processes that train together, but the seconds.
     """
 
     number: int
@@ -85,7 +87,8 @@ class TrainingState:
     Args:
         student: the bare network, on `device`; the objective may train it through a wrapper (`Setting.student`).
         steps_per_epoch: batches in each epoch.
-        rank, world: which of how many processes that train together this is, from 0.
+        group: the processes that train together. They begin with the networks of the first, step by the mean of their
+            gradients, each as its batch weighs, and have the mean of the running statistics of their BatchNorm layers.
     """
 
     def __init__(
@@ -97,14 +100,15 @@ class TrainingState:
         seed: int,
         device: torch.device,
         steps_per_epoch: int,
-        rank: int = 0,
-        world: int = 1,
+        group: Processes = ALONE,
     ) -> None:
         if steps_per_epoch < 1:
             raise ValueError(f"an epoch needs at least one batch, not {steps_per_epoch}")
         self.student, self.objective, self.config = student, objective.to(device), config
         self.seed, self.device, self.steps_per_epoch = seed, device, steps_per_epoch
-        self.rank, self.world = rank, world
+        self.group = group
+        group.copy_first(self._held().values())
+        self._statistics = list(_statistics(student, objective))
         self.epoch = 0  # epochs finished
         self.batch = 0  # batches of the current epoch done
         self.images = 0  # seen in the current epoch
@@ -145,18 +149,19 @@ class TrainingState:
         batch = self._placed(batch)
         for player in self.players.values():
             player.set_rates(self.step)
-        generator = self._generator.manual_seed(_mixed("generator", self.seed, self.step, self.rank))
-        moment = Moment(self.epoch, self.config.epochs, self.step, generator, self.rank, self.world)
+        generator = self._generator.manual_seed(_mixed("generator", self.seed, self.step, self.group.rank))
+        moment = Moment(self.epoch, self.config.epochs, self.step, generator, self.group.rank, self.group.world)
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
-            torch.manual_seed(_mixed("global", self.seed, self.step, self.rank))
+            torch.manual_seed(_mixed("global", self.seed, self.step, self.group.rank))
             for update in self._updates(batch, moment):
-                self.notes.add(update.notes, self.step)
+                self.notes.add(update.notes, self.step, batch.weight)
                 if update.terms:
-                    self._apply(update)
+                    self._apply(update, batch.weight)
+        self.group.average(self._statistics)
         if self.average is not None:
             self._follow(self.average)
         self.batch += 1
-        self.images += len(batch.images)
+        self.images += batch.size
 
     def finish_epoch(self) -> Epoch:
         """Close the epoch: read its losses, count it, start the next one's sums."""
@@ -165,8 +170,8 @@ class TrainingState:
                 f"epoch {self.epoch + 1} gave {self.batch} batches where {self.steps_per_epoch} were announced"
             )
         mark = perf_counter()
-        self.losses.read(self.epoch)
-        self.notes.read(self.epoch)
+        self._read()
+        require_equal(self.group, self._held())
         finished = Epoch(
             number=self.epoch + 1,
             losses=self.losses.means(),
@@ -186,8 +191,7 @@ class TrainingState:
         Raises:
             Diverged: a loss not read so far was not finite: such a state is not worth saving.
         """
-        self.losses.read(self.epoch)
-        self.notes.read(self.epoch)
+        self._read()
         return copy.deepcopy(
             {
                 "run": self._run(),
@@ -230,6 +234,22 @@ class TrainingState:
         if self.average is not None:
             self.average.load_state_dict(saved["average"])
 
+    def _read(self) -> None:
+        """Add what was not read so far of losses and notes, and let them be the means over all processes."""
+        for scalars in (self.losses, self.notes):
+            scalars.read(self.epoch)
+            scalars.sums, scalars.counts = self.group.means(scalars.sums), self.group.means(scalars.counts)
+
+    def _held(self) -> dict[str, Tensor]:
+        """Return what is the same in all processes, by name: the parameters and buffers of all that is trained."""
+        networks = {"student": self.student, "objective": self.objective}
+        return {
+            f"{owner}.{name}": tensor
+            for owner, network in networks.items()
+            for name, tensor in chain(network.named_parameters(), network.named_buffers())
+            if not name.endswith("num_batches_tracked")  # one may have made more passes than another
+        }
+
     def _run(self) -> dict[str, Any]:
         """What must be the same for a resumed run to end in the same weights."""
         settings = self.config.model_dump(mode="json", exclude={"compile"})
@@ -262,20 +282,21 @@ class TrainingState:
                 return
             yield update
 
-    def _apply(self, update: Update) -> None:
-        """Backward and step: only the named player moves, by the gradient of these terms alone."""
+    def _apply(self, update: Update, weight: float) -> None:
+        """Backward and step: only the named player moves, by the gradient of these terms alone, in all processes."""
         if update.player not in self.players:
             raise ValueError(
                 f"{type(self.objective).__name__} yields an update for {update.player!r}, "
                 f"its players are {', '.join(map(repr, self.players))}"
             )
         player, optimizer = self.players[update.player], self.players[update.player].optimizer
-        self.losses.add(update.terms, self.step)
+        self.losses.add(update.terms, self.step, weight)
         if self.device.type == "cpu" or self.step % _READ_EVERY == 0:
             self.losses.read(self.epoch)
-        total = torch.stack([term.float() for term in update.terms.values()]).sum()
+        total = torch.stack([term.float() for term in update.terms.values()]).sum() * weight
         optimizer.zero_grad()  # right before: other players' backward passes have left gradients here
         self.scaler.scale(total).backward()
+        self.group.average(each.grad for each in player.parameters if each.grad is not None)
         self.scaler.unscale_(optimizer)
         if self.config.clip_norm is not None and update.player == STUDENT:
             nn.utils.clip_grad_norm_(player.parameters, self.config.clip_norm)
@@ -297,6 +318,13 @@ class TrainingState:
         for counter, value in pairs:
             if not counter.is_floating_point():
                 counter.copy_(value)
+
+
+def _statistics(*networks: nn.Module) -> Iterator[Tensor]:
+    """Yield the running means and variances of all BatchNorm layers, which each process takes of its part alone."""
+    for module in dict.fromkeys(chain.from_iterable(network.modules() for network in networks)):
+        if isinstance(module, _BatchNorm):
+            yield from (each for each in (module.running_mean, module.running_var) if each is not None)
 
 
 def _mixed(stream: str, seed: int, step: int, rank: int) -> int:

@@ -17,14 +17,16 @@ class Losses:
     """
 
     def __init__(
-        self, sums: Mapping[str, float] | None = None, counts: Mapping[str, int] | None = None, *, refuse: bool = True
+        self, sums: Mapping[str, float] | None = None, counts: Mapping[str, float] | None = None, *, refuse: bool = True
     ) -> None:
-        self.sums, self.counts, self.refuse = dict(sums or {}), dict(counts or {}), refuse
-        self._unread: list[tuple[str, int, Tensor]] = []
+        self.sums: dict[str, float] = dict(sums or {})
+        self.counts: dict[str, float] = dict(counts or {})
+        self.refuse = refuse
+        self._unread: list[tuple[str, int, float, Tensor]] = []
 
-    def add(self, terms: Mapping[str, Tensor], step: int) -> None:
-        """Note the terms of an update of step `step`, counted from 0 over all epochs."""
-        self._unread += [(name, step, term.detach().float()) for name, term in terms.items()]
+    def add(self, terms: Mapping[str, Tensor], step: int, weight: float = 1.0) -> None:
+        """Note the terms of an update of step `step`, from 0 over all epochs, and what they weigh in the means."""
+        self._unread += [(name, step, weight, term.detach().float()) for name, term in terms.items()]
 
     def read(self, epoch: int) -> None:
         """Add what was noted to the sums. Waits for the device.
@@ -32,20 +34,19 @@ class Losses:
         Raises:
             Diverged: a value is NaN or infinite; the first is named, with its step. Reading again raises again.
         """
-        values = torch.stack([value for _, _, value in self._unread]).tolist() if self._unread else []
-        for (name, step, _), value in zip(self._unread, values, strict=True):
+        values = torch.stack([value for *_, value in self._unread]).tolist() if self._unread else []
+        for (name, step, *_), value in zip(self._unread, values, strict=True):
             if self.refuse and not math.isfinite(value):
                 raise Diverged(
                     f"loss term {name!r} became {'NaN' if math.isnan(value) else 'infinite'} "
                     f"at step {step + 1} (epoch {epoch + 1})",
                     hint="lower --lr, or try --set train.clip_norm=1 or a warm-up",
                 )
-        known = ((name, value) for (name, _, _), value in zip(self._unread, values, strict=True))
-        for name, value in known:
+        for (name, _, weight, _), value in zip(self._unread, values, strict=True):
             if not math.isfinite(value):
                 continue
-            self.sums[name] = self.sums.get(name, 0.0) + value
-            self.counts[name] = self.counts.get(name, 0) + 1
+            self.sums[name] = self.sums.get(name, 0.0) + weight * value
+            self.counts[name] = self.counts.get(name, 0.0) + weight
         self._unread = []
 
     def means(self) -> dict[str, float]:
