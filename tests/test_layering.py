@@ -14,9 +14,9 @@ PACKAGES = ("compressor", "exporters")
 
 # Each floor may import from the ones before it and from itself.
 FLOORS = (
-    {"errors", "files", "dotted", "printable", "progress", "choices", "presets", "plugins", "machine"}
+    {"errors", "files", "dotted", "printable", "progress", "choices", "presets", "plugins", "kinds", "machine"}
     | {"batch", "attack"},
-    {"methods", "models"},
+    {"methods", "models", "generators"},
     {"recipe"},
     {"data", "training", "runs"},
     {"checkpoint", "tracking"},

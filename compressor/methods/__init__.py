@@ -5,14 +5,24 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel
 
+from compressor.kinds import Kinds, NotLoaded
 from compressor.methods.bss import BSS
 from compressor.methods.cckd import CCKD
 from compressor.methods.ce import CE
 from compressor.methods.ensemble import CAMKD, Average
 from compressor.methods.kd import KD
-from compressor.methods.kinds import Kinds, NotLoaded
 from compressor.methods.losses import FEATURE_LOSSES, LOGIT_LOSSES
-from compressor.methods.protocol import Config, Method, Moment, Needs, Objective, Player, Setting, Update
+from compressor.methods.protocol import (
+    Config,
+    Method,
+    Moment,
+    Needs,
+    NotLoadedMethod,
+    Objective,
+    Player,
+    Setting,
+    Update,
+)
 from compressor.methods.pskd import PSKD
 from compressor.methods.robust import ARD, DGAD, PGDAT, RSLAD, AdaAD
 from compressor.methods.taps import Taps
@@ -31,7 +41,7 @@ METHODS: dict[str, type[Any]] = {
     "adaad": AdaAD,
     "dgad": DGAD,
 }
-AnyMethod = Annotated[Method, Kinds(METHODS, "mypackage.methods:Mine", must=("build", "needs"))]
+AnyMethod = Annotated[Method, Kinds(METHODS, "mypackage.methods:Mine", ("build", "needs"), NotLoadedMethod)]
 
 
 def describe() -> list[dict[str, Any]]:

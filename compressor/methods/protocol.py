@@ -11,23 +11,13 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict
-from pydantic_core import PydanticCustomError
 from torch import Tensor, nn
 
 from compressor.batch import Batch
+from compressor.kinds import Config as Config  # a part of the contract
+from compressor.kinds import NotLoaded
+from compressor.kinds import refusal as refusal
 from compressor.methods.taps import shapes
-
-
-class Config(BaseModel):
-    """A part of a recipe: frozen, and a key it does not know is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-def refusal(message: str, *, key: str = "", hint: str = "", secret: bool = False) -> PydanticCustomError:
-    """Return an error to raise in a validator: `message` goes on after the dotted name, `key` is relative to it."""
-    return PydanticCustomError("recipe", "{message}", {"message": message, "key": key, "hint": hint, "secret": secret})
 
 
 def _alone(tensor: Tensor) -> Tensor:
@@ -152,6 +142,12 @@ class Needs:
     unlabelled: bool = False
     views: int = 1
     gradients: bool = False
+
+
+class NotLoadedMethod(NotLoaded):
+    """A method of a plug-in, in a recipe that is not the user's own: what it needs is not known."""
+
+    needs: ClassVar[Needs] = Needs(teachers=0, most=None)
 
 
 class Method(Protocol):

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import BaseModel
 
-from compressor.methods.kinds import Kinds
+from compressor.kinds import Kinds
 from compressor.methods.losses.attention import AT
 from compressor.methods.losses.crd import CRD
 from compressor.methods.losses.ctkd import CTKD

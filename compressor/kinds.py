@@ -1,4 +1,4 @@
-"""Open sets: what `kind` names is one of ours, or `package.module:name`, a class of the user's own.
+"""Parts of a recipe, and open sets of them: what `kind` names is one of ours, or `package.module:name`, the user's own.
 
 A class of the user's own is imported only where the recipe is the user's own: validation says so by its context,
 `{"trusted": True}` (`recipe.load(trusted=True)`). Elsewhere, as in a run folder that may come from anyone, the section
@@ -8,17 +8,27 @@ is kept as it is written, in a `NotLoaded`, which can be shown and stored, and r
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationInfo
 from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema, core_schema
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from compressor.errors import UsageError
-from compressor.methods.protocol import Config, Needs, refusal
 from compressor.plugins import is_plugin, load_plugin
 
 PLUGIN = "package.module:name"
+
+
+class Config(BaseModel):
+    """A part of a recipe: frozen, and a key it does not know is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def refusal(message: str, *, key: str = "", hint: str = "", secret: bool = False) -> PydanticCustomError:
+    """Return an error to raise in a validator: `message` goes on after the dotted name, `key` is relative to it."""
+    return PydanticCustomError("recipe", "{message}", {"message": message, "key": key, "hint": hint, "secret": secret})
 
 
 class NotLoaded(BaseModel):
@@ -27,7 +37,6 @@ class NotLoaded(BaseModel):
     model_config = ConfigDict(frozen=True, extra="allow")
 
     kind: str
-    needs: ClassVar[Needs] = Needs(teachers=0, most=None)
 
     def build(self, setting: object) -> Any:  # noqa: ARG002 (the contract's signature)
         raise UsageError(
@@ -40,12 +49,14 @@ class NotLoaded(BaseModel):
 class Kinds:
     """The type of a section of a recipe whose `kind` says which class it is: `Annotated[Protocol, Kinds(...)]`.
 
-    `example` is a name to show where one is not a plug-in's; `must` are the attributes that a class has to have.
+    `example` is a name to show where one is not a plug-in's; `must` are the attributes that a class has to have;
+    `unloaded` holds the section of a plug-in that is not imported.
     """
 
     builtin: Mapping[str, type[BaseModel]]
     example: str
     must: tuple[str, ...] = ("build",)
+    unloaded: type[NotLoaded] = NotLoaded
 
     def __get_pydantic_core_schema__(self, _source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         choices: dict[Any, CoreSchema] = {name: handler.generate_schema(one) for name, one in self.builtin.items()}
@@ -70,7 +81,7 @@ class Kinds:
         if isinstance(value, BaseModel):
             return value
         if not (info.context or {}).get("trusted"):
-            return NotLoaded.model_validate(value)
+            return self.unloaded.model_validate(value)
         try:
             found = load_plugin(value["kind"], example=self.example)
         except UsageError as error:
