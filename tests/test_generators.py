@@ -87,13 +87,12 @@ def test_the_published_widths_have_the_published_sizes():
 
 
 def test_a_code_is_the_weighed_sum_of_normalised_embeddings():
-    embeddings = ClassEmbeddings(3, 2, noise_scale=0.0, initial=torch.tensor([[1.0, 3.0], [5.0, 1.0], [0.0, 0.0]]))
+    embeddings = ClassEmbeddings(torch.tensor([[1.0, 3.0], [5.0, 1.0], [0.0, 0.0]]), noise_scale=0.0)
     drawn = Superposition(torch.tensor([[0, 1]]), torch.tensor([[0.25, 0.75]]))
     code = embeddings(drawn, torch.randn(1, 2, 2))
     # Of two features the normalised pair is (-1, 1) or (1, -1).
     assert code.flatten().tolist() == pytest.approx([0.25 * -1 + 0.75 * 1, 0.25 * 1 - 0.75 * 1], abs=1e-4)
-    with pytest.raises(ValueError, match="embeddings are"):
-        ClassEmbeddings(4, 2, initial=torch.zeros(3, 2))
+    assert ClassEmbeddings(torch.zeros(3, 2), mapped=7)(drawn, torch.randn(1, 2, 2)).shape == (1, 7)
 
 
 @settings(deadline=None)

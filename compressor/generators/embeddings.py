@@ -34,34 +34,23 @@ def superposition(count: int, mixed: int, classes: int, generator: torch.Generat
 
 
 class ClassEmbeddings(nn.Module):
-    """The code of an image: `sum_j weight_j map(norm(embedding of class_j + noise_scale * noise_j))`, `[B, D]`.
+    """The code of an image: `sum_j weight_j map(norm(embedding of class_j + noise_scale * noise_j))`.
 
-    `norm` makes the features of each code mean 0 and variance 1. The map is a linear layer without a bias where
-    `disentangle` is set, else none.
+    `norm` makes the features of each code mean 0 and variance 1.
 
     Args:
-        initial: embeddings to start from `[K, D]`, such as the teacher's last weights; None draws them from `N(0, 1)`.
+        initial: the embeddings to begin with, `[K, D]`; they are learned.
+        mapped: length of the codes after a linear layer without a bias; None leaves them as they are.
     """
 
-    def __init__(
-        self,
-        classes: int,
-        length: int,
-        *,
-        noise_scale: float = 1.0,
-        disentangle: bool = False,
-        initial: Tensor | None = None,
-    ) -> None:
+    def __init__(self, initial: Tensor, *, noise_scale: float = 1.0, mapped: int | None = None) -> None:
         super().__init__()
-        start = torch.randn(classes, length) if initial is None else initial.detach().clone().float()
-        if start.shape != (classes, length):
-            raise ValueError(f"embeddings are {tuple(start.shape)}, not {(classes, length)}")
-        self.vectors = nn.Parameter(start)
+        self.vectors = nn.Parameter(initial.detach().clone().float())
         self.noise_scale = noise_scale
-        self.map = nn.Linear(length, length, bias=False) if disentangle else nn.Identity()
+        self.map = nn.Identity() if mapped is None else nn.Linear(initial.shape[1], mapped, bias=False)
 
     def forward(self, drawn: Superposition, noise: Tensor) -> Tensor:
-        """Return the codes `[B, D]` for noise `[B, J, D]`, one vector for each class of each image."""
+        """Return the codes, `[B, D]` or as long as they are mapped to, for noise `[B, J, D]`, one for each class."""
         codes = self.vectors[drawn.classes] + self.noise_scale * noise  # [B, J, D]
         mapped: Tensor = self.map(F.layer_norm(codes, codes.shape[-1:]))
         return (drawn.weights[..., None] * mapped).sum(dim=1)

@@ -9,6 +9,7 @@ from compressor.kinds import Kinds, NotLoaded
 from compressor.methods.bss import BSS
 from compressor.methods.cckd import CCKD
 from compressor.methods.ce import CE
+from compressor.methods.datafree import DFAD, DFQ, Qimera
 from compressor.methods.ensemble import CAMKD, Average
 from compressor.methods.kd import KD
 from compressor.methods.losses import FEATURE_LOSSES, LOGIT_LOSSES
@@ -40,6 +41,9 @@ METHODS: dict[str, type[Any]] = {
     "rslad": RSLAD,
     "adaad": AdaAD,
     "dgad": DGAD,
+    "dfad": DFAD,
+    "dfq-akd": DFQ,
+    "qimera": Qimera,
 }
 AnyMethod = Annotated[Method, Kinds(METHODS, "mypackage.methods:Mine", ("build", "needs"), NotLoadedMethod)]
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from compressor.batch import Batch
+from compressor.generators import ImageKind
 from compressor.kinds import Config as Config  # a part of the contract
 from compressor.kinds import NotLoaded
 from compressor.kinds import refusal as refusal
@@ -31,7 +32,8 @@ class Setting:
     `student` is the network to train *through* (a distributed wrapper, where there is one); `samples` counts the
     labelled training images, 0 for a method without data; `std` is the per-channel standard deviation `[C]` that one
     unit of the attack's step means, in pixel units. `gather` returns the rows `[B, ...]` of all processes, in the order
-    of their ranks, without gradients; one process has all of them already.
+    of their ranks, without gradients; one process has all of them already. `batch_size` are the images of a step, which
+    a method without data makes itself; `mean` and `std` are those that the first teacher normalises by.
     """
 
     student: nn.Module
@@ -42,6 +44,14 @@ class Setting:
     std: Tensor
     device: torch.device
     gather: Callable[[Tensor], Tensor] = _alone
+    batch_size: int = 256
+    mean: Tensor = field(default_factory=lambda: torch.zeros(()))
+
+    def image_kind(self, classes: int = 0) -> ImageKind:
+        """Return what a generator is to make: images like the data's, told of `classes` where that is above 0."""
+        channels = self.input_shape[0]
+        mean, std = (values.expand(channels).tolist() for values in (self.mean, self.std))
+        return ImageKind(self.input_shape, mean, std, classes)
 
     def shapes(self, network: nn.Module, paths: Sequence[str]) -> dict[str, tuple[int, ...]]:
         """Return the output shape of inner modules of one of the networks, the batch left out (see `taps.shapes`)."""
@@ -121,6 +131,14 @@ class Objective(nn.Module):
     def updates(self, batch: Batch, moment: Moment) -> Iterator[Update]:
         """Yield the updates of one batch, in order. Called under the loop's autocast, networks in training mode."""
         raise NotImplementedError
+
+    def images(self, count: int, generator: torch.Generator) -> Tensor | None:  # noqa: ARG002 (the contract's)
+        """Return images of its own making, `[count, C, H, W]` in `[0, 1]`, drawn by `generator`; None: it has none."""
+        return None
+
+    def warnings(self, notes: Mapping[str, float]) -> Iterator[str]:  # noqa: ARG002 (the contract's)
+        """Yield what a user should be told of an epoch, given the means of what was noted in it."""
+        yield from ()
 
     def forward(self, *_: Any) -> Any:
         raise TypeError("an objective is not called, its updates are iterated")

@@ -30,9 +30,15 @@ def misfits(networks: Sequence[nn.Module], input_shape: tuple[int, int, int]) ->
     return [float(value) for value in distances[:, differ].mean(dim=1)]
 
 
+def trained(network: nn.Module) -> bool:
+    """Whether a BatchNorm layer remembers other means than those it begins with."""
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    return any(norm.running_mean is not None and bool(norm.running_mean.any()) for norm in norms)
+
+
 def _distances(network: nn.Module, input_shape: tuple[int, int, int]) -> Tensor:
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
-    if not any(norm.running_mean is not None and bool(norm.running_mean.any()) for norm in norms):
+    if not trained(network):
         return torch.zeros(1)
     distances: list[Tensor] = []
     network.eval()
