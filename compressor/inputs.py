@@ -12,14 +12,14 @@ from torch import Tensor
 from compressor import checkpoint, data, models
 from compressor.batch import Batch
 from compressor.checkpoint.network import refuse_undifferentiable
-from compressor.data import Dataset, Shard, Split, open_unlabelled
+from compressor.data import Dataset, Shard, Split
 from compressor.errors import UsageError
 from compressor.machine.devices import choose_device
 from compressor.progress import Tell
 from compressor.recipe import Data, Recipe, Teacher
 from compressor.recipe.code import is_code
 from compressor.training.distributed import ALONE, Processes
-from compressor.training.sources import Source, empty_batches, with_unlabelled
+from compressor.training.sources import Source, empty_batches, in_epochs_of, with_unlabelled
 
 
 @dataclass(frozen=True)
@@ -52,10 +52,16 @@ class Prepared(Inputs):
             return empty_batches(recipe.train.steps_per_epoch, self.data.input_shape)
         shard = Shard(self.group.rank, self.group.world)
         labelled = _labelled(self.data, recipe, self.batch_size, shard)
-        if not needs.unlabelled:
+        if recipe.train.steps_per_epoch is not None:
+            labelled = in_epochs_of(recipe.train.steps_per_epoch, labelled)
+        if not (needs.unlabelled or needs.target):
             return labelled
-        size = recipe.data.unlabelled_batch or self.batch_size
-        stream = open_unlabelled(recipe.data, self.data, device=self.device)
+        stream, size = self.data.unlabelled, recipe.data.unlabelled_batch or self.batch_size
+        if stream is None or len(stream) == 0:
+            raise UsageError(
+                f"all {len(self.data.train):,} training images keep their labels, and none is left to be unlabelled",
+                hint="set data.labels lower, or name others with --unlabelled folder:PATH",
+            )
         return _with_unlabelled(labelled, stream, size, recipe.seed, shard)
 
     @property
@@ -90,8 +96,9 @@ def require_known(recipe: Recipe) -> None:
     models.require_known(recipe.student.arch)
     if recipe.teacher is not None and recipe.teacher.arch is not None:
         models.require_known(recipe.teacher.arch)
-    if recipe.data.name is not None:
-        data.require_known(recipe.data.name)
+    for name in (recipe.data.name, recipe.data.unlabelled, recipe.data.target):
+        if name is not None:
+            data.require_known(name)
 
 
 def prepare(recipe: Recipe, tell: Tell, *, examine: bool = True, group: Processes = ALONE) -> Prepared:

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from compressor.data import NORMALISATIONS, Shard, measured, open_data, open_unlabelled
+from compressor.data import NORMALISATIONS, Shard, measured, open_data
 from compressor.data.augment import Augmentation, chosen, to_pixels
 from compressor.data.holdout import hold_out
 from compressor.data.images import decode, read_header
@@ -1063,47 +1063,3 @@ def test_streamed_shards_side_by_side_are_the_batches_of_one_process(folder):
     for batch, *parts in zip(whole[:-1], *(shard[:-1] for shard in shards), strict=True):
         assert torch.equal(torch.cat([part.images for part in parts]), batch.images)
     assert [len(shard[-1].images) for shard in shards] == [2, 2]  # too few to be shared out
-
-
-def test_unlabelled_images_are_all_below_a_folder_as_the_labelled_ones_are(tmp_path):
-    digits = open_("digits")
-    for number, place in enumerate(["a.png", "deep/er/b.PNG", "deep/c.jpg", "notes.txt"]):
-        path = tmp_path / "more" / place
-        if path.suffix == ".txt":
-            path.write_text("no image")
-        else:
-            picture(path.with_suffix(".png"), number, size=(20, 30)).rename(path)
-    config = Data(name="digits", unlabelled=f"folder:{tmp_path / 'more'}")
-
-    stream = open_unlabelled(config, digits, device=CPU)
-
-    (batch,) = stream.batches(8)
-    assert batch.images.shape == (3, *digits.input_shape)
-
-
-def test_a_folder_with_a_training_part_gives_that_alone(folder, tmp_path):
-    folder("train", cat=2, dog=2)
-    folder("test", cat=3, dog=3)
-    digits = open_("digits")
-    assert len(open_unlabelled(Data(unlabelled=f"folder:{tmp_path / 'set'}"), digits, device=CPU)) == 4
-
-
-def test_a_data_set_by_name_gives_its_training_part(folder, tmp_path):
-    digits = open_("digits")
-    assert open_unlabelled(Data(unlabelled="digits"), digits, device=CPU) is digits.train  # nothing held out
-    other = replace(digits, source="another")
-    assert len(open_unlabelled(Data(unlabelled="digits"), other, device=CPU)) == len(digits.train)
-    root = folder(cat=5, dog=5)
-    own = open_(f"folder:{root}", test=0.4)
-    assert open_unlabelled(Data(unlabelled=f"folder:{root}"), own, device=CPU) is own.train
-
-
-def test_unlabelled_images_of_another_shape_or_none_are_refused(folder, tmp_path):
-    coloured = open_(f"folder:{folder(cat=5, dog=5)}")
-    with pytest.raises(InputRejected, match=r"unlabelled images are \[1, 8, 8\] and the labelled ones \[3, 8, 8\]"):
-        open_unlabelled(Data(unlabelled="digits"), coloured, device=CPU)
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(InputRejected, match="there is no image below"):
-        open_unlabelled(Data(unlabelled=f"folder:{tmp_path / 'empty'}"), coloured, device=CPU)
-    with pytest.raises(UsageError, match="there is no data set 'digit'"):
-        open_unlabelled(Data(unlabelled="digit"), coloured, device=CPU)

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, Tenso
 from torchvision.datasets import FakeData, ImageFolder
 from torchvision.transforms import v2
 
-from compressor.data import divided, from_objects, open_data, open_unlabelled
+from compressor.data import divided, from_objects, open_data
 from compressor.data.items import Items
 from compressor.data.split import Held
 from compressor.errors import InputRejected, UsageError
@@ -508,11 +508,9 @@ def test_a_factory_gives_the_data_of_a_recipe():
 
 
 def test_a_factory_may_give_the_unlabelled_stream():
-    data = open_data(Data(name=PLUGIN), device=CPU)
+    data = open_data(Data(name=PLUGIN, unlabelled=PLUGIN), device=CPU)
 
-    stream = open_unlabelled(Data(name=PLUGIN, unlabelled=PLUGIN), data, device=CPU)
-
-    assert len(stream) == 270  # those for validation are no images to train on
+    assert len(data.unlabelled) == 270  # those for validation are no images to train on
 
 
 @pytest.fixture

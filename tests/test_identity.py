@@ -14,12 +14,15 @@ from shell import ran, refused
 
 from compressor import checkpoint
 from compressor.errors import Interrupted
+from compressor.methods import Needs
+from compressor.methods.ce import CE
 from compressor.pipeline import epochs, resume, train
 from compressor.progress import Tell
 from compressor.recipe import build
 from compressor.runs import record
 from compressor.runs.folder import Run
 
+SHORT = ["--epochs", "1", "--quiet"]
 QUICK = ["--epochs", "20", "--set", "train.lr=0.05", "--quiet"]
 
 
@@ -185,3 +188,20 @@ def test_a_kill_between_two_files_of_an_epoch_loses_nothing(tmp_path, monkeypatc
     assert student_of(run) == student_of(undisturbed)
     assert run.best.read_bytes() == undisturbed.best.read_bytes()
     assert result.training.best_epoch == record.read(undisturbed.folder).training.best_epoch
+
+
+@pytest.mark.trains
+def test_a_run_is_not_gone_on_with_on_another_stream(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    draw(tmp_path / "there", "train", 4)
+    draw(tmp_path / "there", "test", 4)
+    monkeypatch.setattr(CE, "needs", Needs(teachers=0, most=0, target=True))
+    ran(["train", "--arch", "lenet5-half", "--data", "digits", "--target", "folder:there", "--out", "run", *SHORT])
+    told = record.read(tmp_path / "run").data
+    assert (told.unlabelled, told.target, told.target_test) == (8, f"folder:{tmp_path}/there", None)
+    ran(["validate", "run", "--quiet"])
+
+    draw(tmp_path / "there", "train", 1)
+
+    refused(["validate", "run", "--quiet"], 4, "the data of run are not those it was trained on", "--from train")
+    refused(["train", "--resume", "run", "--quiet"], 4, "the data of run are not those it was trained on")

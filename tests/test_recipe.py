@@ -795,7 +795,9 @@ def needing(monkeypatch, **needs):
         ({}, "data: {name: digits, unlabelled: mnist}", "has no use for unlabelled images"),
         ({"unlabelled": True}, "", "learns from unlabelled images too, and the recipe names none"),
         ({"views": 2}, "data: {name: digits, augment: none}", "compares 2 views of an image, and without"),
-        ({}, "train: {steps_per_epoch: 5}", "train.steps_per_epoch has no meaning"),
+        ({}, "data: {name: mnist, target: digits}", "has no use for a target domain"),
+        ({"target": True}, "data: {name: mnist, labels: 9}", "adapts to another domain, and the recipe names none"),
+        ({"target": True}, "data: {name: mnist, unlabelled: digits}", "has no use for unlabelled images"),
         ({"data": False}, "", "trains without data, and the recipe does not say how many steps"),
     ],
 )
@@ -815,6 +817,10 @@ def test_what_a_method_lacks_or_has_no_use_for_is_refused(file, monkeypatch, nee
         ({"most": 2}, ""),
         ({"unlabelled": True, "views": 3}, "data: {name: digits, unlabelled: mnist, unlabelled_batch: 7}"),
         ({"data": False}, "train: {steps_per_epoch: 5}"),
+        ({}, "train: {steps_per_epoch: 5}"),
+        ({}, "data: {name: digits, labels: 50, labels_seed: 1}"),  # a baseline of those that use the others
+        ({"unlabelled": True}, "data: {name: digits, labels: 50, unlabelled_batch: 7}"),
+        ({"target": True}, "data: {name: mnist, image_size: 8, target: digits, unlabelled_batch: 7}"),
     ],
 )
 def test_what_a_method_needs_makes_it_runnable(file, monkeypatch, needs, text):
@@ -853,7 +859,10 @@ def test_one_teacher_is_written_as_teacher_and_several_as_teachers(file, tmp_pat
         ("teachers: [{checkpoint: a}, {checkpoint: b, mean: [1]}]", [], "teachers.1: mean and std must be given"),
         ("teachers: [{checkpoint: a}, {chekpoint: b}]", [], "unknown key teachers.1.chekpoint"),
         ("teachers: [{checkpoint: a}, {checkpoint: b}]", ["teachers.1.classes=x"], "--set teachers.1.classes=x"),
-        ("data: {name: digits, unlabelled_batch: 4}", [], "data.unlabelled_batch: is for the stream data.unlabelled"),
+        ("data: {name: digits, unlabelled_batch: 4}", [], "data.unlabelled_batch: is for the stream"),
+        ("data: {name: digits, labels_seed: 4}", [], "data.labels_seed: says which images of data.labels keep theirs"),
+        ("data: {name: a, unlabelled: digits, target: mnist}", [], "data.target: is a second stream already"),
+        ("data: {name: digits, labels: 0}", [], "data.labels: must be"),
         ("method: {kind: kd, soft: {kind: kll}}", [], "method.soft.kind: must be one of 'kl'"),
         ("method: {kind: kd, soft: {kind: dkd, beta: -1}}", [], "method.soft.beta: must be at least 0"),
         ("method: {kind: kd, features: [{kind: at}]}", [], "missing key method.features.0.student"),

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compressor.batch import Batch
-from compressor.training.sources import Source, empty_batches, with_unlabelled
+from compressor.training.sources import Source, empty_batches, in_epochs_of, with_unlabelled
 
 
 def numbered(steps):
@@ -43,3 +43,14 @@ def test_the_unlabelled_stream_goes_round_without_regard_for_epochs(steps, passe
     ]
     assert found == expected
     assert (source.steps, source.images) == (steps, steps)
+
+
+@given(steps=st.integers(1, 9), passed=st.integers(1, 7), epoch=st.integers(0, 5), start=st.integers(0, 8))
+def test_epochs_of_a_length_of_their_own_go_round_without_a_gap(steps, passed, epoch, start):
+    source = in_epochs_of(steps, numbered(passed))
+
+    found = [int(batch.labels) for batch in source.batches(epoch, min(start, steps))]
+
+    every = (divmod(epoch * steps + number, passed) for number in range(min(start, steps), steps))
+    assert found == [100 * number + place for number, place in every]
+    assert (source.steps, source.images) == (steps, steps)  # a numbered batch has one image

@@ -128,12 +128,21 @@ class DataOptions:
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """How a network is trained."""
+    """How a network is trained, and on what beside the images of `--data`."""
 
     epochs: Annotated[int | None, typer.Option(help="Passes over the training images."), Key("train.epochs")] = None
     lr: Annotated[float | None, typer.Option(help="Learning rate."), Key("train.lr")] = None
     batch_size: Annotated[
         int | None, typer.Option("--batch-size", "-b", help="Training images a step."), Key("data.batch_size")
+    ] = None
+    labels: Annotated[int | None, typer.Option(help="Use the labels of so many images alone."), Key("data.labels")] = (
+        None
+    )
+    unlabelled: Annotated[
+        str | None, typer.Option(help="Images without labels: folder:PATH or a data set."), Key("data.unlabelled")
+    ] = None
+    target: Annotated[
+        str | None, typer.Option(help="Domain to adapt to: folder:PATH or a data set."), Key("data.target")
     ] = None
     precision: Annotated[
         TrainPrecision | None, typer.Option(help="Arithmetic of training."), Key("train.precision")

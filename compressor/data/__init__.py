@@ -2,22 +2,24 @@
 
 import hashlib
 import math
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from compressor.choices import FOLDER
-from compressor.data.augment import Augmentation, chosen
+from compressor.data.augment import chosen
 from compressor.data.folder import open_folder
-from compressor.data.holdout import hold_out
+from compressor.data.holdout import hold_out, keep_labels
 from compressor.data.named import NORMALISATIONS, OFFICIAL, open_digits, open_official
 from compressor.data.objects import from_objects, open_factory
 from compressor.data.order import ordered
 from compressor.data.part import Loaded, Part, Statistics
 from compressor.data.split import Dataset, Shard, Split
-from compressor.data.unlabelled import open_images
-from compressor.errors import InputRejected, UsageError, did_you_mean
+from compressor.data.streams import with_stream
+from compressor.errors import UsageError, did_you_mean
 from compressor.recipe import Data
 from compressor.recipe.code import is_code
 
@@ -34,7 +36,6 @@ __all__ = [
     "divided",
     "from_objects",
     "open_data",
-    "open_unlabelled",
     "require_known",
 ]
 
@@ -59,7 +60,9 @@ def divided(loaded: Loaded, config: Data, *, device: torch.device, seed: int = 0
     """Return a data set that was read, such as `from_objects` reads one, with the splits that a recipe asks for.
 
     Raises:
-        UsageError: too many images are to be held out, or `class_order` does not name the classes.
+        UsageError: too many images are to be held out or to keep their labels, or `class_order` does not name the
+            classes.
+        InputRejected: the second stream has no images, or such as do not fit.
     """
     if config.class_order is not None:
         loaded = ordered(loaded, config.class_order)
@@ -77,9 +80,14 @@ def divided(loaded: Loaded, config: Data, *, device: torch.device, seed: int = 0
 
     _, height, width = loaded.input_shape
     augmentation = chosen(loaded.augment if config.augment == "auto" else config.augment, height, width)
-    splits = [_split(part, augmentation, device) for part in (train, validation, test)]
-    mean, std = loaded.statistics or measured(splits[0])
-    return Dataset(
+    mean, std = loaded.statistics or measured(train.split(augmentation, device))
+    parts = [train, validation, test]
+    if config.labels is not None:
+        places = keep_labels(train.labels, train.names, config.labels, config.labels_seed)
+        parts = [train.only(places), validation, test, train.without(places)]
+        notes.append(f"{len(places):,} of {len(train.rows):,} training images keep their labels{_by_class(parts[0])}")
+    splits = [part.split(augmentation, device) for part in parts]
+    data = Dataset(
         name=loaded.name,
         source=loaded.source,
         classes=loaded.classes,
@@ -89,37 +97,14 @@ def divided(loaded: Loaded, config: Data, *, device: torch.device, seed: int = 0
         train=splits[0],
         validation=splits[1],
         test=splits[2],
-        fingerprint=_fingerprint(loaded, train, validation, test),
+        fingerprint=_fingerprint(loaded, parts),
         notes=tuple(notes),
     )
 
+    def open_named(other: Data) -> Dataset:
+        return open_data(other, device=device, seed=seed)
 
-def open_unlabelled(config: Data, like: Dataset, *, device: torch.device) -> Split:
-    """Open the second stream of a recipe, `data.unlabelled`: images for training whose labels, if any, are not used.
-
-    A data set by name gives its training split, a folder all images below it (below its `train/`, where it has one),
-    brought to the height, width and channels of `like`. What is the same as `like` gives its training split, so that
-    nothing held out is trained on.
-
-    Raises:
-        UsageError: the name is not one of `NAMES` or `folder:PATH`.
-        InputRejected: there are no images, or they are of another shape than those of `like`.
-    """
-    name = config.unlabelled or ""
-    scheme, _, place = name.partition(":")
-    folder = Path(place).expanduser().absolute() if scheme == "folder" and place else None
-    if like.source == (name if folder is None else f"folder:{folder}"):
-        return like.train
-    if folder is not None:
-        part = open_images(folder, config, like.input_shape, device)
-        return _split(part, like.train.augmentation, device)
-    opened = open_data(config.model_copy(update={"name": name}), device=device)
-    if opened.input_shape != like.input_shape:
-        raise InputRejected(
-            f"the unlabelled images are {list(opened.input_shape)} and the labelled ones {list(like.input_shape)}",
-            hint="data.unlabelled=folder:PATH brings images to the size of the labelled ones",
-        )
-    return opened.train
+    return with_stream(data, config, splits[3] if splits[3:] else None, device=device, open_named=open_named)
 
 
 def measured(split: Split) -> Statistics:
@@ -176,12 +161,13 @@ def require_known(name: str) -> None:
     raise UsageError(f"there is no data set {name!r}", hint=did_you_mean(name, (*NAMES, "folder:PATH")) or _OFFERED)
 
 
-def _split(part: Part, augmentation: Augmentation, device: torch.device) -> Split:
-    rows, labels = (torch.tensor(numbers, dtype=torch.int64) for numbers in (list(part.rows), list(part.labels)))
-    return Split(part.source, rows, labels.to(device), augmentation, device)
+def _by_class(part: Part) -> str:
+    counts = Counter(part.labels).values()
+    few, most = min(counts), max(counts)
+    return f", {few:,} a class" if few == most else f", {few:,} to {most:,} a class"
 
 
-def _fingerprint(loaded: Loaded, *parts: Part) -> str:
+def _fingerprint(loaded: Loaded, parts: Sequence[Part]) -> str:
     """Return 16 hexadecimal digits of a digest that a folder keeps when it is moved."""
     digest = hashlib.sha256(repr((loaded.classes, loaded.input_shape)).encode())
     for part in parts:

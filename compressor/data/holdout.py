@@ -1,4 +1,4 @@
-"""Which images are held out: chosen by a digest of their names, class by class, the same on every machine."""
+"""Which images are held out or keep their labels: by a digest of their names, class by class, the same everywhere."""
 
 import hashlib
 from collections import defaultdict
@@ -39,6 +39,34 @@ def hold_out(labels: Sequence[int], names: Sequence[str], amount: float, key: st
         for place in sorted(members, key=lambda member: _digest(key, seed, names[member]))[: quotas[label]]
     ]
     return sorted(held)
+
+
+def keep_labels(labels: Sequence[int], names: Sequence[str], count: int, seed: int = 0) -> list[int]:
+    """Return the places, ascending, of the images that keep their labels: as many of each class, as far as it has them.
+
+    What does not go into all classes alike falls to the first ones, in an order that is drawn too. They are ranked as
+    for `hold_out`, so those of fewer labels are among those of more.
+
+    Raises:
+        UsageError: there are fewer images than that, or more classes.
+    """
+    places: dict[int, list[int]] = defaultdict(list)
+    for place in sorted(range(len(labels)), key=lambda each: _digest("labels", seed, names[each])):
+        places[labels[place]].append(place)
+    if count > len(labels):
+        raise UsageError(
+            f"{count:,} images are to keep their labels, and {len(labels):,} are left to train on",
+            hint="set data.labels lower, or leave it out to use all of them",
+        )
+    if count < len(places):
+        raise UsageError(
+            f"{count:,} labels are fewer than the {len(places):,} classes, and a class without one cannot be learned",
+            hint=f"set data.labels to {len(places):,} at least",
+        )
+    order = sorted(places, key=lambda label: _digest("class", seed, str(label)))
+    deepest = max(map(len, places.values()))
+    by_turns = [places[label][turn] for turn in range(deepest) for label in order if turn < len(places[label])]
+    return sorted(by_turns[:count])
 
 
 def _shares(count: int, sizes: dict[int, int]) -> dict[int, int]:

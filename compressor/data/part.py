@@ -4,7 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from compressor.data.split import Source
+import torch
+
+from compressor.data.augment import Augmentation
+from compressor.data.split import Source, Split
 from compressor.errors import InputRejected
 
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]  # mean and standard deviation, one value a channel
@@ -32,6 +35,11 @@ class Part:
         """Return all images but those at `places`."""
         gone = set(places)
         return self.only([place for place in range(len(self.rows)) if place not in gone])
+
+    def split(self, augmentation: Augmentation, device: torch.device) -> Split:
+        """Return the images as they are trained on or measured with, batches on `device`."""
+        rows, labels = (torch.tensor(list(numbers), dtype=torch.int64) for numbers in (self.rows, self.labels))
+        return Split(self.source, rows, labels.to(device), augmentation, device)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -144,8 +144,10 @@ class Dataset:
     """An image classification task: three splits and what a network must know about them.
 
     `mean` and `std` hold one value a channel, in pixels of `[0, 1]`. `source` is the name as given, with an absolute
-    path. `fingerprint` tells whether two runs saw the same images under the same labels in the same splits; it goes by
-    names, sizes and labels, not by pixels. `notes` are sentences to print: what was decided, skipped or left out.
+    path. `unlabelled` is the second stream, whose labels, if any, are not used; `target` are labelled images of another
+    domain, to score the end result by and nothing else. `fingerprint` tells whether two runs saw the same images under
+    the same labels in the same splits and streams; it goes by names, sizes and labels, not by pixels. `notes` are
+    sentences to print: what was decided, skipped or left out.
     """
 
     name: str
@@ -158,6 +160,8 @@ class Dataset:
     validation: Split
     test: Split
     fingerprint: str
+    unlabelled: Split | None = None
+    target: Split | None = None
     notes: tuple[str, ...] = ()
 
 

@@ -30,7 +30,7 @@ def open_images(root: Path, config: Data, input_shape: tuple[int, int, int], dev
         if name.lower().endswith(tuple(SUFFIXES))
     )
     if not paths:
-        raise InputRejected(f"there is no image below {root}", hint="data.unlabelled=folder:PATH")
+        raise InputRejected(f"there is no image below {root}", hint="name a folder of images: folder:PATH")
     channels, height, width = input_shape
     size = height if height == width else None
     files = open_files(paths, size=size, channels=channels, device=device, workers=config.workers)
@@ -40,4 +40,5 @@ def open_images(root: Path, config: Data, input_shape: tuple[int, int, int], dev
         )
     damaged = {each.path for each in files.damaged}
     rows = [row for row, path in enumerate(paths) if path not in damaged]
-    return Part(source=files.source, rows=rows, labels=[0] * len(rows), names=[paths[row] for row in rows])
+    names = [os.path.relpath(paths[row], root).replace(os.sep, "/") for row in rows]
+    return Part(source=files.source, rows=rows, labels=[0] * len(rows), names=names)

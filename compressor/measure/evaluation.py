@@ -55,6 +55,8 @@ class EvaluationSet:
             parts.append(f"{len(self.attacked.labels)} attacked within {255 * self.attacked.epsilon:.3g}/255")
         if self.similar is not None:
             parts.append(f"{len(self.similar.labels)} walked in two networks")
+        if self.data.target is not None:
+            parts.append(f"{len(self.data.target):,} of the target domain")
         return ", ".join(parts)
 
 
@@ -127,6 +129,9 @@ def evaluate(
     if evaluation.attacked is not None:
         robust = robust_accuracy(runner, evaluation.attacked)
         measures |= {"fgsm_top1": robust.fgsm_top1, "pgd_top1": robust.pgd_top1}
+    if evaluation.data.target is not None:
+        there = score(predict(runner, evaluation.data.target))
+        measures |= {"target_top1": there.top1, "target_top1_ci": there.top1_interval}
     return measures | _similarity(runner, None if teacher else evaluation.similar)
 
 

@@ -82,6 +82,7 @@ def _needed(needs: Needs) -> str:
         count = f"{needs.teachers} to {needs.most} teachers"
     given = [count, "labelled images" if needs.data else "no images"]
     given += ["a second, unlabelled stream"] if needs.unlabelled else []
+    given += ["unlabelled images of another domain"] if needs.target else []
     given += [f"{needs.views} views of an image"] if needs.views > 1 else []
     given += ["gradients through the teacher"] if needs.gradients else []
     return ", ".join(given)

@@ -150,14 +150,15 @@ class Needs:
 
     `teachers` are the fewest and `most` the most that it learns from, None without a limit. One teacher may be named
     beyond that: the first is what a student is compared with. `data`: labelled images, else batches are empty.
-    `unlabelled`: a second stream. `views`: how many augmentations of each labelled image. `gradients`: whether it
-    differentiates teachers by their images.
+    `unlabelled`: a second stream. `target`: one of another domain. `views`: how many augmentations of each labelled
+    image. `gradients`: whether it differentiates teachers by their images.
     """
 
     teachers: int = 1
     most: int | None = 1
     data: bool = True
     unlabelled: bool = False
+    target: bool = False
     views: int = 1
     gradients: bool = False
 

@@ -84,7 +84,7 @@ def _tiny(recipe: Recipe) -> Recipe:
     quick = {"warmup_s": 0.01, "duration_s": 0.05, "min_iterations": 3}
     return recipe.model_copy(
         update={
-            "data": _DATA.model_copy(update={"unlabelled": recipe.data.unlabelled and _DATA.name}),
+            "data": _DATA.model_copy(update=_streams(recipe.data)),
             "method": method,
             "student": Student(arch=_NETWORK),
             "train": training,
@@ -94,3 +94,9 @@ def _tiny(recipe: Recipe) -> Recipe:
             "tracking": (),
         }
     )
+
+
+def _streams(data: Data) -> dict[str, str | int | None]:
+    """Return the second stream of the recipe, with digits in its place."""
+    labels = data.labels and _DATA.batch_size
+    return {"labels": labels, "unlabelled": data.unlabelled and _DATA.name, "target": data.target and _DATA.name}

@@ -45,6 +45,8 @@ def _table(rows: Sequence[Row], title: str) -> Table:
     headings += ["speed-up"] if timed else []
     similar = any(metrics.magsim is not None for _, metrics, _ in rows)
     headings += ["MagSim", "AngSim"] if similar else []
+    elsewhere = any(metrics.target_top1 is not None for _, metrics, _ in rows)
+    headings += ["target %"] if elsewhere else []
     for heading in [*headings, *(COSTS[cost][0] for cost in costs)]:
         table.add_column(heading, justify="right", no_wrap=True)
     for label, metrics, network in rows:
@@ -63,6 +65,7 @@ def _table(rows: Sequence[Row], title: str) -> Table:
         if timed:
             cells.append(times(speed_up(metrics, rows[0][1], timed[0])))
         cells += [number(metrics.magsim, ".2f"), number(metrics.angsim, ".2f")] if similar else []
+        cells += [number(metrics.target_top1, ".2f")] if elsewhere else []
         cells += [number(_cost(metrics, cost), COSTS[cost][1]) for cost in costs]
         table.add_row(*cells)
     return table

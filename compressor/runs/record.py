@@ -87,6 +87,8 @@ class Metrics(Record):
     top1: float | None = None
     top1_ci: tuple[float, float] | None = None
     top5: float | None = None
+    target_top1: float | None = None
+    target_top1_ci: tuple[float, float] | None = None
     ece: float | None = None
     nll: float | None = None
     agreement: float | None = None
@@ -182,7 +184,10 @@ class Gate(Record):
 
 
 class Data(Record):
-    """The images by split, and how many served at the boundary and under attack; `epsilon` is of 1."""
+    """The images by split and stream, and how many served at the boundary and under attack; `epsilon` is of 1.
+
+    `target_test` counts the labelled images of the target domain.
+    """
 
     source: str
     fingerprint: str
@@ -190,6 +195,9 @@ class Data(Record):
     train: int
     validation: int
     test: int
+    unlabelled: int | None = None
+    target: str | None = None
+    target_test: int | None = None
     boundary_samples: int | None = None
     attack_samples: int | None = None
     epsilon: float | None = None
@@ -327,7 +335,7 @@ def read_file(path: Path) -> Result:
 
 _TIMES = ("p50", "p90", "p95", "p99", "mean", "images_per_s")
 _RANGES = {
-    **dict.fromkeys(("top1", "top5", "fgsm_top1", "pgd_top1"), (0.0, 100.0)),
+    **dict.fromkeys(("top1", "top5", "target_top1", "fgsm_top1", "pgd_top1"), (0.0, 100.0)),
     **dict.fromkeys(("ece", "agreement", "boundary_agreement", "teacher_mistakes_fixed", "new_mistakes"), (0.0, 1.0)),
     **dict.fromkeys(("confidence_spread", "confidence_changed"), (0.0, 1.0)),
     "confidence_drop": (-1.0, 1.0),

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -30,6 +31,21 @@ def empty_batches(steps: int, input_shape: tuple[int, int, int]) -> Source:
             yield Batch(torch.zeros(0, *input_shape), none, none)
 
     return Source(batches, steps, 0)
+
+
+def in_epochs_of(steps: int, source: Source) -> Source:
+    """Return the batches of a source in epochs of `steps`: it begins again whenever it ends."""
+
+    def batches(epoch: int, start: int) -> Iterator[Batch]:
+        number, first = divmod(epoch * steps + start, source.steps)
+        left = steps - start
+        while left > 0:
+            for batch in islice(source.batches(number, first), left):
+                left -= 1
+                yield batch
+            number, first = number + 1, 0
+
+    return Source(batches, steps, round(source.images * steps / source.steps))
 
 
 def with_unlabelled(labelled: Source, passes: Callable[[int, int], Iterable[Tensor]], passed: int) -> Source:

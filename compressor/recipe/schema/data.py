@@ -56,12 +56,27 @@ class Data(Config):
         description="a second stream, for methods that use one: the name of a data set, whose training images it "
         "gives, or folder:PATH, all images below it",
     )
-    unlabelled_batch: PositiveInt | None = Field(default=None, description="of those, a step; null: batch_size")
+    labels: PositiveInt | None = Field(
+        default=None,
+        description="training images that keep their labels, as many of each class; the others are the second stream, "
+        "where unlabelled names no other",
+    )
+    labels_seed: NonNegativeInt = Field(default=0, description="which ones keep them; not the seed of the training")
+    target: Annotated[str, Field(min_length=1, json_schema_extra={"format": "data-name"})] | None = Field(
+        default=None,
+        description="another domain for methods that adapt to one, a data set's name or folder:PATH: the second stream "
+        "is its training images; labels that it has are for the final score alone",
+    )
+    unlabelled_batch: PositiveInt | None = Field(
+        default=None, description="images of the second stream, a step; null: batch_size"
+    )
 
     @model_validator(mode="after")
     def _settings_have_an_effect(self) -> Self:
         for key, reason in self._idle():
             raise refusal(reason, key=key)
+        if self.unlabelled is not None and self.target is not None:
+            raise refusal("is a second stream already", key="target", hint="leave out data.unlabelled or data.target")
         return self
 
     def called(self, name: str) -> Self:
@@ -84,8 +99,10 @@ class Data(Config):
 
     def _idle(self) -> Iterator[tuple[str, str]]:
         """Yield the settings that have no effect on the set that is named, and why."""
-        if self.unlabelled is None and self.unlabelled_batch is not None:
-            yield "unlabelled_batch", "is for the stream data.unlabelled, and there is none"
+        if self.unlabelled_batch is not None and (self.labels, self.unlabelled, self.target) == (None, None, None):
+            yield "unlabelled_batch", "is for the stream of data.unlabelled, data.target or data.labels: there is none"
+        if self.labels is None and self.labels_seed:
+            yield "labels_seed", "says which images of data.labels keep theirs, and all do"
         fields = type(self).model_fields
         given = {name for name in fields if getattr(self, name) != fields[name].default}
         folder = self.name is not None and self.name.startswith(FOLDER)

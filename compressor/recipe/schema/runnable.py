@@ -2,6 +2,7 @@
 
 from compressor.errors import UsageError
 from compressor.methods import Needs
+from compressor.recipe.schema.data import Data
 from compressor.recipe.schema.whole import Recipe
 
 
@@ -12,7 +13,7 @@ def require_runnable(recipe: Recipe) -> None:
 
     Raises:
         UsageError: teachers are missing or too many, there is no data set and no teacher to tell it, or the recipe has
-            an unlabelled stream, views or steps that the method does not take, or lacks what it does.
+            a second stream that the method does not take, or lacks what it does.
     """
     needs, name = recipe.method.needs, f"method {recipe.method.kind}"
     _require_teachers(needs, name, len(recipe.teachers))
@@ -21,22 +22,11 @@ def require_runnable(recipe: Recipe) -> None:
             "the recipe names no data set, and no teacher that could tell it",
             hint="--data cifar10, --data folder:PATH, or data: {name: ...} in the recipe",
         )
-    if needs.unlabelled and recipe.data.unlabelled is None:
-        raise UsageError(
-            f"{name} learns from unlabelled images too, and the recipe names none",
-            hint="--set data.unlabelled=folder:PATH",
-        )
-    if not needs.unlabelled and recipe.data.unlabelled is not None:
-        raise UsageError(f"{name} has no use for unlabelled images", hint="leave out data.unlabelled")
+    _require_streams(needs, name, recipe.data)
     if needs.views > 1 and recipe.data.augment == "none":
         raise UsageError(
             f"{name} compares {needs.views} views of an image, and without augmentation they are the same",
             hint="--set data.augment=auto",
-        )
-    if needs.data and recipe.train.steps_per_epoch is not None:
-        raise UsageError(
-            f"{name} trains on data, whose batches are an epoch: train.steps_per_epoch has no meaning",
-            hint="leave it out, or change data.batch_size",
         )
     if not needs.data and recipe.train.steps_per_epoch is None:
         raise UsageError(
@@ -59,6 +49,25 @@ def _require_teachers(needs: Needs, name: str, given: int) -> None:
     if needs.most is not None and given > max(needs.most, 1):  # the first is what results are compared with
         most = f"{_teachers(needs.most)} at most" if needs.most > 1 else _teachers(needs.most)
         raise UsageError(f"{name} learns from {most}, and the recipe names {given}", hint="leave the others out")
+
+
+def _require_streams(needs: Needs, name: str, data: Data) -> None:
+    if needs.unlabelled and data.unlabelled is None and data.labels is None:
+        raise UsageError(
+            f"{name} learns from unlabelled images too, and the recipe names none",
+            hint="--unlabelled folder:PATH, or --labels 100 to use the labels of so many images alone",
+        )
+    if not needs.unlabelled and data.unlabelled is not None:
+        raise UsageError(f"{name} has no use for unlabelled images", hint="leave out data.unlabelled")
+    if needs.target and data.target is None:
+        raise UsageError(
+            f"{name} adapts to another domain, and the recipe names none", hint="--target folder:PATH, or a data set"
+        )
+    if not needs.target and data.target is not None:
+        raise UsageError(
+            f"{name} has no use for a target domain",
+            hint="leave out data.target; compress validate FILE --data NAME measures what is trained on other images",
+        )
 
 
 def _teachers(count: int) -> str:

@@ -26,7 +26,7 @@ class Training(Config):
 
     epochs: PositiveInt = 80
     steps_per_epoch: PositiveInt | None = Field(
-        default=None, description="of methods without data; null: the batches of the data"
+        default=None, description="images begin again whenever they end; null: one pass over the labelled ones"
     )
     optimizer: Literal["sgd", "adamw"] = "sgd"
     lr: PositiveFloat = Field(default=0.1, description="highest learning rate")

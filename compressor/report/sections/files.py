@@ -78,6 +78,11 @@ def _parity(file: Named) -> Cell:
 _ROWS: dict[str, tuple[Row, ...]] = {
     "Accuracy on the test images": (
         Row("Top-1, with 95 % interval", "%", lambda file: _with_interval(file.metrics.top1, file.metrics.top1_ci)),
+        Row(
+            "Top-1 in the target domain, with 95 % interval",
+            "%",
+            lambda file: _with_interval(file.metrics.target_top1, file.metrics.target_top1_ci),
+        ),
         Row("Top-5", "%", lambda file: _cell(file.metrics.top5, ".2f")),
         Row("Calibration error (ECE)", "", lambda file: _cell(file.metrics.ece, ".4f")),
         Row("Negative log-likelihood", "nats", lambda file: _cell(file.metrics.nll, ".4f")),
