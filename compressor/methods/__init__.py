@@ -6,6 +6,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel
 
 from compressor.kinds import Kinds, NotLoaded
+from compressor.methods.adaptation import KDUDA, UDA
 from compressor.methods.bss import BSS
 from compressor.methods.cckd import CCKD
 from compressor.methods.ce import CE
@@ -44,6 +45,8 @@ METHODS: dict[str, type[Any]] = {
     "dfad": DFAD,
     "dfq-akd": DFQ,
     "qimera": Qimera,
+    "uda": UDA,
+    "kd-uda": KDUDA,
 }
 AnyMethod = Annotated[Method, Kinds(METHODS, "mypackage.methods:Mine", ("build", "needs"), NotLoadedMethod)]
 

@@ -40,7 +40,8 @@ class Taps:
     """The outputs of inner modules, by module path, of the latest forward pass.
 
     `Taps(student, ["layer3"])` then `student(images)` then `taps["layer3"]`. Paths are those of the network inside its
-    wrappers. Call `close` (or leave the `with` block) to remove the hooks.
+    wrappers. With `inputs` it is what the modules are given that is kept, their first argument. Call `close` (or leave
+    the `with` block) to remove the hooks.
 
     Raises:
         UsageError: the network has no such module; the hint names the nearest.
@@ -48,6 +49,7 @@ class Taps:
 
     network: nn.Module
     paths: Sequence[str]
+    inputs: bool = False
     outputs: dict[str, Any] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
@@ -55,7 +57,12 @@ class Taps:
         for path in self.paths:
             if path not in modules:
                 raise UsageError(f"the network has no module {path!r}", hint=_near(path, list(modules)))
-        self._hooks = [modules[path].register_forward_hook(_keep(self.outputs, path)) for path in self.paths]
+        self._hooks = [
+            modules[path].register_forward_pre_hook(_keep_given(self.outputs, path))
+            if self.inputs
+            else modules[path].register_forward_hook(_keep(self.outputs, path))
+            for path in self.paths
+        ]
         _compile_again(self.network)
 
     def __getitem__(self, path: str) -> Tensor:
@@ -101,6 +108,17 @@ def shapes(
         return {path: tuple(taps[path].shape[1:]) for path in paths}
 
 
+def linear_head(network: nn.Module, classes: int) -> tuple[str, nn.Linear] | None:
+    """Return the path and the module of the last linear layer with one output a class, None where there is none.
+
+    The path is empty where the network is nothing but that layer.
+    """
+    layers = [(path, module) for path, module in _modules(network).items() if isinstance(module, nn.Linear)]
+    layers += [("", bare)] if isinstance(bare := unwrap(network), nn.Linear) else []
+    fitting = [(path, layer) for path, layer in layers if layer.out_features == classes]
+    return fitting[-1] if fitting else None
+
+
 def _modules(network: nn.Module) -> dict[str, nn.Module]:
     """Return the inner modules by path; one that was compiled by itself stands where it was."""
     found: dict[str, nn.Module] = {}
@@ -115,6 +133,15 @@ def _keep(outputs: dict[str, Any], path: str) -> Callable[..., None]:
 
     def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
         outputs[path] = output
+
+    return hook
+
+
+def _keep_given(outputs: dict[str, Any], path: str) -> Callable[..., None]:
+    """Return a hook like that of `_keep` for a module's first argument."""
+
+    def hook(_module: nn.Module, inputs: Any) -> None:
+        outputs[path] = inputs[0]
 
     return hook
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from compressor.errors import UsageError
 from compressor.methods.losses.relations import cosines, products
 from compressor.methods.protocol import Config, Setting
-from compressor.methods.taps import unwrap
+from compressor.methods.taps import linear_head
 
 
 class WKDL(Config):
@@ -80,11 +80,10 @@ class Moved(nn.Module):
 
 def _classifier(teacher: nn.Module, classes: int) -> Tensor:
     """Return the weights `[K, D]` of the last linear layer that has as many outputs as there are classes."""
-    layers = [layer for layer in unwrap(teacher).modules() if isinstance(layer, nn.Linear)]
-    fitting = [layer.weight.detach() for layer in layers if layer.out_features == classes]
-    if not fitting:
+    head = linear_head(teacher, classes)
+    if head is None:
         raise UsageError(
             f"wkd-l compares classes by the teacher's last linear layer, and it has none of {classes} outputs",
             hint="choose another loss between logits, such as dist",
         )
-    return fitting[-1]
+    return head[1].weight.detach()
