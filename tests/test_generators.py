@@ -9,6 +9,7 @@ from torch import nn
 from compressor.generators import (
     DCGAN,
     GENERATORS,
+    MLP,
     Border,
     ClassEmbeddings,
     Evolution,
@@ -77,6 +78,9 @@ def test_the_published_widths_have_the_published_sizes():
     # linear, three convolutions with biases, two affine parameters for each of 128, 128 and 64 channels.
     linear, convolutions = 257 * 128 * 64, 1153 * 128 + 1153 * 64 + 577 * 3
     assert sum(each.numel() for each in small.parameters()) == linear + convolutions + 2 * 320
+    digits = MLP().build(ImageKind((1, 28, 28), (0.0,), (1.0,), classes=10))
+    affine = 2 * (2 * 500)
+    assert sum(each.numel() for each in digits.parameters()) == 111 * 500 + 501 * 500 + 501 * 784 + affine
     large = UpsampleLarge().build(colour)
     assert large.linear.out_features == 256 * 64
     first = next(layer for layer in DCGAN().build(colour).layers if isinstance(layer, nn.ConvTranspose2d))

@@ -28,6 +28,7 @@ from compressor.methods.protocol import (
 from compressor.methods.pskd import PSKD
 from compressor.methods.robust import ARD, DGAD, PGDAT, RSLAD, AdaAD
 from compressor.methods.taps import Taps
+from compressor.methods.ugan import UGAN
 
 METHODS: dict[str, type[Any]] = {
     "ce": CE,
@@ -47,6 +48,7 @@ METHODS: dict[str, type[Any]] = {
     "qimera": Qimera,
     "uda": UDA,
     "kd-uda": KDUDA,
+    "ugan": UGAN,
 }
 AnyMethod = Annotated[Method, Kinds(METHODS, "mypackage.methods:Mine", ("build", "needs"), NotLoadedMethod)]
 

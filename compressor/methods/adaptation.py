@@ -172,7 +172,7 @@ def adaptation(moment: Moment) -> float:
 def teaching(ends: tuple[float, float], moment: Moment) -> float:
     """Return beta, which goes from the first end towards the second by the same factor each epoch."""
     first, last = ends
-    return first * (last / first) ** (moment.epoch / moment.epochs)
+    return first * math.pow(last / first, moment.epoch / moment.epochs)
 
 
 def _both(batch: Batch) -> Tensor:
@@ -186,4 +186,4 @@ def _noted(logits: Tensor) -> dict[str, Tensor]:
 
 
 def _falling(step: int, steps: int) -> float:
-    return float((1 + 10 * step / steps) ** -0.75)
+    return math.pow(1 + 10 * step / steps, -0.75)

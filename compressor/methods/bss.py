@@ -1,16 +1,15 @@
 """Distillation with boundary supporting samples: KD that also looks just past the teacher's decision boundaries."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import Tensor
 
 from compressor.attack import CROSSED, BoundaryAttack, BoundarySamples, Walk, sample_targets, select_bases, summarise
 from compressor.batch import Batch
+from compressor.methods.batchnorm import normalising
 from compressor.methods.kd import Distillation, SoftTargets
 from compressor.methods.protocol import Config, Moment, Needs, Objective, Setting, Update, refusal
 from compressor.methods.weights import Weight
@@ -92,7 +91,7 @@ class BoundaryTargets(SoftTargets):
         if weight > 0 and moment.step % config.every == 0:
             images, beyond, notes = self._samples(batch, taught, logits, moment)
             if len(images) > 0:
-                with _batchnorm(self.setting.student, alone=len(images) == 1, update=config.update_batchnorm):
+                with normalising(self.setting.student, alone=len(images) == 1, update=config.update_batchnorm):
                     answer = self.setting.student(images).float()
                 terms["bss"] = weight * self.soft(answer, beyond, None).mean()
         yield Update(terms, notes=notes)
@@ -136,24 +135,3 @@ class BoundaryTargets(SoftTargets):
         """Return where the walks ended."""
         attack = self.config.attack.build()
         return attack(self.setting.teachers[0], images, base, target, scale=self.setting.std)
-
-
-@contextmanager
-def _batchnorm(student: nn.Module, *, alone: bool, update: bool) -> Iterator[None]:
-    """Decide what a pass of boundary samples does to the BatchNorm layers that are training.
-
-    They normalise by the batch, and move their running statistics only with `update`. One image `alone` has no batch
-    to be normalised by (PyTorch refuses it where only one pixel is left): it uses the running statistics as they are.
-    """
-    layers = [layer for layer in student.modules() if isinstance(layer, _BatchNorm) and layer.training]
-    tracking = [layer for layer in layers if layer.track_running_stats]
-    try:
-        for layer in tracking:
-            if alone:
-                layer.training = False
-            elif not update:
-                layer.track_running_stats = False  # a training layer then neither reads nor writes them
-        yield
-    finally:
-        for layer in tracking:
-            layer.training = layer.track_running_stats = True
