@@ -165,7 +165,7 @@ class _Distilled(Objective):
         config, elapsed, labels = self.config, moment.elapsed, batch.labels
         taught = ask(self.setting.teachers[0], batch.images)
         moved = self.moved(batch, taught, moment)
-        terms = {}
+        terms = dict[str, Tensor]()
         ce, clean = config.ce_weight.at(elapsed), config.clean_weight.at(elapsed)
         if ce > 0 or clean > 0:
             logits = self.setting.student(batch.images).float()
