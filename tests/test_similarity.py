@@ -149,7 +149,7 @@ def evaluated(linear, images):
 
     def measure(count):
         inputs = SimpleNamespace(
-            data=SimpleNamespace(test=split, source="made", classes=tuple("abcd")),
+            data=SimpleNamespace(test=split, source="made", classes=tuple("abcd"), target=None),
             teacher=SimpleNamespace(module=teacher, std=(0.25, 0.25, 0.25)),
             device=torch.device("cpu"),
         )

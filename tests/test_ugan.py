@@ -287,7 +287,7 @@ def test_each_player_moves_in_its_own_turn_alone(states):
 
     for update in state.objective.updates(batch(0), moment()):
         before = all_weights()
-        state._apply(update)
+        state._apply(update, 1.0)
         after = all_weights()
         assert [name for name in networks if not torch.equal(before[name], after[name])] == [update.player]
 
