@@ -10,7 +10,8 @@ from exporters import Quantization
 EMBEDDED = "digits"  # the data set that needs no files
 OFFICIAL = ("cifar10", "cifar100", "mnist", "fashion_mnist")  # those with files of a known name, and a test split
 FOLDER = "folder:"  # before the path of a folder with one folder a class
-DATA = f"{EMBEDDED}, {', '.join(OFFICIAL)}, {FOLDER}PATH or package.module:factory"
+NOTHING = "none"  # no images: for methods that make their own
+DATA = f"{EMBEDDED}, {', '.join(OFFICIAL)}, {FOLDER}PATH package.module:factory or {NOTHING}"
 
 Normalize = Literal["given", "auto"]
 TrainPrecision = Literal["fp32", "bf16", "fp16"]
@@ -20,6 +21,7 @@ __all__ = [
     "DATA",
     "EMBEDDED",
     "FOLDER",
+    "NOTHING",
     "OFFICIAL",
     "ExportInput",
     "ExportOutput",

@@ -12,14 +12,17 @@ from torch import Tensor
 from compressor import checkpoint, data, models
 from compressor.batch import Batch
 from compressor.checkpoint.network import refuse_undifferentiable
+from compressor.choices import NOTHING
 from compressor.data import Dataset, Shard, Split
-from compressor.errors import UsageError
+from compressor.errors import InputRejected, UsageError
 from compressor.machine.devices import choose_device
 from compressor.progress import Tell
 from compressor.recipe import Data, Recipe, Teacher
 from compressor.recipe.code import is_code
 from compressor.training.distributed import ALONE, Processes
 from compressor.training.sources import Source, empty_batches, in_epochs_of, with_unlabelled
+
+STEPS = 50  # of an epoch without data, where the recipe does not say: DFAD's
 
 
 @dataclass(frozen=True)
@@ -48,8 +51,11 @@ class Prepared(Inputs):
         """What the student is trained on: labelled images, with an unlabelled stream beside them, or nothing at all."""
         recipe, needs = self.recipe, self.recipe.method.needs
         if not needs.data:
-            assert recipe.train.steps_per_epoch is not None  # require_runnable
-            return empty_batches(recipe.train.steps_per_epoch, self.data.input_shape)
+            assert recipe.train.steps_per_epoch is not None  # which `prepare` saw to
+            part = len(range(self.batch_size)[self.group.rank :: self.group.world])
+            return empty_batches(
+                recipe.train.steps_per_epoch, self.data.input_shape, part, total=self.batch_size
+            )
         shard = Shard(self.group.rank, self.group.world)
         labelled = _labelled(self.data, recipe, self.batch_size, shard)
         if recipe.train.steps_per_epoch is not None:
@@ -116,16 +122,21 @@ def prepare(recipe: Recipe, tell: Tell, *, examine: bool = True, group: Processe
         given.model_copy(update={"arch": network.arch, "mean": network.mean, "std": network.std})
         for given, network in zip(recipe.teachers, inputs.teachers, strict=True)
     ]
-    size = recipe.data.step(len(inputs.data.train))
+    images = len(inputs.data.train) if recipe.method.needs.data else None
+    size, training = recipe.data.step(images), recipe.train
     if recipe.data.batch_size is None:
-        tell(f"data: {size} of {len(inputs.data.train):,} training images a step; --batch-size chooses another")
-    if size < 2 * group.world and recipe.method.needs.data:
+        which = "generated" if images is None else f"of {images:,} training"
+        tell(f"data: {size} {which} images a step; --batch-size chooses another")
+    if size < 2 * group.world:
         raise UsageError(
             f"a step of {size} images is too small for {group.world} processes",
             hint=f"--batch-size {2 * group.world} or more",
         )
+    if images is None and training.steps_per_epoch is None:
+        training = training.model_copy(update={"steps_per_epoch": STEPS})
+        tell(f"data: {STEPS} steps are an epoch; --set train.steps_per_epoch=100 chooses another number")
     named = recipe.data.called(inputs.data.source).model_copy(update={"batch_size": size})
-    found = recipe.model_copy(update={"data": named})
+    found = recipe.model_copy(update={"data": named, "train": training})
     return Prepared(inputs.device, inputs.data, inputs.teachers, found.with_teachers(known), group)
 
 
@@ -138,6 +149,8 @@ def open_inputs(
         UsageError: no data set is named and none can be guessed.
         InputRejected: a teacher or the data cannot be used, or do not fit each other.
     """
+    if source.name == NOTHING:
+        return _without_data(source, teachers, tell, device)
     # One that nothing tells the images of is opened when the data are, and tried with theirs.
     late = [source.name is not None and checkpoint.shape_unsaid(teacher) for teacher in teachers]
     early = [None if waits else checkpoint.load_teacher(each) for each, waits in zip(teachers, late, strict=True)]
@@ -175,6 +188,56 @@ def open_inputs(
             tell(f"{title}: {checked.sentence}")
             networks[place] = checked.network
     return Inputs(device, opened, tuple(networks))
+
+
+def _without_data(source: Data, teachers: Sequence[Teacher], tell: Tell, device: torch.device) -> Inputs:
+    """Open teachers alone: they say what there is to know of the images that nobody has."""
+    if not teachers:
+        raise UsageError(
+            "without data the shape of the images comes from a teacher, and none is named",
+            hint="--data NAME, --data folder:PATH, or --teacher FILE",
+        )
+    networks = [_knowing(source, teacher) for teacher in teachers]
+    first = networks[0]
+    opened = data.without_images(
+        source, first.classes, first.class_names, first.input_shape, (first.mean, first.std), device=device
+    )
+    for note in opened.notes:
+        tell(f"data: {note}")
+    found = []
+    for number, network in enumerate(networks, 1):
+        title = "teacher" if len(networks) == 1 else f"teacher {number}"
+        tell(f"{title}: {network.summary}")
+        checkpoint.named_order(network, opened.classes)
+        fitting = replace(checkpoint.fitted(network, opened), called=network.called if len(networks) == 1 else title)
+        fitting.module.to(device)
+        found.append(fitting)
+    return Inputs(device, opened, tuple(found))
+
+
+def _knowing(source: Data, teacher: Teacher) -> checkpoint.Network:
+    """Return a teacher that says how its images are normalised, for the shape that it or the user says.
+
+    Raises:
+        UsageError: nothing tells the shape.
+        InputRejected: nothing tells the normalisation, which only images could.
+    """
+    size, channels = source.image_size, source.channels
+    unsaid = checkpoint.shape_unsaid(teacher)
+    if unsaid and (size is None or channels is None):
+        raise UsageError(
+            f"nothing tells the shape of the images of {teacher.checkpoint}, and there are no data to tell it",
+            hint="--image-size 32 --set data.channels=3",
+        )
+    asked = (channels, size, size) if size is not None and channels is not None else None
+    network = checkpoint.load_teacher(teacher, input_shape=asked)
+    if not network.stated:
+        raise InputRejected(
+            f"{teacher.checkpoint} does not say how its images are normalised, and without data that is not found out",
+            hint="--set teacher.mean=[0.5] --set teacher.std=[0.5], a value a channel for pixels in [0, 1]",
+        )
+    shape = (network.input_shape[0], size or network.input_shape[1], size or network.input_shape[2])
+    return replace(network, input_shape=asked or shape)
 
 
 def _labelled(data: Dataset, recipe: Recipe, size: int, shard: Shard) -> Source:

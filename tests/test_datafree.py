@@ -49,7 +49,6 @@ def setting(tiny):
             "std": torch.full((3,), 0.25),
             "mean": torch.full((3,), 0.5),
             "device": torch.device("cpu"),
-            "batch_size": 16,
         }
         return Setting(**{**values, **changes})
 
@@ -64,14 +63,15 @@ def state_of(config, setting, *, epochs=2, steps=3, **training):
 
 
 def batches(steps=3):
-    return empty_batches(steps, SHAPE).batches
+    return empty_batches(steps, SHAPE, 16).batches
 
 
 def moment(step=0):
     return Moment(0, 1, step, torch.Generator().manual_seed(step))
 
 
-EMPTY = Batch(torch.zeros(0, *SHAPE), torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.int64))
+NONE = torch.zeros(0, dtype=torch.int64)
+EMPTY = Batch(torch.zeros(0, *SHAPE), NONE, NONE, wanted=16)
 
 
 # Terms.

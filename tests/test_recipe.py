@@ -798,7 +798,7 @@ def needing(monkeypatch, **needs):
         ({}, "data: {name: mnist, target: digits}", "has no use for a target domain"),
         ({"target": True}, "data: {name: mnist, labels: 9}", "adapts to another domain, and the recipe names none"),
         ({"target": True}, "data: {name: mnist, unlabelled: digits}", "has no use for unlabelled images"),
-        ({"data": False}, "", "trains without data, and the recipe does not say how many steps"),
+        ({}, "data: {name: none}", "learns from images, and the data are none"),
     ],
 )
 def test_what_a_method_lacks_or_has_no_use_for_is_refused(file, monkeypatch, needs, text, sentence):
@@ -821,6 +821,7 @@ def test_what_a_method_lacks_or_has_no_use_for_is_refused(file, monkeypatch, nee
         ({}, "data: {name: digits, labels: 50, labels_seed: 1}"),  # a baseline of those that use the others
         ({"unlabelled": True}, "data: {name: digits, labels: 50, unlabelled_batch: 7}"),
         ({"target": True}, "data: {name: mnist, image_size: 8, target: digits, unlabelled_batch: 7}"),
+        ({"data": False, "teachers": 1, "most": 1}, "data: {name: none, check: digits}\nteacher: {checkpoint: a}"),
     ],
 )
 def test_what_a_method_needs_makes_it_runnable(file, monkeypatch, needs, text):

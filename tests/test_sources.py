@@ -20,10 +20,11 @@ def numbered(steps):
 
 
 def test_empty_batches_have_no_images_and_resume():
-    source = empty_batches(5, (3, 8, 8))
-    assert (source.steps, source.images) == (5, 0)
+    source = empty_batches(5, (3, 8, 8), 16)
+    assert (source.steps, source.images) == (5, 80)
     assert [tuple(batch.images.shape) for batch in source.batches(0, 2)] == [(0, 3, 8, 8)] * 3
     assert all(len(batch.labels) == len(batch.indices) == 0 for batch in source.batches(7, 0))
+    assert [batch.size for batch in source.batches(0, 3)] == [16, 16]
 
 
 @settings(deadline=None)

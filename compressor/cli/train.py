@@ -63,6 +63,17 @@ class StudentOptions:
 
 
 @dataclass(frozen=True)
+class CheckOptions:
+    """What is measured on where nothing is trained on."""
+
+    check_data: Annotated[
+        str | None,
+        typer.Option(help="With --data none: real images for measuring alone, a data set or folder:PATH."),
+        Key("data.check"),
+    ] = None
+
+
+@dataclass(frozen=True)
 class OtherStudent:
     """Whom `run` trains."""
 
@@ -114,6 +125,7 @@ def distill(
     teacher: TeacherOptions,
     student: StudentOptions,
     images: DataOptions,
+    checked: CheckOptions,
     training: TrainingOptions,
     kept: RunOptions,
     recipe: RecipeOption = None,
@@ -128,7 +140,7 @@ def distill(
     from compressor import api
     from compressor.runs.folder import argument, find
 
-    typed, tell = changes(teacher, student, images, training, kept, set_=set_), tell_of(quiet)
+    typed, tell = changes(teacher, student, images, checked, training, kept, set_=set_), tell_of(quiet)
     if resume is not None:
         trained = _resumed(resume, typed, tell, allow or (), devices)
     else:
@@ -144,6 +156,7 @@ def run(
     teacher: TeacherOptions,
     student: OtherStudent,
     images: DataOptions,
+    checked: CheckOptions,
     training: TrainingOptions,
     kept: RunOptions,
     before: Baseline,
@@ -165,7 +178,7 @@ def run(
     from compressor import api
     from compressor.recipe import dump
 
-    chosen = recipe_of(recipe, changes(teacher, student, images, training, kept, before, set_=set_, gate=gate))
+    chosen = recipe_of(recipe, changes(teacher, student, images, checked, training, kept, before, set_=set_, gate=gate))
     if dry_run:
         typer.echo(dump(chosen), nl=False)
         return

@@ -9,34 +9,37 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from compressor.choices import FOLDER
-from compressor.data.augment import chosen
+from compressor.choices import FOLDER, NOTHING
+from compressor.data.augment import Augmentation, chosen
 from compressor.data.folder import open_folder
 from compressor.data.holdout import hold_out, keep_labels
 from compressor.data.named import NORMALISATIONS, OFFICIAL, open_digits, open_official
 from compressor.data.objects import from_objects, open_factory
 from compressor.data.order import ordered
 from compressor.data.part import Loaded, Part, Statistics
-from compressor.data.split import Dataset, Shard, Split
+from compressor.data.split import Dataset, Held, Shard, Split
 from compressor.data.streams import with_stream
-from compressor.errors import UsageError, did_you_mean
+from compressor.errors import InputRejected, UsageError, did_you_mean
 from compressor.recipe import Data
 from compressor.recipe.code import is_code
 
 NAMES = ("digits", *OFFICIAL)
-_OFFERED = f"offered: {', '.join(NAMES)}, {FOLDER}PATH, package.module:factory"
+_OFFERED = f"offered: {', '.join(NAMES)}, {FOLDER}PATH, package.module:factory, {NOTHING}"
 _SAMPLE = 10_000  # training images, at most, whose mean and standard deviation are measured
 
 __all__ = [
     "NAMES",
     "NORMALISATIONS",
     "Dataset",
+    "Held",
     "Shard",
     "Split",
     "divided",
     "from_objects",
     "open_data",
     "require_known",
+    "unmoved",
+    "without_images",
 ]
 
 
@@ -107,6 +110,60 @@ def divided(loaded: Loaded, config: Data, *, device: torch.device, seed: int = 0
     return with_stream(data, config, splits[3] if splits[3:] else None, device=device, open_named=open_named)
 
 
+def without_images(
+    config: Data,
+    classes: int,
+    names: tuple[str, ...] | None,
+    input_shape: tuple[int, int, int],
+    statistics: Statistics,
+    *,
+    device: torch.device,
+) -> Dataset:
+    """Return a data set of no images, for `data.name: none`; those of `data.check` become its test split.
+
+    Args:
+        names: of the classes, where they are known; else those of `data.check`, else their numbers.
+        input_shape: what real images are brought to.
+    """
+    channels, height, width = input_shape
+    none = Part(source=Held(torch.zeros(0, height, width, channels, dtype=torch.uint8)), rows=(), labels=(), names=())
+    test, notes = none, []
+    called = names or tuple(map(str, range(classes)))
+    if config.check is not None:
+        size = height if height == width else None
+        wanted = config.model_copy(update={"name": config.check, "image_size": size, "channels": channels})
+        found = _load(wanted, device, None)
+        if found.input_shape != input_shape:
+            raise InputRejected(
+                f"the images of {config.check} are {list(found.input_shape)} and the teacher's {list(input_shape)}"
+            )
+        test, called = found.test or found.train, found.classes
+        notes = [f"{len(test.rows):,} images of {config.check} are for measuring alone", *found.notes]
+    augmentation = Augmentation()
+    loaded = Loaded(
+        name=NOTHING, source=NOTHING, classes=called, input_shape=input_shape, train=none, test=test, augment="crop"
+    )
+    splits = [part.split(augmentation, device) for part in (none, none, test)]
+    return Dataset(
+        name=NOTHING,
+        source=NOTHING,
+        classes=called,
+        input_shape=input_shape,
+        mean=statistics[0],
+        std=statistics[1],
+        train=splits[0],
+        validation=splits[1],
+        test=splits[2],
+        fingerprint=_fingerprint(loaded, [none, none, test]),
+        notes=tuple(notes),
+    )
+
+
+def unmoved(source: Held, labels: Tensor, device: torch.device) -> Split:
+    """Return all images of a source as a split that is not augmented, with labels `[N]` int64."""
+    return Split(source, torch.arange(len(source.images)), labels.to(device), Augmentation(), device)
+
+
 def measured(split: Split) -> Statistics:
     """Return mean and standard deviation of each channel over at most 10,000 images, evenly spread over the split.
 
@@ -145,7 +202,7 @@ def require_known(name: str) -> None:
         UsageError: the name is not one of `NAMES`, `folder:PATH` or `package.module:factory`.
     """
     scheme, colon, rest = name.partition(":")
-    if name in NAMES or (f"{scheme}:" == FOLDER and rest) or is_code(name):
+    if name in (*NAMES, NOTHING) or (f"{scheme}:" == FOLDER and rest) or is_code(name):
         return
     if name == FOLDER:
         raise UsageError("'folder:' names no folder", hint="write folder:PATH")

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from compressor.artifacts.formats import exporter_of
+from compressor.choices import NOTHING
 from compressor.errors import InputRejected
 from compressor.gates.regression import read_baseline
 from compressor.gates.table import GATES, Need, limits, needing
@@ -50,6 +51,11 @@ def _no_teacher(recipe: Recipe) -> str | None:
     return None if recipe.teacher is not None else "compares with a teacher, and the recipe has none"
 
 
+def _no_images(recipe: Recipe) -> str | None:
+    none = recipe.data.name == NOTHING and recipe.data.check is None
+    return f"is about real images, and the data are {NOTHING}: --check-data names some to measure on" if none else None
+
+
 def _no_boundary(recipe: Recipe) -> str | None:
     wanted = recipe.validation.boundary_samples > 0
     return None if wanted else "needs boundary samples, and validate.boundary_samples is 0"
@@ -78,6 +84,7 @@ def _two_devices(recipe: Recipe) -> str | None:
 # What a recipe lacks of what a gate needs, to follow the gate's name in a sentence.
 _MISSING: dict[Need, Callable[[Recipe], str | None]] = {
     "teacher": _no_teacher,
+    "images": _no_images,
     "boundary": _no_boundary,
     "attack": _no_attack,
     "export": _no_export,

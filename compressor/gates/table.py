@@ -14,9 +14,9 @@ from compressor.runs.record import Metrics
 if TYPE_CHECKING:
     from compressor.recipe import Gates
 
-# `running`: that the file can be run. `one device`: that it runs where the teacher runs. `same images`: that the
-# baseline is of these test images. The others are what they are called.
-Need = Literal["running", "one device", "teacher", "boundary", "attack", "export", "baseline", "same images"]
+# `running`: that the file can be run. `one device`: that it runs where the teacher runs. `images`: that there are real
+# ones to measure on. `same images`: that the baseline is of these test images. The others are what they are called.
+Need = Literal["running", "one device", "teacher", "images", "boundary", "attack", "export", "baseline", "same images"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,14 +51,14 @@ class GateType:
 
 GATES: dict[str, GateType] = {
     "max_accuracy_drop": GateType(
-        read=reading.accuracy_drop, unit=" points", needs=("running", "teacher"), proof="always"
+        read=reading.accuracy_drop, unit=" points", needs=("running", "images", "teacher"), proof="always"
     ),
-    "min_top1": GateType(read=reading.top1, unit=" %", direction="min"),
-    "min_agreement": GateType(read=reading.agreement, direction="min", needs=("running", "teacher")),
+    "min_top1": GateType(read=reading.top1, unit=" %", direction="min", needs=("running", "images")),
+    "min_agreement": GateType(read=reading.agreement, direction="min", needs=("running", "images", "teacher")),
     "min_boundary_agreement": GateType(
-        read=reading.boundary_agreement, direction="min", needs=("running", "teacher", "boundary")
+        read=reading.boundary_agreement, direction="min", needs=("running", "images", "teacher", "boundary")
     ),
-    "max_class_drop": GateType(read=reading.class_drop, unit=" points", needs=("running", "teacher")),
+    "max_class_drop": GateType(read=reading.class_drop, unit=" points", needs=("running", "images", "teacher")),
     "max_parity_error": GateType(read=reading.parity_error, needs=("running", "export")),
     "p50_ms": GateType(read=reading.p50, unit=" ms"),
     "p99_ms": GateType(read=reading.p99, unit=" ms"),
@@ -66,19 +66,21 @@ GATES: dict[str, GateType] = {
         read=reading.speedup, unit="x", direction="min", needs=("running", "teacher", "one device"), batch=1
     ),
     "max_size_mb": GateType(read=reading.size, unit=" MB", needs=()),
-    "min_robust_top1": GateType(read=reading.robust_top1, unit=" %", direction="min", needs=("running", "attack")),
-    "max_ece": GateType(read=reading.ece),
-    "max_confidence_spread": GateType(read=reading.confidence_spread, needs=("running", "teacher")),
+    "min_robust_top1": GateType(
+        read=reading.robust_top1, unit=" %", direction="min", needs=("running", "images", "attack")
+    ),
+    "max_ece": GateType(read=reading.ece, needs=("running", "images")),
+    "max_confidence_spread": GateType(read=reading.confidence_spread, needs=("running", "images", "teacher")),
     "max_top1_regression": GateType(
         read=regression.of(regression.top1),
         unit=" points",
-        needs=("running", "baseline", "same images"),
+        needs=("running", "images", "baseline", "same images"),
         proof="breaking",
         lacking=regression.without("top1", "accuracies"),
     ),
     "max_agreement_regression": GateType(
         read=regression.of(regression.agreement),
-        needs=("running", "teacher", "baseline", "same images"),
+        needs=("running", "images", "teacher", "baseline", "same images"),
         proof="breaking",
         lacking=regression.without("agreement", "agreements with the teacher"),
     ),

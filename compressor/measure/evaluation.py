@@ -19,6 +19,7 @@ from compressor.measure.hard_images import (
     boundary_set,
     robust_accuracy,
 )
+from compressor.measure.made import MadeImages, made_images
 from compressor.measure.scores import Predictions, infer, predict, score
 from compressor.measure.similarity import SimilaritySet, similarity_set
 from compressor.recipe import Validate
@@ -28,13 +29,17 @@ from exporters.pytorch import TorchRunner
 
 @dataclass(frozen=True)
 class EvaluationSet:
-    """What a file is asked. Without a teacher there is nothing to agree with, and no boundary."""
+    """What a file is asked. Without a teacher there is nothing to agree with, and no boundary.
+
+    Without test images there is no accuracy: agreement on images that were made is all that is known.
+    """
 
     data: Dataset
     teacher: Predictions | None = None
     boundary: BoundarySet | None = None
     attacked: AdversarialSet | None = None
     similar: SimilaritySet | None = None
+    made: MadeImages | None = None
 
     @property
     def sizes(self) -> dict[str, Any]:
@@ -42,13 +47,16 @@ class EvaluationSet:
         return {
             "boundary_samples": None if self.boundary is None else len(self.boundary.images),
             "attack_samples": None if self.attacked is None else len(self.attacked.labels),
+            "made": None if self.made is None else self.made.sizes,
             "epsilon": None if self.attacked is None else self.attacked.epsilon,
         }
 
     @property
     def sentence(self) -> str:
         """What is asked, in words."""
-        parts = [f"{len(self.data.test):,} test images"]
+        parts = [f"{len(self.data.test):,} test images"] if len(self.data.test) else ["no test images"]
+        if self.made is not None:
+            parts.append(self.made.sentence)
         if self.boundary is not None:
             parts.append(f"{len(self.boundary.images)} on the teacher's boundary (of {self.boundary.walked} walked)")
         if self.attacked is not None:
@@ -68,9 +76,20 @@ def evaluation_set(
     student: checkpoint.Network | None,
     seed: int,
     taught: Predictions | None = None,
+    generated: torch.Tensor | None = None,
 ) -> EvaluationSet:
-    """Make the set: the teacher gives the boundary images, the student the adversarial ones."""
+    """Make the set: the teacher gives the boundary images, the student the adversarial ones.
+
+    Args:
+        taught: the teacher's predictions on the test images, where they are known.
+        generated: images of the run's generator, `[N, H, W, C]` uint8.
+    """
     data, teacher, device = inputs.data, inputs.teacher, inputs.device
+    made = None
+    if teacher is not None and teacher_runner is not None and (generated is not None or len(data.test) == 0):
+        made = made_images(teacher, generated, teacher_runner, seed=seed, device=device)
+    if len(data.test) == 0 and made is not None:
+        return EvaluationSet(data, made=made)
     if len(data.test) == 0:
         raise InputRejected(f"{data.source} has no test images", hint="a test/ or val/ folder, or --set data.test=0.2")
     boundary = attacked = similar = None
@@ -86,7 +105,7 @@ def evaluation_set(
         )
     if taught is None and teacher_runner is not None:
         taught = predict(teacher_runner, data.test)
-    return EvaluationSet(data, taught, boundary, attacked, similar)
+    return EvaluationSet(data, taught, boundary, attacked, similar, made)
 
 
 def evaluate(
@@ -99,6 +118,9 @@ def evaluate(
     Args:
         said: what the file says of the test images, where it was asked before.
     """
+    made = None if evaluation.made is None or teacher else evaluation.made.agreements(runner)
+    if len(evaluation.data.test) == 0:
+        return {"made_agreement": made}
     known = said or (evaluation.teacher if teacher else None)
     scores = score(known or predict(runner, evaluation.data.test), teacher=None if teacher else evaluation.teacher)
     classes = evaluation.data.classes
@@ -110,6 +132,7 @@ def evaluate(
         "ece": scores.ece,
         "nll": scores.nll,
         "agreement": scores.agreement,
+        "made_agreement": made,
         "accuracy_drop": scores.drop,
         "accuracy_drop_ci": scores.drop_interval,
         "worst_class_drop": scores.worst_class_drop,

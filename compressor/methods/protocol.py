@@ -32,8 +32,8 @@ class Setting:
     `student` is the network to train *through* (a distributed wrapper, where there is one); `samples` counts the
     labelled training images, 0 for a method without data; `std` is the per-channel standard deviation `[C]` that one
     unit of the attack's step means, in pixel units. `gather` returns the rows `[B, ...]` of all processes, in the order
-    of their ranks, without gradients; one process has all of them already. `batch_size` are the images of a step, which
-    a method without data makes itself; `mean` and `std` are those that the first teacher normalises by.
+    of their ranks, without gradients; one process has all of them already. `mean` and `std` are those that the
+    first teacher normalises by.
     """
 
     student: nn.Module
@@ -44,7 +44,6 @@ class Setting:
     std: Tensor
     device: torch.device
     gather: Callable[[Tensor], Tensor] = _alone
-    batch_size: int = 256
     mean: Tensor = field(default_factory=lambda: torch.zeros(()))
 
     def image_kind(self, classes: int = 0) -> ImageKind:

@@ -37,6 +37,7 @@ def new_state(prepared: Prepared) -> TrainingState:
         std=torch.tensor(data.std if teacher is None else teacher.std, device=prepared.device),
         device=prepared.device,
         gather=prepared.group.gather,
+        mean=torch.tensor(data.mean if teacher is None else teacher.mean, device=prepared.device),
     )
     return TrainingState(
         student,
@@ -101,6 +102,8 @@ def run_epochs(prepared: Prepared, state: TrainingState, run: Run, tell: Tell, t
                     images_per_s=epoch.images_per_second,
                     seconds=epoch.seconds,
                 )
+                for sentence in state.objective.warnings(epoch.notes):
+                    tell(f"warning: {sentence}")
                 if top1 is not None and top1 > best:
                     best = top1
                     weights = reported(state).network.state_dict()

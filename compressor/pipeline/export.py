@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from compressor.artifacts.formats import exporter_for, provider_of
 from compressor.artifacts.opening import torch_runner
 from compressor.artifacts.proof import accuracy_drop, proof_images
 from compressor.errors import UsageError
+from compressor.inputs import Prepared
+from compressor.measure.made import noise_bytes, read_generated, stand_in
 from compressor.pipeline.finished_run import FinishedRun, open_run, stored_recipe
 from compressor.pipeline.identity import stage_inputs
 from compressor.progress import Tell
@@ -79,7 +82,7 @@ def rebuild(where: Path | None, tell: Tell, *, allow: Sequence[str] = ()) -> rec
 
 def export_stage(opened: FinishedRun, targets: Sequence[Export], tell: Tell) -> FinishedRun:
     """Make the artifacts of an open run; one that is made again takes the place of the old."""
-    source, device = _source(opened), opened.prepared.device
+    source, device = _source(opened, tell), opened.prepared.device
     with Stages(opened.folder).doing("export", stage_inputs("export", opened, tuple(targets))):
         for target in targets:
             artifact = build(
@@ -95,8 +98,8 @@ def export_stage(opened: FinishedRun, targets: Sequence[Export], tell: Tell) -> 
     return opened
 
 
-def _source(opened: FinishedRun) -> Source:
-    prepared, student, seed = opened.prepared, opened.student, opened.prepared.recipe.seed
+def _source(opened: FinishedRun, tell: Tell) -> Source:
+    prepared, student, seed = _with_images(opened, tell), opened.student, opened.prepared.recipe.seed
     reference = torch_runner(student, device=prepared.device)
     return Source(
         name="student",
@@ -116,6 +119,19 @@ def _source(opened: FinishedRun) -> Source:
         drop=accuracy_drop(reference, lambda: prepared.data),
         metadata=_metadata(opened),
     )
+
+
+def _with_images(opened: FinishedRun, tell: Tell) -> Prepared:
+    """Return the inputs of a run; where it has no images, those of its generator, or noise, stand in for them."""
+    prepared = opened.prepared
+    if len(prepared.data.test) and len(prepared.data.train):
+        return prepared
+    generated = read_generated(opened.folder.generated, prepared.data.input_shape)
+    kind = "noise" if generated is None else "images of the run's generator"
+    tell(f"export: there are no training images; {kind}, and boundary images walked from there, prove and calibrate")
+    images = noise_bytes(prepared.data.input_shape, prepared.recipe.seed) if generated is None else generated
+    network = prepared.teacher or opened.student
+    return replace(prepared, data=stand_in(prepared.data, network, images, prepared.device))
 
 
 def _tracer(network: checkpoint.Network) -> Callable[[Path, int], None]:

@@ -17,7 +17,7 @@ from compressor.machine.hardware import clashes, hardware, versions
 from compressor.pipeline.epochs import new_state, reported, run_epochs
 from compressor.pipeline.finished_run import FinishedRun, require_same, stored_recipe, teachers_of
 from compressor.pipeline.identity import FINGERPRINT, training_inputs
-from compressor.pipeline.trained import first_record, write_student
+from compressor.pipeline.trained import first_record, write_generated, write_student
 from compressor.progress import Tell
 from compressor.recipe import Recipe, dump, require_runnable
 from compressor.runs import manifest, record
@@ -169,6 +169,7 @@ def _trained(prepared: Prepared, state: TrainingState, folder: Run, tell: Tell) 
     with tracking.tracking(prepared.recipe, folder, tell) as trackers:
         run_epochs(prepared, state, folder, tell, trackers)
         prepared.group.leave()
+        write_generated(prepared, state.objective, folder)
         student = write_student(prepared, reported(state), folder)
         run = first_record(prepared, student, folder)
         run.result.write(folder.folder)

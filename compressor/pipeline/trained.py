@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+import torch
+
 from compressor import checkpoint, models
 from compressor.artifacts.opening import facts, torch_runner
+from compressor.choices import NOTHING
 from compressor.errors import InputRejected
 from compressor.files import sha256
 from compressor.inputs import Prepared
 from compressor.machine.hardware import hardware, versions
 from compressor.measure.evaluation import EvaluationSet, evaluate
+from compressor.measure.made import MadeImages, keep_generated, kept_count, made_images, read_generated
 from compressor.measure.scores import Predictions, predict
+from compressor.methods import Objective
 from compressor.pipeline.finished_run import FinishedRun
 from compressor.runs import record
 from compressor.runs.folder import Run
@@ -30,7 +35,7 @@ def write_student(prepared: Prepared, network: models.Normalized, run: Run) -> c
         input_shape=data.input_shape,
         mean=network.mean.flatten().tolist(),
         std=network.std.flatten().tolist(),
-        data=data.source,
+        data=data.source if data.source != NOTHING else None if teacher is None else teacher.data,
         metrics={"validation_top1": run.epochs()[-1]["validation_top1"]},
         teacher_sha256=None if teacher is None else teacher.sha256,
         recipe_name=recipe.name,
@@ -47,19 +52,19 @@ def first_record(prepared: Prepared, student: checkpoint.Network, run: Run) -> F
     if earlier is not None:
         return FinishedRun(run, prepared, student, earlier)
     recipe, data = prepared.recipe, prepared.data
+    opened = {"teacher": prepared.teacher, "student": student}
+    runners = {name: torch_runner(each, device=prepared.device) for name, each in opened.items() if each is not None}
     predictions: dict[str, Predictions] = {}
+    if len(data.test):
+        predictions = {name: predict(runner, data.test) for name, runner in runners.items()}
+    made = made_of(prepared, run, runners.get("teacher"))
+    evaluation = EvaluationSet(data, predictions.get("teacher"), made=made)
     networks: dict[str, record.Network] = {}
-    for name, network in (("teacher", prepared.teacher), ("student", student)):
-        if network is not None:
-            runner = torch_runner(network, device=prepared.device)
-            predictions[name] = predict(runner, data.test)
-            measured = evaluate(
-                runner,
-                EvaluationSet(data, predictions.get("teacher")),
-                teacher=name == "teacher",
-                said=predictions[name],
-            )
-            networks[name] = _network(network, runner, run).model_copy(update=measured)
+    for name, runner in runners.items():
+        network = opened[name]
+        assert network is not None
+        measured = evaluate(runner, evaluation, teacher=name == "teacher", said=predictions.get(name))
+        networks[name] = _network(network, runner, run).model_copy(update=measured)
     result = record.Result(
         name=recipe.name,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -74,6 +79,7 @@ def first_record(prepared: Prepared, student: checkpoint.Network, run: Run) -> F
             unlabelled=None if data.unlabelled is None else len(data.unlabelled),
             target=recipe.data.target,
             target_test=None if data.target is None else len(data.target),
+            made=evaluation.sizes["made"],
         ),
         training=_training(prepared, run),
         teacher=networks.get("teacher"),
@@ -82,6 +88,22 @@ def first_record(prepared: Prepared, student: checkpoint.Network, run: Run) -> F
         hardware=hardware(),
     )
     return FinishedRun(run, prepared, student, result, predictions)
+
+
+def write_generated(prepared: Prepared, objective: Objective, run: Run) -> None:
+    """Keep images of what the method made its own by; a method without a generator leaves none."""
+    generator = torch.Generator(prepared.device).manual_seed(prepared.recipe.seed)
+    images = objective.images(kept_count(prepared.data.input_shape), generator)
+    if images is not None:
+        keep_generated(images, run.generated)
+
+
+def made_of(prepared: Prepared, run: Run, teacher: Runner | None) -> MadeImages | None:
+    """Return what the run's generator made; where there are no test images either, noise."""
+    generated = read_generated(run.generated, prepared.data.input_shape)
+    if prepared.teacher is None or teacher is None or (generated is None and len(prepared.data.test)):
+        return None
+    return made_images(prepared.teacher, generated, teacher, seed=prepared.recipe.seed, device=prepared.device)
 
 
 def _earlier(prepared: Prepared, run: Run) -> record.Result | None:

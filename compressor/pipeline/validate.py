@@ -12,6 +12,7 @@ from compressor.errors import InputRejected
 from compressor.inputs import open_inputs
 from compressor.machine.devices import choose_device
 from compressor.measure.evaluation import evaluate, evaluation_set
+from compressor.measure.made import read_generated
 from compressor.measure.predictions import FilePredictions, StoredPredictions
 from compressor.measure.scores import predict
 from compressor.pipeline.finished_run import FinishedRun, open_run
@@ -90,6 +91,7 @@ def validate_stage(opened: FinishedRun, tell: Tell) -> FinishedRun:
         student=opened.student,
         seed=prepared.recipe.seed,
         taught=known.get("teacher"),
+        generated=read_generated(opened.folder.generated, prepared.data.input_shape),
     )
     tell(f"validating {len(files)} files: {evaluation.sentence}")
     predictions: dict[str, FilePredictions] = {}
@@ -99,6 +101,8 @@ def validate_stage(opened: FinishedRun, tell: Tell) -> FinishedRun:
         if name not in files:
             return {}
         teacher = name == record.TEACHER
+        if len(evaluation.data.test) == 0:
+            return {"provider": files[name].provider, **evaluate(files[name], evaluation, teacher=teacher)}
         said = evaluation.teacher if teacher else known.get(name)
         said = said or predict(files[name], evaluation.data.test)
         predictions[name] = FilePredictions.of(said, file.metrics.sha256)
@@ -108,6 +112,7 @@ def validate_stage(opened: FinishedRun, tell: Tell) -> FinishedRun:
     with Stages(opened.folder).doing("validate", stage_inputs("validate", opened)):
         opened = replace(opened, result=result.mapped(evaluated))
         opened = opened.noting(data=result.data.model_copy(update=evaluation.sizes))
-        stored = StoredPredictions(fingerprint=evaluation.data.fingerprint, files=predictions)
-        stored.write(opened.folder.predictions)
+        if predictions:
+            stored = StoredPredictions(fingerprint=evaluation.data.fingerprint, files=predictions)
+            stored.write(opened.folder.predictions)
         return opened.saved()

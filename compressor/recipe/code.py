@@ -8,7 +8,7 @@ from typing import Any
 from compressor.plugins import is_plugin
 from compressor.recipe.schema import Recipe
 
-_KEYS = {"arch", "kind", "format", "name", "unlabelled", "target"}  # where `package.module:name` may stand
+_KEYS = {"arch", "kind", "format", "name", "unlabelled", "target", "check"}  # where `package.module:name` may stand
 _FORMS = ("folder:", "hf:", "wds:", "object:")  # of data sets, which are no code
 
 

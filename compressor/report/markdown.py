@@ -44,7 +44,7 @@ def _headline(result: Result) -> str:
 def _sentence(result: Result) -> str:
     student = result.student
     if student.top1 is None:
-        return ""
+        return _without_labels(student)
     images = f"of {student.samples:,} test images of {escape_markdown(result.data.source)}"
     right = f"The student is right on {student.top1:.2f} % {images}"
     if student.accuracy_drop is None:
@@ -53,6 +53,13 @@ def _sentence(result: Result) -> str:
     ends = student.accuracy_drop_ci
     interval = "" if ends is None else f" (95 % interval of the drop: {ends[0]:.2f} to {ends[1]:.2f})"
     return f"{right}, {below if student.accuracy_drop else 'as many as its teacher'}{interval}."
+
+
+def _without_labels(student: Network) -> str:
+    """Return what is known of a student that was measured on no image with a label."""
+    if not student.made_agreement:
+        return ""
+    return f"There are no test images: no accuracy is known. The student decides as its teacher on {student.agreed}."
 
 
 def _files(result: Result) -> str:
@@ -127,7 +134,7 @@ def _environment(result: Result) -> str:
     facts = {
         "created": result.created,
         "recipe": f"{result.name}, sha256 {result.recipe_sha256[:12]}",
-        "data": f"{result.data.source}, {result.data.test:,} test images",
+        "data": f"{result.data.source}, {result.data.measured}",
         "training": f"{result.training.method}, seed {result.training.seed}, epochs {result.training.epochs}, "
         f"{result.training.seconds:.0f} s",
         **{key: str(value) for key, value in result.hardware.items() if value not in (None, [])},

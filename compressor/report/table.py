@@ -17,7 +17,7 @@ Row = tuple[str, Metrics, Network | None]  # what to call it, what was measured,
 def summary(result: Result) -> Table:
     """Return one table of teacher, student and artifacts; a dash stands for what was not measured."""
     rows = [(file.label, file.metrics, file.network) for file in result.files()]
-    return _table(rows, f"{result.name}: {result.data.source}, {result.data.test:,} test images")
+    return _table(rows, f"{result.name}: {result.data.source}, {result.data.measured}")
 
 
 def single(metrics: Metrics) -> Table:
@@ -47,6 +47,8 @@ def _table(rows: Sequence[Row], title: str) -> Table:
     headings += ["MagSim", "AngSim"] if similar else []
     elsewhere = any(metrics.target_top1 is not None for _, metrics, _ in rows)
     headings += ["target %"] if elsewhere else []
+    made = list(dict.fromkeys(kind for _, metrics, _ in rows for kind in metrics.made_agreement or {}))
+    headings += [f"agree, {kind}" for kind in made]
     for heading in [*headings, *(COSTS[cost][0] for cost in costs)]:
         table.add_column(heading, justify="right", no_wrap=True)
     for label, metrics, network in rows:
@@ -66,6 +68,7 @@ def _table(rows: Sequence[Row], title: str) -> Table:
             cells.append(times(speed_up(metrics, rows[0][1], timed[0])))
         cells += [number(metrics.magsim, ".2f"), number(metrics.angsim, ".2f")] if similar else []
         cells += [number(metrics.target_top1, ".2f")] if elsewhere else []
+        cells += [number((metrics.made_agreement or {}).get(kind), ".3f") for kind in made]
         cells += [number(_cost(metrics, cost), COSTS[cost][1]) for cost in costs]
         table.add_row(*cells)
     return table

@@ -71,6 +71,10 @@ class Run:
         return self.folder / "predictions.npz"
 
     @property
+    def generated(self) -> Path:
+        return self.folder / "generated.npy"
+
+    @property
     def report(self) -> Path:
         return self.folder / "report" / "report.html"
 

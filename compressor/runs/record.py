@@ -93,6 +93,7 @@ class Metrics(Record):
     nll: float | None = None
     agreement: float | None = None
     boundary_agreement: float | None = None
+    made_agreement: dict[str, float] | None = None
     accuracy_drop: float | None = None
     accuracy_drop_ci: tuple[float, float] | None = None
     worst_class_drop: float | None = None
@@ -109,6 +110,12 @@ class Metrics(Record):
     angsim: float | None = None
     similarity_walks: int | None = None
     latency_ms: dict[str, Timing] | None = None
+
+    @property
+    def agreed(self) -> str:
+        """On what share of the images that were made it decides as its teacher, by their kind, in words."""
+        shares = [f"{100 * share:.1f} % of {kind}" for kind, share in (self.made_agreement or {}).items()]
+        return ", ".join(shares)
 
     @property
     def label(self) -> str:
@@ -186,7 +193,8 @@ class Gate(Record):
 class Data(Record):
     """The images by split and stream, and how many served at the boundary and under attack; `epsilon` is of 1.
 
-    `target_test` counts the labelled images of the target domain.
+    `target_test` counts the labelled images of the target domain, `made` the images that nobody took, by kind: noise,
+    generated, boundary.
     """
 
     source: str
@@ -200,7 +208,15 @@ class Data(Record):
     target_test: int | None = None
     boundary_samples: int | None = None
     attack_samples: int | None = None
+    made: dict[str, int] | None = None
     epsilon: float | None = None
+
+    @property
+    def measured(self) -> str:
+        """The images that accuracies are of; where there are none, those that were made to stand in for them."""
+        if self.test or not self.made:
+            return f"{self.test:,} test images"
+        return "no test images; made ones: " + ", ".join(f"{count:,} {kind}" for kind, count in self.made.items())
 
 
 class Training(Record):

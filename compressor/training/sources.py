@@ -15,22 +15,27 @@ Batches = Callable[[int, int], Iterable[Batch]]
 
 @dataclass(frozen=True)
 class Source:
-    """The batches of a training, how many make an epoch, and how many labelled images are in them."""
+    """The batches of a training, how many make an epoch, and how many images those are about."""
 
     batches: Batches
     steps: int
     images: int
 
 
-def empty_batches(steps: int, input_shape: tuple[int, int, int]) -> Source:
-    """Return epochs of `steps` batches without an image, for methods that make their own."""
+def empty_batches(
+    steps: int, input_shape: tuple[int, int, int], wanted: int, *, total: int | None = None
+) -> Source:
+    """Return epochs of `steps` batches without an image, for methods that make `wanted` of their own in each.
+
+    Of processes that train together each makes its part of `total`.
+    """
 
     def batches(_epoch: int, start: int) -> Iterator[Batch]:
         for _ in range(start, steps):
             none = torch.zeros(0, dtype=torch.int64)
-            yield Batch(torch.zeros(0, *input_shape), none, none)
+            yield Batch(torch.zeros(0, *input_shape), none, none, wanted=wanted, total=total)
 
-    return Source(batches, steps, 0)
+    return Source(batches, steps, steps * (wanted if total is None else total))
 
 
 def in_epochs_of(steps: int, source: Source) -> Source:

@@ -25,6 +25,7 @@ from compressor.models import batchnorm
 
 GENERATOR = "generator"  # the player, and what those of an evolution begin with
 COLLAPSED = 0.5  # share of log K below which the teacher sees too few classes in the images of an epoch
+_MADE_AT_ONCE = 64  # images, outside of training
 ENTROPY = "image_entropy"  # the note that says it
 
 
@@ -97,7 +98,7 @@ class DataFree(Config):
             )
         if not any(value > 0 for name, value in losses if name.endswith("_weight")):
             raise refusal("has no term: the generator would learn nothing", key="losses")
-        if "attack" in self.model_fields_set and self.boundary_weight == 0:
+        if self.attack != Attack() and self.boundary_weight == 0:
             raise refusal("is of boundary samples, and boundary_weight is 0", key="attack")
         return self
 
@@ -160,20 +161,20 @@ class Game(Objective):
             return {GENERATOR: player(makers, adam)}
         return {_named(name): player(copy, makers.optimizer(name, adam)) for name, copy in makers.copies.items()}
 
-    def updates(self, batch: Batch, moment: Moment) -> Iterator[Update]:  # noqa: ARG002 (a batch without images)
+    def updates(self, batch: Batch, moment: Moment) -> Iterator[Update]:
         for _ in range(self.config.student_steps):
-            yield self._learn(moment)
+            yield self._learn(self.draw(batch.wanted, moment.generator), moment)
         if isinstance(self.makers, Evolution):
-            yield from self._evolve(self.makers, moment)
+            draws = (self.draw(batch.wanted, moment.generator) for _ in range(2))
+            yield from self._evolve(self.makers, *draws)
             return
-        draw = self._draw(moment)
+        draw = self.draw(batch.wanted, moment.generator)
         judged = self.judge(self.makers(*draw.code), draw.labels, self.config.losses.adversarial)
         yield Update(judged.terms(), player=GENERATOR)
 
     def images(self, count: int, generator: torch.Generator) -> Tensor:
         """Return images as they are used outside of training: in eval mode, so in `[0, 1]`."""
-        step = self.setting.batch_size
-        sizes = [min(step, count - start) for start in range(0, count, step)]
+        sizes = [min(_MADE_AT_ONCE, count - start) for start in range(0, count, _MADE_AT_ONCE)]
         with as_found(self.generator), torch.no_grad():
             return torch.cat([self.generator(*self.draw(size, generator).code) for size in sizes])
 
@@ -185,13 +186,9 @@ class Game(Objective):
                 f"of all classes; a balance_weight above {self.config.losses.balance_weight:g} spreads them"
             )
 
-    def _draw(self, moment: Moment) -> Draw:
-        return self.draw(self.setting.batch_size, moment.generator)
-
-    def _learn(self, moment: Moment) -> Update:
-        """Return a step of the student on images of its own."""
+    def _learn(self, draw: Draw, moment: Moment) -> Update:
+        """Return a step of the student on the images of a draw."""
         config, teacher = self.config, self.setting.teachers[0]
-        draw = self._draw(moment)
         with torch.no_grad():  # in training mode, so that the statistics of its BatchNorm move, as published
             images = self.generator(*draw.code)
         taught = ask(teacher, images)
@@ -212,9 +209,8 @@ class Game(Objective):
         terms = self.lesson(self.setting.student(samples.images).float(), samples.logits, None)
         return {f"boundary_{name}": config.boundary_weight * term for name, term in terms.items()}
 
-    def _evolve(self, evolution: Evolution, moment: Moment) -> Iterator[Update]:
+    def _evolve(self, evolution: Evolution, first: Draw, second: Draw) -> Iterator[Update]:
         """Yield a generation. What an image is worth is what the method's own terms say of it."""
-        first, second = self._draw(moment), self._draw(moment)
         losses = self.config.losses
 
         def by(measure: Measure) -> Callable[[Tensor], Tensor]:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
-from compressor.choices import DATA, EMBEDDED, FOLDER, OFFICIAL
+from compressor.choices import DATA, EMBEDDED, FOLDER, NOTHING, OFFICIAL
 from compressor.errors import UsageError
 from compressor.methods import Config
 from compressor.methods.protocol import refusal
@@ -56,6 +56,11 @@ class Data(Config):
         description="a second stream, for methods that use one: the name of a data set, whose training images it "
         "gives, or folder:PATH, all images below it",
     )
+    check: Annotated[str, Field(min_length=1, json_schema_extra={"format": "data-name"})] | None = Field(
+        default=None,
+        description="of none: real images for measuring alone, the name of a data set (its test images) or folder:PATH "
+        "(all of them); nothing is trained on or chosen by them",
+    )
     labels: PositiveInt | None = Field(
         default=None,
         description="training images that keep their labels, as many of each class; the others are the second stream, "
@@ -90,10 +95,15 @@ class Data(Config):
             raise UsageError(f"data.{key} {reason}", hint=f"leave data.{key} out")
         return found
 
-    def step(self, images: int) -> int:
-        """Return the size of a training step for so many training images: `batch_size`, or what fits them."""
+    def step(self, images: int | None) -> int:
+        """Return the size of a training step for so many training images: `batch_size`, or what fits them.
+
+        None: they are made, and there is no end of them.
+        """
         if self.batch_size is not None:
             return self.batch_size
+        if images is None:
+            return LARGEST_BATCH
         fits = max(1, images // LEAST_STEPS)
         return min(max(1 << (fits.bit_length() - 1), SMALLEST_BATCH), LARGEST_BATCH)
 
@@ -105,6 +115,11 @@ class Data(Config):
             yield "labels_seed", "says which images of data.labels keep theirs, and all do"
         fields = type(self).model_fields
         given = {name for name in fields if getattr(self, name) != fields[name].default}
+        if self.check is not None and self.name != NOTHING:
+            yield "check", f"is for {NOTHING}, and {self.name or 'the data'} has test images"
+        if self.name == NOTHING:
+            for key in sorted(given - {"name", "check", "batch_size", "image_size", "channels", "workers"}):
+                yield key, "is for images, and there are none"
         folder = self.name is not None and self.name.startswith(FOLDER)
         if self.name in OFFICIAL and "test" in given:
             yield "test", f"is for data without a test split, and {self.name} has one"

@@ -1,5 +1,6 @@
 """What a recipe must name before it can run, and what it names without any use."""
 
+from compressor.choices import NOTHING
 from compressor.errors import UsageError
 from compressor.methods import Needs
 from compressor.recipe.schema.data import Data
@@ -22,16 +23,16 @@ def require_runnable(recipe: Recipe) -> None:
             "the recipe names no data set, and no teacher that could tell it",
             hint="--data cifar10, --data folder:PATH, or data: {name: ...} in the recipe",
         )
+    if needs.data and recipe.data.name == NOTHING:
+        raise UsageError(
+            f"{name} learns from images, and the data are {NOTHING}",
+            hint="--data NAME, or --method dfad, dfq-akd or qimera, which make their own",
+        )
     _require_streams(needs, name, recipe.data)
     if needs.views > 1 and recipe.data.augment == "none":
         raise UsageError(
             f"{name} compares {needs.views} views of an image, and without augmentation they are the same",
             hint="--set data.augment=auto",
-        )
-    if not needs.data and recipe.train.steps_per_epoch is None:
-        raise UsageError(
-            f"{name} trains without data, and the recipe does not say how many steps are an epoch",
-            hint="--set train.steps_per_epoch=100",
         )
 
 

@@ -66,6 +66,10 @@ def kept_and_lost(contents: Contents) -> str:
     """Say of a finished run what the student kept of its teacher, what it lost, and what that bought."""
     assert contents.result is not None
     student, teacher = contents.result.student, contents.result.teacher
+    if student.top1 is None and student.made_agreement:
+        return (
+            f"There are no test images: no accuracy is known. The student decides as its teacher on {student.agreed}."
+        )
     if student.top1 is None:
         return "The student is trained and nothing of it is measured."
     subject = "network" if teacher is None else "student"
@@ -101,6 +105,10 @@ def tiles(contents: Contents) -> tuple[Tile, ...]:
     if student.boundary_agreement is not None:
         share = f"{100 * student.boundary_agreement:.1f} %"
         found.append(Tile("Boundary agreement", share, "on the teacher's boundary"))
+    for kind, share in (student.made_agreement or {}).items():
+        found.append(
+            Tile(f"Agreement, {kind}", f"{100 * share:.1f} %", "same answer as the teacher on images made here")
+        )
     if student.parameters is not None:
         before = "" if teacher is None or teacher.parameters is None else f"teacher {count(teacher.parameters)}"
         found.append(Tile("Parameters", count(student.parameters), before))
@@ -117,7 +125,8 @@ def tiles(contents: Contents) -> tuple[Tile, ...]:
 def _right(result: Result) -> str:
     before, now = result.teacher.top1 if result.teacher else None, result.student.top1
     if now is None:
-        return "Trained, not measured"
+        agreed = result.student.agreed
+        return f"No test images; as the teacher on {agreed}" if agreed else "Trained, not measured"
     return f"{now:.2f} % right" if before is None else f"{now:.2f} % right, the teacher {before:.2f} %"
 
 
