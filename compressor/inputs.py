@@ -199,8 +199,10 @@ def _without_data(source: Data, teachers: Sequence[Teacher], tell: Tell, device:
         )
     networks = [_knowing(source, teacher) for teacher in teachers]
     first = networks[0]
+    size, (channels, height, width) = source.image_size, first.input_shape
+    shape = (channels, size or height, size or width)
     opened = data.without_images(
-        source, first.classes, first.class_names, first.input_shape, (first.mean, first.std), device=device
+        source, first.classes, first.class_names, shape, (first.mean, first.std), device=device
     )
     for note in opened.notes:
         tell(f"data: {note}")
@@ -236,8 +238,7 @@ def _knowing(source: Data, teacher: Teacher) -> checkpoint.Network:
             f"{teacher.checkpoint} does not say how its images are normalised, and without data that is not found out",
             hint="--set teacher.mean=[0.5] --set teacher.std=[0.5], a value a channel for pixels in [0, 1]",
         )
-    shape = (network.input_shape[0], size or network.input_shape[1], size or network.input_shape[2])
-    return replace(network, input_shape=asked or shape)
+    return network
 
 
 def _labelled(data: Dataset, recipe: Recipe, size: int, shard: Shard) -> Source:

@@ -295,8 +295,8 @@ def test_the_students_terms_are_the_published_ones(setting):
     [
         ({"generator": {"mutations": ("l1", "kl")}}, "is for the training ce-gan"),
         ({"generator": {"train": "ce-gan", "mutations": ("l1", "l1")}}, "none twice"),
-        ({"losses": {"one_hot_weight": 1.0}, "generator": {"train": "ce-gan"}}, "needs mutants that differ"),
-        ({"losses": {}}, "no term"),
+        ({"losses": {"adversarial_weight": 0.0, "one_hot_weight": 1.0}, "generator": {"train": "ce-gan"}}, "needs mutants that differ"),
+        ({"losses": {"adversarial_weight": 0.0}}, "no term"),
         ({"losses": {"activation_weight": 1.0}}, "needs the path of a module"),
         ({"losses": {"adversarial_weight": 1.0, "features": "body"}}, "is of activation_weight"),
         ({"attack": {"steps": 3}}, "boundary_weight is 0"),
@@ -307,9 +307,15 @@ def test_settings_without_an_effect_are_refused(changes, words):
         DFAD(**changes)
 
 
+def test_a_key_of_a_section_leaves_the_methods_other_defaults_alone():
+    config = DFQ(losses={"statistics_weight": 0.0}, generator={"lr": 0.1})
+    assert (config.losses.balance_weight, config.losses.adversarial) == (20.0, "kl")
+    assert (config.generator.betas, config.generator.network.kind) == ((0.5, 0.999), "upsample-large")
+
+
 def test_labels_are_for_generators_that_are_told_of_classes():
     with pytest.raises(ValueError, match="asks for no classes"):
-        DFAD(losses=GeneratorLoss(label_weight=1.0, adversarial_weight=1.0))
+        DFAD(losses={"label_weight": 1.0})
     assert Qimera().losses.label_weight == 1.0
 
 

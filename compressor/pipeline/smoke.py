@@ -7,6 +7,7 @@ from pathlib import Path
 
 from compressor.inputs import prepare
 from compressor.methods.ce import CE
+from compressor.methods.datafree import DataFree
 from compressor.methods.kd import Distillation
 from compressor.pipeline.run import run
 from compressor.pipeline.train import check, train
@@ -65,12 +66,14 @@ def _tiny(recipe: Recipe) -> Recipe:
             "lr": min(recipe.train.lr, 0.05),
             "schedule": Schedule(kind="constant"),
             "compile": False,
-            "steps_per_epoch": recipe.train.steps_per_epoch and 2,
+            "steps_per_epoch": None if recipe.method.needs.data else 2,
         }
     )
     method = recipe.method
     if isinstance(method, Distillation):
         method = method.model_copy(update={"features": ()})  # the tiny networks have other modules
+    if isinstance(method, DataFree):
+        method = method.for_any_teacher()
     measured = {
         "boundary_samples": recipe.validation.boundary_samples,
         "attack_samples": recipe.validation.attack_samples,

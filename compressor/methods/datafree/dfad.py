@@ -2,11 +2,18 @@
 
 from typing import Literal
 
+from pydantic import NonNegativeFloat
 from torch import Tensor
 
 from compressor.methods.datafree.objective import DataFree, Game
 from compressor.methods.datafree.terms import GeneratorLoss, l1
 from compressor.methods.protocol import Objective, Setting
+
+
+class DFADLoss(GeneratorLoss):
+    """The generator's terms: the distance of student and teacher alone."""
+
+    adversarial_weight: NonNegativeFloat = 1.0
 
 
 class DFAD(DataFree):
@@ -18,7 +25,7 @@ class DFAD(DataFree):
     """
 
     kind: Literal["dfad"] = "dfad"
-    losses: GeneratorLoss = GeneratorLoss(adversarial_weight=1.0)
+    losses: DFADLoss = DFADLoss()
 
     def build(self, setting: Setting) -> Objective:
         return _DFAD(self, setting)

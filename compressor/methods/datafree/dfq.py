@@ -2,13 +2,30 @@
 
 from typing import Literal
 
-from pydantic import PositiveInt
+from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor
 
-from compressor.generators import UpsampleLarge
-from compressor.methods.datafree.objective import BatchNormUse, DataFree, Game, Generating
-from compressor.methods.datafree.terms import GeneratorLoss, kl
+from compressor.generators import AnyGenerator, UpsampleLarge
+from compressor.methods.datafree.objective import BatchNormUse, Betas, DataFree, Game, Generating
+from compressor.methods.datafree.terms import GeneratorLoss, Measure, kl
 from compressor.methods.protocol import Objective, Setting
+
+
+class DFQGenerator(Generating):
+    """The generator, and how it is trained."""
+
+    network: AnyGenerator = UpsampleLarge()
+    betas: Betas = (0.5, 0.999)
+
+
+class DFQLoss(GeneratorLoss):
+    """The generator's terms."""
+
+    adversarial_weight: NonNegativeFloat = 1.0
+    adversarial: Measure = "kl"
+    one_hot_weight: NonNegativeFloat = 1.0
+    balance_weight: NonNegativeFloat = 20.0
+    statistics_weight: NonNegativeFloat = 1.0
 
 
 class DFQ(DataFree):
@@ -21,10 +38,8 @@ class DFQ(DataFree):
 
     kind: Literal["dfq-akd"] = "dfq-akd"
     student_steps: PositiveInt = 10
-    generator: Generating = Generating(network=UpsampleLarge(), betas=(0.5, 0.999))
-    losses: GeneratorLoss = GeneratorLoss(
-        adversarial_weight=1.0, adversarial="kl", one_hot_weight=1.0, balance_weight=20.0, statistics_weight=1.0
-    )
+    generator: DFQGenerator = DFQGenerator()
+    losses: DFQLoss = DFQLoss()
     student_batchnorm: BatchNormUse = "learning"
 
     def build(self, setting: Setting) -> Objective:

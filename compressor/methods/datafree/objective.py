@@ -31,6 +31,7 @@ ENTROPY = "image_entropy"  # the note that says it
 
 BatchNormUse = Literal["auto", "batch", "learning", "stored"]
 _Beta = Annotated[float, Field(ge=0, lt=1)]
+Betas = tuple[_Beta, _Beta]
 
 
 class Generating(Config):
@@ -42,7 +43,7 @@ class Generating(Config):
         description="gradient: a step of the losses; ce-gan: a step by each mutation, crossover and selection",
     )
     lr: PositiveFloat = Field(default=1e-3, description="of Adam; follows the schedule of the student's")
-    betas: tuple[_Beta, _Beta] = Field(default=(0.9, 0.999), description="of Adam")
+    betas: Betas = Field(default=(0.9, 0.999), description="of Adam")
     mutations: tuple[Measure, ...] = Field(
         default=("l1", "kl", "log-l1"), description="of ce-gan: the distances that mutants are trained by, one each"
     )
@@ -101,6 +102,11 @@ class DataFree(Config):
         if self.attack != Attack() and self.boundary_weight == 0:
             raise refusal("is of boundary samples, and boundary_weight is 0", key="attack")
         return self
+
+    def for_any_teacher(self) -> Self:
+        """Return the method without what only some teachers have: BatchNorm statistics, modules by their path."""
+        plain = {"statistics_weight": 0.0, "activation_weight": 0.0, "features": None}
+        return self.model_copy(update={"losses": self.losses.model_copy(update=plain)})
 
 
 class Draw(NamedTuple):

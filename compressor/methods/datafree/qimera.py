@@ -8,10 +8,25 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from compressor.errors import InputRejected
-from compressor.generators import ClassEmbeddings, Superposition, Upsample, superposition
-from compressor.methods.datafree.objective import BatchNormUse, DataFree, Draw, Game, Generating
-from compressor.methods.datafree.terms import GeneratorLoss, kl
+from compressor.generators import AnyGenerator, ClassEmbeddings, Superposition, Upsample, superposition
+from compressor.methods.datafree.objective import BatchNormUse, Betas, DataFree, Draw, Game, Generating
+from compressor.methods.datafree.terms import GeneratorLoss, Matching, kl
 from compressor.methods.protocol import Objective, Setting
+
+
+class QimeraGenerator(Generating):
+    """The generator, and how it is trained."""
+
+    network: AnyGenerator = Upsample(noise=64)
+    betas: Betas = (0.5, 0.999)
+
+
+class QimeraLoss(GeneratorLoss):
+    """The generator's terms."""
+
+    label_weight: NonNegativeFloat = 1.0
+    statistics_weight: NonNegativeFloat = 0.1
+    statistics: Matching = "mse"
 
 
 class Qimera(DataFree):
@@ -26,8 +41,8 @@ class Qimera(DataFree):
     kind: Literal["qimera"] = "qimera"
     told: ClassVar[bool] = True
     student_steps: PositiveInt = 1
-    generator: Generating = Generating(network=Upsample(noise=64), betas=(0.5, 0.999))
-    losses: GeneratorLoss = GeneratorLoss(label_weight=1.0, statistics_weight=0.1, statistics="mse")
+    generator: QimeraGenerator = QimeraGenerator()
+    losses: QimeraLoss = QimeraLoss()
     student_batchnorm: BatchNormUse = "auto"
     mixed: Annotated[int, Field(ge=2)] = Field(default=2, description="classes of a superposed image")
     probability: Annotated[float, Field(ge=0, le=1)] = Field(

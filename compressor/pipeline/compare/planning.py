@@ -90,7 +90,8 @@ def plan(
         overwrite: cells that are there will be trained anew.
 
     Raises:
-        UsageError: an unknown name, one named twice, or a cell in the folder was made with another recipe.
+        UsageError: an unknown name, one named twice, no test images, or a cell in the folder was made with another
+            recipe.
         InputRejected: teacher or data cannot be used, or a cell in the folder was made with others.
     """
     chosen = choices(recipe, methods, teachers, vary or {})
@@ -102,6 +103,11 @@ def plan(
         check(chosen.recipe(cell))
     some = next(iter(chosen.methods.values()))
     opened = prepare(some, tell)
+    if len(opened.data.test) == 0:
+        raise UsageError(
+            f"a comparison is one of accuracies, and the data are {opened.data.source}",
+            hint="--set data.check=NAME or folder:PATH measures on real images",
+        )
     chosen = chosen.found(opened.recipe)
     recipes = {cell: chosen.recipe(cell) for cell in cells}
     for cell in distinct:
