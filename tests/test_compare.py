@@ -317,6 +317,19 @@ def test_a_key_varies_where_a_method_has_it(lab):
     assert [chosen.recipe(cell).train.schedule.at for cell in chosen.cells(["lenet5"], [0])] == [(0.5,), (0.25, 0.5)]
 
 
+@pytest.mark.trains
+def test_a_target_domain_has_a_column_and_differences_of_its_own(lab, inline):
+    options = ["--methods", "uda", "--vary", "method.mmd_weight=0,1", "--target", "digits", "--seeds", "1"]
+    shown = ran([*COMPARE, *options]).out
+
+    assert re.search(r"top-1 %\s+target %", shown.splitlines()[2])
+    compared = json.loads((FOLDER / "compare.json").read_text())
+    for row in compared["rows"]:
+        assert row["spreads"]["target_top1"]["mean"] == row["spreads"]["top1"]["mean"]  # the same images
+    assert "uda method.mmd_weight=1 minus uda method.mmd_weight=0 on lenet5-half: " in shown
+    assert "points of target top-1" in shown
+
+
 def test_what_varies_has_a_column_and_is_compared_with_its_first(lab, inline):
     shown = ran([*COMPARE, "--methods", "kd", "--vary", "train.lr=0.05,0.01", "--seeds", "1"]).out
 

@@ -232,7 +232,7 @@ def test_no_text_is_answered_with_anything_but_values_or_a_sentence(text):
             "method.kind: must be one of 'ce', 'kd', 'bss', 'cckd'",
             "did you mean 'bss'?",
         ),
-        (STUDENT + "method: {kind: none}", 'got "none"', None),
+        (STUDENT + "method: {kind: none}", f"must be one of {', '.join(map(repr, METHODS))}", None),
         (STUDENT + "method: {kind: kd, attack: {}}", "unknown key method.attack", "temperature"),
         (STUDENT + "method: {kind: bss, attack: {step: 1}}", "key method.attack.step", "did you mean 'steps'"),
         (STUDENT + "method: kd", "method: must be a section of keys", 'write method: {kind: "kd"}'),

@@ -172,8 +172,12 @@ def test_the_student_learns_from_bad_samples_what_the_formula_says():
     objective.bad.forward = lambda noise: next(calls) + objective.bad.shift
     update = updates(objective)["student"]
     real, fake = student(BATCH.unlabelled).logsumexp(dim=1), student(MADE).logsumexp(dim=1)
+    logits = student(BATCH.unlabelled)
+    said = logits.softmax(dim=1)
     expected = {
         "ce": F.cross_entropy(student(BATCH.images), BATCH.labels),
+        "entropy": 3 * 0.3 * -(said * said.log()).sum(dim=1).mean(),
+        "balance": 3 * 0.001 * balance(said),
         "real": 3 * (-0.5 * real + 0.5 * F.softplus(real)).mean(),
         "fake": 3 * 0.5 * F.softplus(fake).mean(),
         "smooth": 3 * 0.5 * (student(near) - student(MADE)).square().sum(dim=1).mean(),
@@ -210,6 +214,15 @@ def test_without_generators_and_teacher_there_are_labels_alone():
     assert list(objective.parameters()) == []
     expected = F.cross_entropy(student(BATCH.images), BATCH.labels)
     torch.testing.assert_close(dict(updates(objective)["student"].terms), {"ce": expected})
+
+
+def test_the_student_sees_as_much_noise_as_asked_for_(monkeypatch):
+    shown = []
+    objective = built(Net(1), good_weight=0, bad_weight=0, input_noise=0.5)
+    monkeypatch.setattr(torch, "randn_like", torch.ones_like)
+    objective.setting.student.register_forward_pre_hook(lambda _, given: shown.append(given[0]))
+    updates(objective)
+    torch.testing.assert_close(shown, [BATCH.images + 0.5, BATCH.unlabelled + 0.5])
 
 
 def test_pulling_away_and_balance_have_their_closed_forms():
@@ -285,11 +298,18 @@ def test_each_player_moves_in_its_own_turn_alone(states):
             for name, network in networks.items()
         }
 
-    for update in state.objective.updates(batch(0), moment()):
-        before = all_weights()
-        state._apply(update, 1.0)
-        after = all_weights()
-        assert [name for name in networks if not torch.equal(before[name], after[name])] == [update.player]
+    turns, updates = [], state.objective.updates
+
+    def watched(*given):
+        for update in updates(*given):
+            before = all_weights()
+            yield update  # the loop steps
+            after = all_weights()
+            turns.append([name for name in networks if not torch.equal(before[name], after[name])])
+
+    state.objective.updates = watched
+    state.advance(batch(0))
+    assert turns == [["pair"], ["good"], ["bad"], ["student"]]
 
 
 def test_generated_images_leave_the_running_statistics_as_they_are(states):

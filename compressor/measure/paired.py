@@ -43,12 +43,14 @@ class Cell:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a training gave: `top1` and `pgd_top1` in percent, agreements as fractions, None where not measured.
+    """What a training gave: `top1`, `target_top1` and `pgd_top1` in percent, agreements as fractions, None where not
+    measured.
 
     `seconds` are those of training alone; `p50_ms` is the student's median latency at its smallest batch.
     """
 
     top1: float
+    target_top1: float | None = None
     agreement: float | None = None
     boundary_agreement: float | None = None
     pgd_top1: float | None = None
@@ -58,7 +60,7 @@ class Outcome:
 
 
 METRICS = tuple(field.name for field in fields(Outcome))
-QUALITIES = ("top1", "agreement", "boundary_agreement", "pgd_top1")  # of which differences are taken
+QUALITIES = ("top1", "target_top1", "agreement", "boundary_agreement", "pgd_top1")  # that differences are taken of
 _WITH_TEACHER = ("agreement", "boundary_agreement")
 
 

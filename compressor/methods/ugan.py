@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
 from compressor.batch import Batch
-from compressor.generators import MLP, AnyGenerator, Generator, ImageKind
+from compressor.generators import MLP, AnyGenerator, Generator
 from compressor.methods.adaptation import Given
 from compressor.methods.batchnorm import normalising
 from compressor.methods.kd import ask
@@ -44,6 +44,7 @@ class UGAN(Config):
     - `G_b` matches the mean features of unlabelled images, `|mean f(G_b(z)) - mean f(x_u)|_1`, its own being spread by
       `pull_away` times the mean squared cosine of different ones. Features are what the last linear layer is given.
 
+    The entropy and the balance go with the bad generator alone too, as they do in the code, by `bad_weight` then.
     Not published are `good_weight`, `bad_weight` and `perturbation`; `generated_weight` rises to its published value
     instead of stepping there. Each kind of image goes through the student in a pass of its own, so that BatchNorm does
     not mix them; generated ones leave its running statistics as they are. A teacher, where there is one, teaches on the
@@ -58,6 +59,9 @@ class UGAN(Config):
     good: AnyGenerator = Field(default=MLP(), description="the generator of good samples")
     bad: AnyGenerator = Field(default=MLP(), description="the generator of bad samples")
     generator_lr: PositiveFloat = Field(default=1e-3, description="of Adam, for generators and discriminator")
+    input_noise: NonNegativeFloat = Field(
+        default=0.0, description="standard deviation added to what the student sees in training, in pixels of [0, 1]"
+    )
     discriminator_width: PositiveInt = Field(default=1000, description="of its first layer; the others are narrower")
     entropy_weight: NonNegativeFloat = 0.3
     pair_weight: NonNegativeFloat = 0.005
@@ -93,10 +97,10 @@ class Between(Objective):
         self.config = config
         self.good = self.pair = self.bad = None
         if config.good_weight > 0:
-            self.good = _made(config.good, setting, setting.classes)
+            self.good = config.good.build(setting.image_kind(setting.classes))
             self.pair = PairDiscriminator(setting.input_shape, setting.classes, config.discriminator_width)
         if config.bad_weight > 0:
-            self.bad = _made(config.bad, setting, 0)
+            self.bad = config.bad.build(setting.image_kind())
             self.features = Given(setting.student, setting.classes, "student")
         self.soft = KL(temperature=config.temperature, t2=True).build(setting)
 
@@ -123,7 +127,7 @@ class Between(Objective):
         count = len(unlabelled)
         noise, classes = _noise(self.config.good, count, moment), self._classes(count, moment)
         with torch.no_grad(), normalising(self.setting.student):
-            made, said = good(noise, classes), self.setting.student(unlabelled).float().softmax(dim=1)
+            made, said = good(noise, classes), self._answer(unlabelled).softmax(dim=1)
         labels = F.one_hot(batch.labels, self.setting.classes).float()
         yield Update(
             {
@@ -136,13 +140,12 @@ class Between(Objective):
         yield Update({"good": 0.5 * _is(pair(good(noise, classes), classes))}, player="good")
 
     def _bad(self, bad: nn.Module, unlabelled: Tensor, moment: Moment) -> Update:
-        student = self.setting.student
         made = bad(_noise(self.config.bad, len(unlabelled), moment))
-        with normalising(student):
+        with normalising(self.setting.student):
             with torch.no_grad():
-                student(unlabelled)
+                self._answer(unlabelled)
                 real = self.features.features()
-            student(made)
+            self._answer(made)
             ours = self.features.features()
         terms = {"bad_match": (ours.mean(dim=0) - real.mean(dim=0)).abs().mean()}
         if self.config.pull_away > 0:
@@ -150,13 +153,17 @@ class Between(Objective):
         return Update(terms, player="bad")
 
     def _student(self, batch: Batch, unlabelled: Tensor, moment: Moment) -> Update:
-        config, student = self.config, self.setting.student
-        terms = {"ce": F.cross_entropy(student(batch.images).float(), batch.labels)}
-        logits = student(unlabelled).float()
+        config = self.config
+        terms = {"ce": F.cross_entropy(self._answer(batch.images), batch.labels)}
+        logits = self._answer(unlabelled)
+        if (weight := config.good_weight or config.bad_weight) > 0:
+            said = logits.softmax(dim=1)
+            terms["entropy"] = weight * config.entropy_weight * -(said * logits.log_softmax(dim=1)).sum(dim=1).mean()
+            terms["balance"] = weight * config.balance_weight * balance(said)
         if self.setting.teachers and (weight := config.kd_weight.at(moment.elapsed)) > 0:
             terms["kd"] = weight * self.soft(logits, ask(self.setting.teachers[0], unlabelled), None).mean()
         notes: dict[str, Tensor] = {}
-        with normalising(student):
+        with normalising(self.setting.student):
             if self.good is not None and self.pair is not None:
                 terms |= self._from_good(self.good, self.pair, unlabelled, logits, moment, notes)
             if self.bad is not None:
@@ -172,19 +179,20 @@ class Between(Objective):
         moment: Moment,
         notes: dict[str, Tensor],
     ) -> dict[str, Tensor]:
-        """Return the terms of `L_g`; `notes` gets `good_right`, the share of good samples that are of their class."""
+        """Return the terms of `L_g` that need its generator.
+
+        `notes` gets `good_right`, the share of good samples that are of their class.
+        """
         config, count = self.config, len(unlabelled)
         classes = self._classes(count, moment)
         with torch.no_grad():
             made = good(_noise(config.good, count, moment), classes)
-        answer = self.setting.student(made).float()
+        answer = self._answer(made)
         notes["good_right"] = (answer.argmax(dim=1) == classes.argmax(dim=1)).float().mean()
         said = logits.softmax(dim=1)
         terms = {
-            "entropy": config.entropy_weight * -(said * logits.log_softmax(dim=1)).sum(dim=1).mean(),
             "pair": config.pair_weight * (said.amax(dim=1) * F.softplus(-pair(unlabelled, said))).mean(),
             "generated": config.generated_weight.at(moment.elapsed) * F.cross_entropy(answer, classes),
-            "balance": config.balance_weight * balance(said),
         }
         return {name: config.good_weight * term for name, term in terms.items()}
 
@@ -195,7 +203,7 @@ class Between(Objective):
         moved = noise + config.perturbation * _noise(config.bad, len(logits), moment)
         with torch.no_grad():
             made, near = bad(noise), bad(moved)
-        answer, further = self.setting.student(made).float(), self.setting.student(near).float()
+        answer, further = self._answer(made), self._answer(near)
         notes["bad_real"] = (answer.logsumexp(dim=1) > 0).float().mean()
         terms = {
             "real": 0.5 * F.softplus(-logits.logsumexp(dim=1)).mean(),
@@ -203,6 +211,12 @@ class Between(Objective):
             "smooth": config.smoothness_weight * (further - answer).square().sum(dim=1).mean(),
         }
         return {name: config.bad_weight * term for name, term in terms.items()}
+
+    def _answer(self, images: Tensor) -> Tensor:
+        """Return the student's logits of images in training, `[B, K]` float32."""
+        noise = self.config.input_noise
+        logits: Tensor = self.setting.student(images + noise * torch.randn_like(images) if noise > 0 else images)
+        return logits.float()
 
     def _classes(self, count: int, moment: Moment) -> Tensor:
         """Draw classes, `[count, K]` as one-hot rows."""
@@ -244,11 +258,6 @@ def pulled(features: Tensor) -> Tensor:
 def balance(said: Tensor) -> Tensor:
     """Return `-mean_k log(mean of p_k)` of probabilities `[B, K]`: log K where all classes are met alike, else more."""
     return -said.mean(dim=0).clamp_min(torch.finfo(said.dtype).tiny).log().mean()
-
-
-def _made(config: Generator, setting: Setting, classes: int) -> nn.Module:
-    channels = setting.input_shape[0]
-    return config.build(ImageKind(setting.input_shape, (0.0,) * channels, (1.0,) * channels, classes))
 
 
 def _noise(config: Generator, count: int, moment: Moment) -> Tensor:

@@ -72,6 +72,7 @@ def _outcome(planned: Plan, cell: Cell, result: record.Result, *, bench: bool) -
     smallest = min(latencies, key=int, default=None)
     return Outcome(
         top1=student.top1,
+        target_top1=student.target_top1,
         agreement=student.agreement,
         boundary_agreement=student.boundary_agreement,
         pgd_top1=student.pgd_top1,

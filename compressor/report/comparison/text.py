@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import asdict
+from itertools import product
 from typing import Any
 
 from rich import box
@@ -21,6 +22,15 @@ _LEGEND = (
     "and crops. In brackets the 95 % t-interval of their mean, then the seeds that won. It speaks of other seeds, not "
     "of another teacher or other test images; an interval that holds zero shows neither a gain nor its absence."
 )
+
+_MEASURES = (
+    ("top1", "top-1 %", ".2f"),
+    ("target_top1", "target %", ".2f"),
+    ("agreement", "agree", ".3f"),
+    ("boundary_agreement", "boundary", ".3f"),
+    ("pgd_top1", "PGD %", ".1f"),
+)
+_ACCURACIES = {"top1": "top-1", "target_top1": "target top-1"}  # whose differences are shown
 
 
 def to_json(compared: Comparison) -> str:
@@ -77,8 +87,8 @@ def table(compared: Comparison) -> Table:
 def sentences(compared: Comparison) -> Iterator[str]:
     """Yield what the table says in words, then what a reader must know of it."""
     for row in compared.rows:
-        for baseline in BASELINES:
-            difference = row.difference(baseline)
+        for metric, baseline in product(_ACCURACIES, BASELINES):
+            difference = row.difference(baseline, metric)
             if difference is not None:
                 yield _sentence(row, difference, _against(compared, row, baseline))
     for failure in compared.failures:
@@ -106,8 +116,8 @@ def to_markdown(compared: Comparison) -> str:
 
 
 def _headings(compared: Comparison) -> list[str]:
-    headings = ["student", "method", *compared.keys, "seeds", "top-1 %", "agree", "boundary", "PGD %"]
-    headings += [f"top-1 minus {baseline}" for baseline in _baselines(compared)]
+    headings = ["student", "method", *compared.keys, "seeds", *(name for _, name, _ in _measures(compared))]
+    headings += [f"{_ACCURACIES[metric]} minus {baseline}" for metric, baseline in _differences(compared)]
     headings += ["train s", "images/s", "cost / kd"]
     return [*headings, "ms"] if _timed(compared) else headings
 
@@ -121,12 +131,25 @@ def _cells(compared: Comparison) -> Iterator[list[str]]:
     for row in compared.rows:
         spreads = row.spreads
         cells = [row.student, row.method, *(dict(row.varied).get(key, "-") for key in compared.keys), _seeds(row)]
-        for metric, form in (("top1", ".2f"), ("agreement", ".3f"), ("boundary_agreement", ".3f"), ("pgd_top1", ".1f")):
-            cells.append(_spread(spreads[metric], form))
-        cells += [_difference(row.difference(baseline)) for baseline in _baselines(compared)]
+        cells += [_spread(spreads[metric], form) for metric, _, form in _measures(compared)]
+        cells += [_difference(row.difference(baseline, metric)) for metric, baseline in _differences(compared)]
         cells += [_spread(spreads["seconds"], ".1f"), _mean(spreads["images_per_s"], ",.0f")]
         cells.append("-" if row.cost is None else f"{row.cost:.2f}x")
         yield [*cells, _mean(spreads["p50_ms"], ".2f")] if _timed(compared) else cells
+
+
+def _measures(compared: Comparison) -> list[tuple[str, str, str]]:
+    """Return what is shown of each row, with its heading and form; the target domain only where there is one."""
+    return [each for each in _MEASURES if each[0] != "target_top1" or _adapted(compared)]
+
+
+def _differences(compared: Comparison) -> list[tuple[str, str]]:
+    metrics = _ACCURACIES if _adapted(compared) else ["top1"]
+    return [(metric, baseline) for metric in metrics for baseline in _baselines(compared)]
+
+
+def _adapted(compared: Comparison) -> bool:
+    return any(row.spreads["target_top1"] for row in compared.rows)
 
 
 def _baselines(compared: Comparison) -> list[str]:
@@ -169,7 +192,9 @@ def _against(compared: Comparison, row: Row, baseline: str) -> str:
 
 def _sentence(row: Row, difference: Difference, against: str) -> str:
     values = difference.spread
-    what = f"{row.label} minus {against} on {row.student}: {values.mean:+.2f} points of top-1"
+    what = (
+        f"{row.label} minus {against} on {row.student}: {values.mean:+.2f} points of {_ACCURACIES[difference.metric]}"
+    )
     if values.n == 1:
         return f"{what} from one seed, which has no interval: not shown"
     won = f"{difference.wins} of {values.n} seeds won, {difference.losses} lost"
