@@ -14,6 +14,7 @@ NOTHING = "none"  # no images: for methods that make their own
 DATA = f"{EMBEDDED}, {', '.join(OFFICIAL)}, {FOLDER}PATH package.module:factory or {NOTHING}"
 
 Normalize = Literal["given", "auto"]
+ChannelOrder = Literal["rgb", "bgr"]
 TrainPrecision = Literal["fp32", "bf16", "fp16"]
 Provider = Literal["cpu", "cuda", "tensorrt", "openvino"]
 
@@ -23,6 +24,7 @@ __all__ = [
     "FOLDER",
     "NOTHING",
     "OFFICIAL",
+    "ChannelOrder",
     "ExportInput",
     "ExportOutput",
     "ExportPrecision",

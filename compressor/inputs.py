@@ -119,7 +119,7 @@ def prepare(recipe: Recipe, tell: Tell, *, examine: bool = True, group: Processe
         for network in inputs.teachers:
             refuse_undifferentiable(network.module, inputs.data.input_shape, network.called)
     known = [
-        given.model_copy(update={"arch": network.arch, "mean": network.mean, "std": network.std})
+        given.model_copy(update={"arch": network.arch, **network.preparation})
         for given, network in zip(recipe.teachers, inputs.teachers, strict=True)
     ]
     images = len(inputs.data.train) if recipe.method.needs.data else None

@@ -50,9 +50,12 @@ def find(path: Path, model: ModelProto) -> Borders:
     """
     given = inputs(model.graph)
     if len(given) != 1 or len(model.graph.output) != 1:
+        several = ", ".join(value.name for value in model.graph.output)
         raise ArtifactRejected(
             f"{path} has {len(given)} inputs and {len(model.graph.output)} outputs, a classifier has one of each",
-            hint="export the network in inference mode, from images to logits alone",
+            hint=f"--output-name chooses one of {several}"
+            if len(given) == 1 and several
+            else "export the network in inference mode, from images to logits alone",
         )
     kind = given[0].type.tensor_type
     if kind.elem_type not in (*FLOATING, TensorProto.UINT8):
@@ -90,14 +93,20 @@ def inputs(graph: GraphProto) -> list[ValueInfoProto]:
 
 def softmax(graph: GraphProto) -> NodeProto | None:
     """Return the softmax over the classes that the graph ends with, None if it returns logits."""
-    producers = {output: node for node in graph.node for output in node.output}
-    node = producers.get(graph.output[0].name)
-    while node is not None and node.op_type in _AFTER_SOFTMAX:
-        node = producers.get(node.input[0])
+    node = ending(graph, graph.output[0].name)
     if node is None or node.op_type != "Softmax":
         return None
     axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), -1)
     return node if axis in (-1, 1) else None  # [batch, classes], or [batch, classes, 1, 1] before a Flatten
+
+
+def ending(graph: GraphProto, name: str) -> NodeProto | None:
+    """Return what last changed the values of a tensor, None where nothing did."""
+    producers = {output: node for node in graph.node for output in node.output}
+    node = producers.get(name)
+    while node is not None and node.op_type in _AFTER_SOFTMAX:
+        node = producers.get(node.input[0])
+    return node
 
 
 def _image(path: Path, model: ModelProto, sizes: list[int], pixels: Pixels) -> tuple[int, int, int]:
@@ -120,7 +129,8 @@ def _image(path: Path, model: ModelProto, sizes: list[int], pixels: Pixels) -> t
         shape = [size if size > 0 else known[index] for index, size in enumerate(shape)]
     if min(shape) <= 0:
         raise ArtifactRejected(
-            f"{path} leaves the size of its images open", hint="export it with fixed channels, height and width"
+            f"{path} leaves the size of its images open",
+            hint="--image-size N says it, or the data; or export it with fixed channels, height and width",
         )
     return shape[0], shape[1], shape[2]
 
@@ -143,7 +153,7 @@ class _Step(NamedTuple):
     """One node of a chain, whose second operand, if any, is a constant."""
 
     operator: str
-    constant: NDArray[np.float32] | None = None
+    constant: NDArray[Any] | None = None
     attributes: Mapping[str, Any] = {}
 
 
@@ -155,13 +165,15 @@ def rebuild(
     output: Output,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    bgr: bool = False,
 ) -> None:
     """Give a graph that takes floating-point pixels the ends that are wanted, in place.
 
     It then takes `input`, float32 `[batch, C, H, W]` or uint8 `[batch, H, W, C]`, and returns float32 `logits` or
     `probabilities` `[batch, K]`, also where it returned `[batch, K, 1, 1]`. uint8 pixels are divided by 255; pixels
-    become `(pixels - mean) / std` per channel. For logits, a softmax at the end is taken off; for probabilities, there
-    must be none. `borders` were found in the graph, whose types may have been lowered since.
+    become `(pixels - mean) / std` per channel, and with `bgr` the graph is given the blue ones first. For logits, a
+    softmax at the end is taken off; for probabilities, there must be none. `borders` were found in the graph, whose
+    types may have been lowered since.
     """
     graph = model.graph
     _release_weights(model)
@@ -169,11 +181,11 @@ def rebuild(
         last.op_type = "Identity"
         last.ClearField("attribute")
     given, returned = graph.input[0], graph.output[0]
-    front = _front(given.type.tensor_type.elem_type, pixels, mean, std)
+    front = _front(given.type.tensor_type.elem_type, pixels, mean, std, bgr)
     classes = [dim.dim_value or dim.dim_param or "classes" for dim in returned.type.tensor_type.shape.dim][1:]
     back = _back(returned.type.tensor_type.elem_type, output, pooled=classes[1:] == _POOLED)
 
-    names = _Names(graph)
+    names = Names(graph)
     inner = {
         name: names.fresh(f"{name}_inner") for name in sorted({INPUT, output, given.name, returned.name} & names.taken)
     }
@@ -194,7 +206,9 @@ def rebuild(
     returned.CopyFrom(helper.make_tensor_value_info(output, TensorProto.FLOAT, [batch, *(classes[:1] or ["classes"])]))
 
 
-def _front(element: int, pixels: Pixels, mean: Sequence[float] | None, std: Sequence[float] | None) -> list[_Step]:
+def _front(
+    element: int, pixels: Pixels, mean: Sequence[float] | None, std: Sequence[float] | None, bgr: bool
+) -> list[_Step]:
     steps = []
     if pixels == "uint8":
         # TensorRT transposes no uint8, so the cast comes first. Half of the 256 values times 1/255 are not those
@@ -208,6 +222,8 @@ def _front(element: int, pixels: Pixels, mean: Sequence[float] | None, std: Sequ
         steps.append(_Step("Sub", _per_channel(mean)))
     if std is not None:
         steps.append(_Step("Div", _per_channel(std)))
+    if bgr:
+        steps.append(_Step("Gather", np.array([2, 1, 0], np.int64), {"axis": 1}))
     if element != TensorProto.FLOAT:
         steps.append(_Step("Cast", attributes={"to": element}))
     return steps
@@ -226,7 +242,7 @@ def _per_channel(values: Sequence[float]) -> NDArray[np.float32]:
     return np.array(values, np.float32).reshape(-1, 1, 1)
 
 
-def _chain(graph: GraphProto, steps: list[_Step], start: str, end: str, names: _Names) -> list[NodeProto]:
+def _chain(graph: GraphProto, steps: list[_Step], start: str, end: str, names: Names) -> list[NodeProto]:
     """Return the nodes that lead from the tensor `start` through the steps to the tensor `end`."""
     nodes = []
     current = start
@@ -250,7 +266,7 @@ def _release_weights(model: ModelProto) -> None:
     model.ir_version = max(model.ir_version, 4)  # before it, all weights had to be inputs
 
 
-class _Names:
+class Names:
     """The names of a graph's tensors, and new ones that neither these nor its nodes have."""
 
     def __init__(self, graph: GraphProto) -> None:

@@ -15,7 +15,7 @@ from PIL import Image
 from shell import ran, refused, typed
 
 from compressor import checkpoint
-from exporters import onnx
+from exporters import exporter, onnx
 from exporters.parity import LIMITS
 
 RTX = pytest.mark.skipif(
@@ -26,6 +26,9 @@ OPENVINO = pytest.mark.skipif(
     find_spec("openvino") is None,
     reason="OpenVINO is not installed: pip install 'compressor[openvino]'",
 )
+
+
+openvino_exporter = exporter("openvino")
 
 
 @pytest.fixture
@@ -77,6 +80,29 @@ def test_an_int8_file_says_what_it_was_calibrated_with(run):
     assert known["recipe"] == "cpu"
     assert known["kept_fp32"] == []
     assert known["drop"] is None
+
+
+def test_the_way_to_choose_ranges_is_chosen_on_validation_images_and_said(run):
+    done = ran(["export", "run", "--precision", "int8", "--set", "calibration.method=auto", "--json"])
+
+    known = json.loads(done.out)["artifacts"][-1]["calibration"]
+    lost = re.search(r"calibration.method (\w+): .*: minmax (\S+), entropy (\S+), percentile (\S+)", done.err)
+    assert known["method"] == lost[1]
+    by_method = dict(zip(("minmax", "entropy", "percentile"), map(float, lost.groups()[1:]), strict=True))
+    assert by_method[lost[1]] == min(by_method.values())
+
+
+@OPENVINO
+def test_a_search_measures_candidates_in_the_runtime_that_the_file_is_for(run, monkeypatch):
+    opened = []
+    load = openvino_exporter.load
+    monkeypatch.setattr(
+        openvino_exporter, "load", lambda path, **more: opened.append(path.suffix) or load(path, **more)
+    )
+
+    exported("-f", "openvino", "--precision", "int8", "--max-drop", "5")
+
+    assert ".onnx" in opened  # candidates are graphs still; the finished file is an .xml
 
 
 def test_max_drop_is_measured_on_validation_images(run):
@@ -181,6 +207,7 @@ def known(network) -> list[str]:
     return ["--mean", ",".join(map(str, network.mean)), "--std", ",".join(map(str, network.std))]
 
 
+@pytest.mark.starts
 def test_a_graph_is_exported_with_its_normalisation_inside(foreign):
     artifact = json.loads(ran(["export", "--from", "model.onnx", *known(foreign), "--json"]).out)
 
@@ -191,6 +218,7 @@ def test_a_graph_is_exported_with_its_normalisation_inside(foreign):
     np.testing.assert_allclose(onnx.load(Path("model.fp32.onnx"))(images), expected, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.starts
 def test_labelled_data_find_the_normalisation_and_measure_the_loss(foreign, here):
     done = ran(["export", "--from", "model.onnx", "--data", "digits", "--precision", "int8", "--json"])
 
@@ -202,6 +230,7 @@ def test_labelled_data_find_the_normalisation_and_measure_the_loss(foreign, here
     assert artifact["calibration"]["boundary"] == 0
 
 
+@pytest.mark.starts
 def test_a_wrong_normalisation_is_seen_by_its_accuracy(foreign):
     wrong = ["--mean", "-2", "--std", "5", "--data", "digits"]
     refused(
@@ -212,6 +241,7 @@ def test_a_wrong_normalisation_is_seen_by_its_accuracy(foreign):
     assert "using that" in done.err
 
 
+@pytest.mark.starts
 def test_validate_finds_the_normalisation_too(foreign, here):
     done = json.loads(ran(["validate", "model.onnx", "--data", "digits", "--json"]).out)
 
@@ -220,6 +250,7 @@ def test_validate_finds_the_normalisation_too(foreign, here):
     assert done["format"] == "onnx"
 
 
+@pytest.mark.starts
 def test_boundary_samples_come_from_a_teacher_where_there_is_one(foreign, here):
     done = ran(
         [
@@ -231,6 +262,7 @@ def test_boundary_samples_come_from_a_teacher_where_there_is_one(foreign, here):
     assert json.loads(done.out)["calibration"]["boundary"] > 8
 
 
+@pytest.mark.starts
 def test_an_export_of_ours_needs_nothing_said(foreign):
     ran(["export", "--from", "model.onnx", *known(foreign)])
 
@@ -240,6 +272,7 @@ def test_an_export_of_ours_needs_nothing_said(foreign):
     assert artifact["parity"]["relative_error"] < 0.03
 
 
+@pytest.mark.starts
 def test_a_refusal_names_no_file_of_a_scratch_folder(foreign):
     ran(["export", "--from", "model.onnx", *known(foreign), "--precision", "fp16"])
 
@@ -248,6 +281,7 @@ def test_a_refusal_names_no_file_of_a_scratch_folder(foreign):
     )
 
 
+@pytest.mark.starts
 def test_nothing_is_written_over_unless_asked(foreign):
     command = ["export", "--from", "model.onnx", *known(foreign)]
     ran(command)
@@ -271,6 +305,7 @@ def test_nothing_is_written_over_unless_asked(foreign):
         (["--data", "digits", "--precision", "int8", "--set", "calibration.boundary=0.5"], 4, "network with gradients"),
     ],
 )
+@pytest.mark.starts
 def test_what_is_missing_for_a_graph_is_said(foreign, flags, code, words):
     refused(["export", "--from", "model.onnx", *flags, "--quiet"], code, re.escape(words))
 

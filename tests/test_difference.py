@@ -408,6 +408,7 @@ def compared(*arguments):
     return json.loads(ran(["diff", *arguments, *FEW, "--json"]).out)
 
 
+@pytest.mark.starts
 def test_a_network_and_its_fp32_graph_never_differ(here):
     record = compared("runs/student-1", ONNX)
 
@@ -420,6 +421,7 @@ def test_a_network_and_its_fp32_graph_never_differ(here):
     assert "none was found on which they differ" in record["summary"]
 
 
+@pytest.mark.starts
 def test_the_same_bytes_under_another_name_never_differ(here, tmp_path):
     copies = [str(shutil.copy(ONNX, tmp_path / name)) for name in ("one.onnx", "two.onnx")]
 
@@ -461,6 +463,7 @@ def test_the_same_command_says_the_same_twice(here):
     assert first["given"] == second["given"]
 
 
+@pytest.mark.starts
 def test_a_guide_lends_its_gradients(here, tmp_path):
     copy = str(shutil.copy(ONNX, tmp_path / "copy.onnx"))
 
@@ -506,6 +509,7 @@ def test_without_samples_only_the_given_images_are_compared(here, tmp_path):
     assert "Nearest differences" not in gallery.read_text()
 
 
+@pytest.mark.starts
 def test_a_promise_on_the_agreement_ends_with_exit_code_7_after_the_result(here):
     assert typed(["diff", "runs/student-1", ONNX, *FEW, "--min-agreement", "1"]).code == 0
 
@@ -538,6 +542,7 @@ def test_class_names_are_escaped():
     assert not any(tag in text for tag in ("<b>x", "<script", "<i>a", "<u>", "<s>"))
 
 
+@pytest.mark.starts
 def test_a_graph_from_elsewhere_gets_the_normalisation_that_suits_the_data(here, tmp_path):
     """The student without its own normalisation, as a graph that says nothing of it."""
 
@@ -555,6 +560,7 @@ def test_a_graph_from_elsewhere_gets_the_normalisation_that_suits_the_data(here,
     assert record["given"]["agreement"] > 0.97
 
 
+@pytest.mark.starts
 def test_what_cannot_be_compared_is_refused(here, tmp_path):
     loose = str(shutil.copy(ONNX, tmp_path / "loose.onnx"))
     other = str(shutil.copy(ONNX, tmp_path / "other.onnx"))
@@ -569,6 +575,7 @@ def test_what_cannot_be_compared_is_refused(here, tmp_path):
     refused(["diff", "runs/student-1", "none.onnx"], 4, "none.onnx")
 
 
+@pytest.mark.starts
 def test_files_that_do_not_fit_each_other_are_refused(here, tmp_path, tiny):
     for name, network, shape in (("classes", tiny(4, 1), (1, 8, 8)), ("shape", tiny(10, 3), (3, 8, 8))):
         exporter.export(network, tmp_path / f"{name}.onnx", input_shape=shape)

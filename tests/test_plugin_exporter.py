@@ -174,6 +174,7 @@ def test_int8_is_quantised_as_the_plugin_says(run):
     assert artifact["calibration"]["recipe"] == "cpu"
 
 
+@pytest.mark.starts
 def test_a_graph_from_elsewhere_is_given_a_format_of_ones_own(run):
     ran(["export", "run", "--format", "onnx"])
     shutil.copy(run / "export/student.fp32.onnx", "model.onnx")

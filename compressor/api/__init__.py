@@ -288,6 +288,8 @@ def benchmark(
     format: str | None = None,
     provider: str | None = None,
     options: BenchOptions = NO_OPTIONS,
+    image_size: int | None = None,
+    output_name: str | None = None,
     tell: Tell | None = None,
 ) -> record.Metrics:
     """Time one file on this machine; `Run.benchmark` times all files of a run, in turn.
@@ -296,6 +298,8 @@ def benchmark(
         settings: keys of a recipe's `bench`, `{"batch_sizes": [1, 8]}`.
         format, provider: as for `validate`.
         options: what is asked beyond the numbers: a baseline, a latency to stay within, a file for every sample.
+        image_size, output_name: height and width of an ONNX file's images, and which output counts, where it leaves
+            that open.
     """
     return pipeline.bench_file(
         Path(what),
@@ -305,6 +309,8 @@ def benchmark(
         provider=provider,
         options=options,
         overrides=_overrides(settings, below=("bench",)),
+        data=Data(image_size=image_size),
+        given=Normalisation(output=output_name),
     )
 
 

@@ -18,15 +18,16 @@ from numpy.typing import NDArray
 
 from compressor.artifacts.formats import exporter_for, exporter_of, format_of
 from compressor.artifacts.opening import file_facts, located
-from compressor.artifacts.proof import graph_images, prove
+from compressor.artifacts.proof import NOISE, graph_images, prove
 from compressor.errors import InputRejected
 from compressor.files import explained
 from compressor.progress import Tell
 from compressor.recipe import Calibration, Export
 from compressor.runs import record
 from compressor.runs.folder import BUILDING
-from exporters import Built, Compiler, Engine, Exporter, Runner, onnx, quantize
+from exporters import Built, Compiler, Engine, Exporter, Quantization, Runner, onnx, parity, quantize
 from exporters.errors import ExporterError, RuntimeMissing
+from exporters.precision import precision_of
 
 Images = NDArray[np.float32]
 
@@ -119,7 +120,10 @@ def _graph(
     """Write the ONNX file that has the precision and the borders of the target."""
     graph, calibration = place / f"{source.name}.onnx", None
     source.trunk(graph, target.operators)
-    if target.precision == "int8":
+    if target.precision == "int8" and precision_of(onnx.census(graph)) == "int8":  # quantised by whoever made it
+        quantize.expect_scheme(graph, recipe_of(target, exporter))
+        tell("the graph is INT8 already, with the ranges that it has")
+    elif target.precision == "int8":
         graph, calibration = _quantized(source, target, exporter, graph, tell)
     shaped = place / f"{source.name}.{target.precision}.onnx"
     onnx.convert(
@@ -143,11 +147,15 @@ def _wanted(source: Source, target: Export) -> str:
 def _quantized(
     source: Source, target: Export, exporter: Exporter, trunk: Path, tell: Tell
 ) -> tuple[Path, record.Calibration]:
-    recipe = target.quantization or exporter.QUANTIZATIONS[0]
-    method = target.calibration.method
+    recipe = recipe_of(target, exporter)
     images, boundary = source.calibration(target.calibration)
     tell(f"calibrating INT8 ({recipe}) on {len(images)} training images, {boundary} of them on the boundary")
     path = trunk.with_name("int8.onnx")
+    opened = partial(_runnable, exporter)
+    if target.calibration.method == "auto":
+        method = _best_method(source, trunk, images, recipe, opened, tell)
+    else:
+        method = target.calibration.method
     if target.max_drop is None:
         quantized = quantize.quantize(trunk, path, images, recipe=recipe, method=method)
     else:
@@ -158,7 +166,7 @@ def _quantized(
             recipe=recipe,
             method=method,
             max_drop=target.max_drop,
-            drop=partial(_drop, source),
+            drop=partial(_drop, source, opened),
         )
         kept = f"in fp32: {', '.join(quantized.kept)}" if quantized.kept else "every layer is INT8"
         tell(f"INT8 loses {quantized.drop:.2f} points on validation images, {target.max_drop:g} are allowed; {kept}")
@@ -172,9 +180,37 @@ def _quantized(
     )
 
 
-def _drop(source: Source, candidate: Path) -> float:
+def recipe_of(target: Export, exporter: Exporter) -> Quantization:
+    """Return the INT8 recipe of a target."""
+    return target.quantization or exporter.QUANTIZATIONS[0]
+
+
+def _runnable(exporter: Exporter, candidate: Path) -> Runner:
+    """Open a candidate in the runtime that it is for, where that reads ONNX files; else in ONNX Runtime."""
+    reads = candidate.suffix in exporter.SUFFIXES and not exporter.COMPILED
+    return exporter.load(candidate) if reads else onnx.load(candidate)
+
+
+def _best_method(
+    source: Source, trunk: Path, images: Images, recipe: Quantization, opened: Callable[[Path], Runner], tell: Tell
+) -> quantize.Method:
+    """Return the way to choose ranges that loses least on validation images, of equals the one that errs least."""
+    found: dict[quantize.Method, tuple[float, float]] = {}
+    for method in quantize.METHODS:
+        candidate = trunk.with_name(f"{method}.onnx")
+        quantize.quantize(trunk, candidate, images, recipe=recipe, method=method)
+        runner = opened(candidate)
+        errors = parity.check(runner, source.reference, source.images[NOISE:], batch_sizes=())
+        found[method] = source.drop(runner), next(iter(errors.values())).rms_error
+    best = min(found, key=lambda method: found[method])
+    told = ", ".join(f"{method} {drop:.2f}" for method, (drop, _) in found.items())
+    tell(f"calibration.method {best}: points lost on validation images by method: {told}")
+    return best
+
+
+def _drop(source: Source, opened: Callable[[Path], Runner], candidate: Path) -> float:
     """Return the points of top-1 that a candidate loses; one that the proof would refuse is refused here."""
-    runner = onnx.load(candidate)
+    runner = opened(candidate)
     prove(runner, source.reference, source.images)
     return source.drop(runner)
 

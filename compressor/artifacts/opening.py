@@ -78,20 +78,27 @@ def torch_runner(
 
 
 class Normalised:
-    """A runner that takes normalised images, in the place of one that takes pixels in `[0, 1]`; see `Runner`."""
+    """A runner that takes normalised images, in the place of one that takes pixels in `[0, 1]`; see `Runner`.
 
-    def __init__(self, runner: Runner, mean: Sequence[float], std: Sequence[float]) -> None:
+    With `bgr`, the file takes blue first; `mean` and `std` have red first all the same.
+    """
+
+    def __init__(self, runner: Runner, mean: Sequence[float], std: Sequence[float], *, bgr: bool = False) -> None:
         self._runner = runner
+        self._order = slice(None, None, -1 if bgr else 1)
         self._mean, self._std = (np.asarray(each, np.float32)[:, None, None] for each in (mean, std))  # [C, 1, 1]
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._runner, name)
 
     def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        return self._runner((images - self._mean) / self._std)
+        return self._runner(self._prepared(images))
 
     def prepare(self, images: NDArray[np.float32]) -> Callable[[], object]:
-        return self._runner.prepare((images - self._mean) / self._std)
+        return self._runner.prepare(self._prepared(images))
+
+    def _prepared(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.ascontiguousarray(((images - self._mean) / self._std)[:, self._order])
 
 
 def facts(runner: Runner, *, relative_to: Path | None = None) -> dict[str, Any]:

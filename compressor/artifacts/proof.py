@@ -23,7 +23,8 @@ IMAGES = 256
 NOISE = 16  # images of noise, the first of a proof
 
 _ADVICE = {
-    "int8": "--max-drop keeps the layers in fp32 that suffer most, and more calibration samples may help",
+    "int8": "--max-drop 1 keeps the layers in fp32 that suffer most, until the file is proved; "
+    "--set calibration.method=auto tries other ranges",
     "fp16": "try --precision fp32",
     "bf16": "try --precision fp16",
 }

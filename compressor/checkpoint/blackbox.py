@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -16,11 +17,12 @@ from compressor.checkpoint.exported import refuse_code
 from compressor.checkpoint.formats import Format, guarded
 from compressor.checkpoint.network import USUAL_SHAPES, Network, Shape, find_shape, refuse_undifferentiable
 from compressor.checkpoint.torchscript import load_torchscript
-from compressor.checkpoint.trial import within_limits
+from compressor.checkpoint.trial import can_limit, within_limits
 from compressor.errors import InputRejected, UsageError
 from compressor.files import sha256
 from compressor.models import Normalized
 from exporters import Runner, onnx
+from exporters.errors import ExporterError, RuntimeMissing
 
 
 class BlackBox(nn.Module):
@@ -112,18 +114,41 @@ class Graph(nn.Module):
         return self  # a session holds no state of its own, and cannot be copied
 
 
-def open_graph(path: Path, *, mean: Sequence[float] | None = None, std: Sequence[float] | None = None) -> Network:
-    """Open an ONNX classifier; without `mean` and `std` it is not stated how its images are normalised.
+def _tried(path: Path) -> None:
+    """Let a copy of this process open a file and answer two images first, where the system can make one."""
+
+    def first() -> None:
+        try:
+            runner = onnx.load(path, threads=1)
+            runner(np.zeros((2, *runner.input_shape), np.float32))
+        except RuntimeMissing:  # which whoever runs it will say
+            return
+        except ExporterError as error:
+            raise InputRejected(error.message, hint=error.hint) from error
+
+    if can_limit():
+        within_limits(first, str(path))
+
+
+def open_graph(
+    path: Path, *, mean: Sequence[float] | None = None, std: Sequence[float] | None = None, bgr: bool = False
+) -> Network:
+    """Open an ONNX classifier, of three channels where it is `bgr`.
+
+    Without `mean` and `std` it is not stated how its images are normalised.
 
     Raises:
         ArtifactRejected: it is not an ONNX classifier.
         UsageError: `mean` and `std` do not fit its channels or each other.
         InputRejected: it takes bytes, so that there is nothing to normalise outside.
     """
+    _tried(path)
     runner = onnx.load(path)
     channels = runner.input_shape[0]
     if (mean is None) != (std is None):
         raise UsageError("--mean and --std go together")
+    if bgr and (mean is None or channels != 3):
+        raise UsageError("--channel-order bgr is for images of three channels, with --mean and --std (red first)")
     if mean is not None and std is not None:
         if not len(mean) == len(std) == channels or min(std) <= 0:
             raise UsageError(f"--mean and --std need {channels} values each, std above zero, one a channel of {path}")
@@ -135,13 +160,14 @@ def open_graph(path: Path, *, mean: Sequence[float] | None = None, std: Sequence
     stated = mean is not None or _OURS in runner.metadata or runner.pixels == "uint8"
     mean, std = tuple(mean or [0.0] * channels), tuple(std or [1.0] * channels)
     return Network(
-        module=Normalized(Graph(runner), mean, std).eval(),
+        module=Normalized(Graph(runner), mean, std, bgr=bgr).eval(),
         arch=None,
         classes=runner.classes,
         class_names=None,
         input_shape=runner.input_shape,
         mean=mean,
         std=std,
+        bgr=bgr,
         stated=stated,
         data=None,
         parameters=sum(runner.census.values()),

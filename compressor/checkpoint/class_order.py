@@ -38,5 +38,5 @@ def named_order(network: Network, names: Sequence[str]) -> None:
     raise InputRejected(
         f"{network.called}'s classes have another order than the data's: its class {at} is {theirs[at]!r}, "
         f"the data's is {names[at]!r}",
-        hint="order the data's classes as the teacher has them: " + ", ".join(theirs[:10]),
+        hint="--set data.class_order=FILE takes the teacher's, one name a line: " + ", ".join(theirs[:10]),
     )

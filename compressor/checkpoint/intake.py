@@ -30,6 +30,7 @@ def load_teacher(config: Teacher, *, input_shape: Shape | None = None) -> Networ
         input_shape=input_shape,
         mean=config.mean,
         std=config.std,
+        bgr=config.channel_order == "bgr",
     )
 
 
@@ -52,6 +53,7 @@ def load_network(
     input_shape: Shape | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    bgr: bool = False,
 ) -> Network:
     """Open any trained classifier, on the CPU, in evaluation mode.
 
@@ -60,7 +62,7 @@ def load_network(
             named here too, since importing it runs code.
         weights: which of several sets of weights in the file, by its key or the first word of their names.
         input_shape: of the images, where it is known; some networks are built for one shape.
-        mean, std: override those of the file's metadata.
+        mean, std: override those of the file's metadata; with `bgr` it takes blue first.
 
     Raises:
         InputRejected: the file cannot be used; the sentence says why.
@@ -78,12 +80,13 @@ def load_network(
         module, shape, found = open_blackbox(path, format_, input_shape)
         _refuse_other_classes(path, found, classes)
         summary = f"{format_.value}, {found} classes, {_size(module)}, used as it is"
-        return _normalised(path, module, None, found, shape, None, mean, std, summary)
+        return _normalised(path, module, None, found, shape, None, mean, std, bgr, summary)
     read = read_tensors(path, weights=weights)
     card = read_card(read.metadata, path)
     read, fit = _fit(path, read, card, arch, classes, input_shape)
     _refuse_other_classes(path, fit.classes, classes)
-    return _normalised(path, fit.module, fit.arch, fit.classes, fit.input_shape, card, mean, std, _summary(read, fit))
+    summary = _summary(read, fit)
+    return _normalised(path, fit.module, fit.arch, fit.classes, fit.input_shape, card, mean, std, bgr, summary)
 
 
 def _fit(
@@ -140,6 +143,7 @@ def _normalised(
     card: Card | None,
     mean: Sequence[float] | None,
     std: Sequence[float] | None,
+    bgr: bool,
     summary: str,
 ) -> Network:
     if (mean is None) != (std is None):
@@ -155,13 +159,14 @@ def _normalised(
             hint="give one value for each channel",
         )
     return Network(
-        module=models.Normalized(module, means, stds).eval(),
+        module=models.Normalized(module, means, stds, bgr=bgr).eval(),
         arch=arch,
         classes=classes,
         class_names=card.class_names if card else None,
         input_shape=shape,
         mean=tuple(means),
         std=tuple(stds),
+        bgr=bgr,
         stated=chosen is not None,
         data=card.data if card else None,
         parameters=models.parameters(module),

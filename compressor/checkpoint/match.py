@@ -307,7 +307,7 @@ def _built(network: Network, shape: Shape) -> Network:
     assert network.arch is not None
     module = models.build(network.arch, classes=network.classes, input_shape=shape)
     module.load_state_dict(_weights(network))
-    return replace(network, module=models.Normalized(module, network.mean, network.std).eval())
+    return replace(network, module=models.Normalized(module, network.mean, network.std, bgr=network.bgr).eval())
 
 
 def _weights(network: Network) -> dict[str, Tensor]:

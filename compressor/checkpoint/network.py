@@ -24,7 +24,8 @@ class Network:
 
     `arch` is None for a network that brought its own code (TorchScript, torch.export). `input_shape` is what it was
     made for, or is usual. Where `stated` is False, neither the file nor the user said how to normalise, and `mean` and
-    `std` are 0 and 1 until the teacher check has chosen. `data` names the data set in the file's metadata. `path`
+    `std` are 0 and 1 until the teacher check has chosen; with `bgr` it takes blue first.
+    `data` names the data set in the file's metadata. `path`
     is the file, in a run's folder that of its student; `summary` is one line to print; `called` is its name in
     sentences.
     """
@@ -36,6 +37,7 @@ class Network:
     input_shape: Shape
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    bgr: bool = False
     stated: bool
     data: str | None
     parameters: int
@@ -44,11 +46,16 @@ class Network:
     summary: str
     called: str = "the teacher"
 
-    def normalised(self, mean: Sequence[float], std: Sequence[float]) -> "Network":
+    @property
+    def preparation(self) -> dict[str, object]:
+        """How its images are prepared, in the words of a recipe's teacher."""
+        return {"mean": self.mean, "std": self.std, "channel_order": "bgr" if self.bgr else "rgb"}
+
+    def normalised(self, mean: Sequence[float], std: Sequence[float], bgr: bool = False) -> "Network":
         """Return the same network, sharing its weights, under another normalisation."""
         inner = self.module.network if isinstance(self.module, Normalized) else self.module
-        module = Normalized(inner, mean, std).eval().to(device_of(inner))
-        return replace(self, module=module, mean=tuple(mean), std=tuple(std), stated=True)
+        module = Normalized(inner, mean, std, bgr=bgr).eval().to(device_of(inner))
+        return replace(self, module=module, mean=tuple(mean), std=tuple(std), bgr=bgr, stated=True)
 
 
 def default_data(network: Network) -> str | None:

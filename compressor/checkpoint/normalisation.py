@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import sqrt
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -19,10 +19,17 @@ from compressor.batch import Batch
 from compressor.checkpoint.class_order import apply_order, best_order
 from compressor.checkpoint.network import Network
 
-Statistics = tuple[tuple[float, ...], tuple[float, ...]]
+
+class Statistics(NamedTuple):
+    """What is done to pixels in `[0, 1]`: one value a channel, red first, and whether the network takes blue first."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    bgr: bool = False
+
 
 _SCREENED = 128  # images on which every candidate is tried
-_FINALISTS = 3  # of them see all images, and the best in another class order, and the given one
+_FINALISTS = 4  # of them see all images, and the best in another class order, and the given one
 _BATCH = 128
 _Z = 1.96  # standard errors of a 95 % interval
 _TEMPERATURES = torch.logspace(-2, 5, 64)
@@ -84,11 +91,20 @@ def try_all(
     network: Network, given: str | None, options: Mapping[str, Statistics], split: Split, count: int
 ) -> list[Tried]:
     """Return what the network says under the given normalisation, if any, and under the likeliest of `options`."""
-    screened = predict(network, options, split, min(_SCREENED, count))
-    ranked = [one.phrase for one in sorted(screened, key=lambda one: one.tempered)]
+    few = min(_SCREENED, count)
+    screened = predict(network, options, split, few)
+    swapped = {f"{name}, blue first (BGR)": options[name]._replace(bgr=True) for name in _likeliest(screened)}
+    if len(next(iter(options.values())).mean) == 3:
+        options = {**options, **swapped}
+        screened += predict(network, swapped, split, few)
     reordered = max(screened, key=lambda one: int(one.reordered.sum())).phrase
-    names = dict.fromkeys([*([given] if given else []), *ranked[:_FINALISTS], reordered])
+    names = dict.fromkeys([*([given] if given else []), *_likeliest(screened), reordered])
     return predict(network, {name: options[name] for name in names}, split, count)
+
+
+def _likeliest(screened: Sequence["Tried"]) -> list[str]:
+    """Return the phrases of the finalists. The order of colours costs a network less than a wrong scale does."""
+    return [one.phrase for one in sorted(screened, key=lambda one: one.tempered)][:_FINALISTS]
 
 
 def predict(network: Network, options: Mapping[str, Statistics], split: Split, count: int) -> list[Tried]:

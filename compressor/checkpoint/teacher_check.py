@@ -38,6 +38,7 @@ _PHRASES = {
     "none": "without normalisation",
     "bytes": "with pixels of 0 to 255",
 }
+_CENTRED = ("imagenet", "cifar10", "cifar100")  # whose mean alone is taken off bytes, as Caffe and Keras do
 
 
 class Data(Protocol):
@@ -101,7 +102,7 @@ def check_teacher(
 
     given = _given(network, dataset)
     options = dict([given] if given else []) | _usual(dataset)
-    tried = try_all(network, given and given[0], options, split, count)
+    tried = _believable(try_all(network, given and given[0], options, split, count), given and given[0])
     _refuse_probabilities(network, tried)
 
     images = f"of {count:,} {kind} images"
@@ -130,23 +131,39 @@ def _count(split: Split, limit: int, shape: Shape) -> int:
 
 def _given(network: Network, dataset: Data) -> tuple[str, Statistics] | None:
     if network.stated:
-        return "with the given normalisation", (network.mean, network.std)
+        return "with the given normalisation", Statistics(network.mean, network.std, network.bgr)
     if dataset.source in NORMALISATIONS:  # published; those of a folder are only measured
-        return f"with {dataset.name}'s own normalisation", (dataset.mean, dataset.std)
+        return f"with {dataset.name}'s own normalisation", Statistics(dataset.mean, dataset.std)
     return None
 
 
 def _usual(dataset: Data) -> dict[str, Statistics]:
     """Return the normalisations worth trying, for as many channels as the data has."""
     channels = dataset.input_shape[0]
-    found = {OWN: (dataset.mean, dataset.std)}
+    found = {OWN: Statistics(dataset.mean, dataset.std)}
     for name, (mean, std) in NORMALISATIONS.items():
         same = len({*mean}) == 1 and len({*std}) == 1
         if len(mean) == channels or (same and name in {"0.5", "none", "bytes"}):
             found[_PHRASES.get(name, f"with {name}'s normalisation")] = (
-                (mean, std) if len(mean) == channels else (mean[:1] * channels, std[:1] * channels)
+                Statistics(mean, std) if len(mean) == channels else Statistics(mean[:1] * channels, std[:1] * channels)
             )
+        if name in _CENTRED and len(mean) == channels:
+            words = _PHRASES[name].removesuffix("'s normalisation").removeprefix("with ")
+            found[f"with pixels of 0 to 255 less {words}'s mean"] = Statistics(mean, (1 / 255,) * channels)
+    found["with pixels of 0 to 255 less the data's own mean"] = Statistics(dataset.mean, (1 / 255,) * channels)
     return found
+
+
+def _believable(tried: Sequence[Tried], given: str | None) -> list[Tried]:
+    """Leave out the unusual: blue first, or a mean without a std, is believed only where it makes a network good."""
+    guessed = _commonest(tried[0].labels)
+
+    def unusual(one: Tried) -> bool:
+        return one.statistics.bgr or (any(one.statistics.mean) and set(one.statistics.std) == {1 / 255})
+
+    good = 100 * (guessed + _GOOD * (1 - guessed))
+    kept = [one for one in tried if one.phrase == given or not unusual(one) or one.top1 >= good]
+    return kept or list(tried)
 
 
 def _settled(network: Network, tried: Sequence[Tried], images: str, *, automatic: bool) -> tuple[Tried, str]:
@@ -159,12 +176,13 @@ def _settled(network: Network, tried: Sequence[Tried], images: str, *, automatic
     both = f"{given.top1:.1f} % {images} {given.phrase}, on {other.top1:.1f} % {other.phrase}"
     if automatic:
         return other, f" (on {both}; using that)"
-    mean, std = ([float(f"{value:.4g}") for value in values] for values in other.statistics)
-    same = (
-        f"teacher.mean {mean} and teacher.std {std} in a recipe"
-        if network.path.suffix != ".onnx"
-        else f"--mean {','.join(map(str, mean))} --std {','.join(map(str, std))}"
-    )
+    mean, std = ([float(f"{value:.4g}") for value in values] for values in other.statistics[:2])
+    if network.path.suffix != ".onnx":
+        same = f"teacher.mean {mean} and teacher.std {std} in a recipe"
+        same += ", and teacher.channel_order bgr" if other.statistics.bgr else ""
+    else:
+        same = f"--mean {','.join(map(str, mean))} --std {','.join(map(str, std))}"
+        same += " --channel-order bgr" if other.statistics.bgr else ""
     raise InputRejected(
         f"{network.called} is right on {both}",
         hint=f"--normalize auto uses the better one; so does {same}",
@@ -172,10 +190,14 @@ def _settled(network: Network, tried: Sequence[Tried], images: str, *, automatic
 
 
 def _best(tried: Sequence[Tried], dataset: Data, images: str) -> tuple[Tried, str]:
-    best = chosen(tried, (dataset.mean, dataset.std))
+    best = chosen(tried, Statistics(dataset.mean, dataset.std))
     others = sorted((one for one in tried if one is not best), key=lambda one: one.tempered)
     second = f", next {others[0].top1:.1f} % {others[0].phrase}" if others else ""
-    return best, f" (none is stated; chosen by {best.top1:.1f} % {images}{second})"
+    guessed = _commonest(best.labels)
+    doubt = ""
+    if best.right.float().mean().item() < guessed + _GOOD * (1 - guessed):
+        doubt = "; that is little for images it was trained on: it may want them prepared in yet another way"
+    return best, f" (none is stated; chosen by {best.top1:.1f} % {images}{second}{doubt})"
 
 
 def _stated(network: Network, best: Tried, why: str, dataset: Data, limit: int, images: str) -> Checked:
@@ -222,7 +244,8 @@ def _refuse_shuffled(network: Network, tried: Sequence[Tried], names: Sequence[s
     raise InputRejected(
         f"the order of the classes looks shuffled: {network.called} is right on {best.top1:.1f} % {images} as it is, "
         f"on {100 * right.float().mean().item():.1f} % with its classes re-ordered",
-        hint=f"give the data's classes the order that {network.called} was trained with: its class {listed}",
+        hint=f"--set data.class_order=[...] gives the order that {network.called} was trained with (natural, a list, "
+        f"or a file of names): its class {listed}",
     )
 
 

@@ -20,6 +20,11 @@ _WAITED = 10 * SECONDS  # by the clock, should other work or a pause keep the pr
 _MEMORY = 16 * 2**30  # bytes, beyond what the process has
 
 
+def can_limit() -> bool:
+    """Whether this system can copy a process."""
+    return "fork" in multiprocessing.get_all_start_methods()
+
+
 def within_limits(action: Callable[[], T], name: str) -> T:
     """Return what `action` returns in a copy of this process, which is all that it can change.
 
@@ -28,7 +33,7 @@ def within_limits(action: Callable[[], T], name: str) -> T:
             the sentences.
         EnvironmentMissing: this system cannot copy a process.
     """
-    if "fork" not in multiprocessing.get_all_start_methods():
+    if not can_limit():
         raise EnvironmentMissing(
             f"{name} brings its own code, which is tried in a copy of this process; this system cannot make one",
             hint="give the network's weights, or work on Linux or in WSL",

@@ -16,6 +16,7 @@ from compressor.cli.options import (
     ImageOptions,
     Json,
     Key,
+    OutputName,
     ProviderOption,
     Quiet,
     Target,
@@ -124,6 +125,10 @@ def bench(
     device: Device = None,
     format_: FormatOption = None,
     provider: ProviderOption = None,
+    image_size: Annotated[
+        int | None, typer.Option(min=1, help="Height and width, for an ONNX file that leaves them open.")
+    ] = None,
+    output_name: OutputName = None,
     within: Annotated[float | None, typer.Option(min=0, help="Name the best file within so many ms (p99).")] = None,
     at_batch: Annotated[
         int | None, typer.Option(min=1, help="Batch size of --within; the smallest one when left out.")
@@ -154,12 +159,21 @@ def bench(
     if target is not None and target.is_file():
         _of_runs("--gate", gate)
         metrics = api.benchmark(
-            target, settings=typed, device=device, format=format_, provider=provider, options=wanted, tell=tell
+            target,
+            settings=typed,
+            device=device,
+            format=format_,
+            provider=provider,
+            options=wanted,
+            image_size=image_size,
+            output_name=output_name,
+            tell=tell,
         )
         show(metrics, as_json=as_json)
         return
     chosen = find(target)
-    _refuse({"--format": format_, "--provider": provider}, hint="compress bench FILE ...")
+    opening: dict[str, object] = {"--format": format_, "--provider": provider}
+    _refuse({**opening, "--image-size": image_size, "--output-name": output_name}, hint="compress bench FILE ...")
     opened = api.Run(chosen.folder, tuple(allow or ()))
     result = opened.benchmark(settings=typed, device=device, options=wanted, tell=tell)
     show(result, as_json=as_json)

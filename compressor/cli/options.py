@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 
 import typer
 
-from compressor.choices import DATA, Normalize, Provider, TrainPrecision
+from compressor.choices import DATA, ChannelOrder, Normalize, Provider, TrainPrecision
 from compressor.errors import UsageError
 
 if TYPE_CHECKING:
@@ -64,6 +64,11 @@ NormalizeOption = Annotated[
     typer.Option(help="auto: take the usual mean and std that fit the teacher best."),
     Key("teacher.normalize"),
 ]
+ChannelOrderOption = Annotated[
+    ChannelOrder | None,
+    typer.Option(help="Of what an ONNX file takes; bgr: blue first. --mean and --std have red first all the same."),
+]
+OutputName = Annotated[str | None, typer.Option(help="Of an ONNX file with several outputs: the one with the logits.")]
 Student = Annotated[
     str | None, typer.Option(help="resnet20, torchvision/NAME, timm/NAME, pkg.mod:make."), Key("student.arch")
 ]
@@ -179,6 +184,8 @@ class ImageOptions(DataOptions):
     )
     std: Annotated[str | None, typer.Option(help="Of an ONNX file's images, a channel each: 0.229,0.224,0.225.")] = None
     normalize: NormalizeOption = None
+    channel_order: ChannelOrderOption = None
+    output_name: OutputName = None
 
     def source(self) -> DataConfig:
         """Return where the images come from."""
@@ -190,7 +197,13 @@ class ImageOptions(DataOptions):
         """Return what the user says of an ONNX file's images."""
         from compressor.pipeline import Normalisation
 
-        return Normalisation(_numbers("--mean", self.mean), _numbers("--std", self.std), self.normalize or "given")
+        return Normalisation(
+            _numbers("--mean", self.mean),
+            _numbers("--std", self.std),
+            self.normalize or "given",
+            self.channel_order or "rgb",
+            self.output_name,
+        )
 
 
 def given(*groups: DataclassInstance) -> dict[str, Any]:

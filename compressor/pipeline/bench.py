@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic
@@ -10,7 +11,7 @@ from typing import Any
 
 import torch
 
-from compressor.artifacts.opening import facts, open_artifact
+from compressor.artifacts.opening import facts, file_facts, open_artifact
 from compressor.bench import (
     ROUNDS,
     Budget,
@@ -31,13 +32,14 @@ from compressor.machine.devices import choose_device
 from compressor.machine.gpu import Gpu, NvmlMissing, cuda_uuid, find_gpu
 from compressor.machine.hardware import hardware, other_machine
 from compressor.pipeline.finished_run import FinishedRun, open_run
+from compressor.pipeline.foreign import UNSTATED, Normalisation, adapted, size_of
 from compressor.pipeline.identity import stage_inputs
 from compressor.progress import Tell
-from compressor.recipe import Bench, Override, section
+from compressor.recipe import Bench, Data, Override, section
 from compressor.runs import record
 from compressor.runs.folder import find, working
 from compressor.runs.stages import Stages
-from exporters import Runner
+from exporters import Runner, onnx
 from exporters.feeding import FedRunner
 
 SILENCE_S = 10.0
@@ -117,23 +119,39 @@ def bench_file(
     provider: str | None = None,
     options: BenchOptions = NO_OPTIONS,
     overrides: Sequence[Override] = (),
+    data: Data | None = None,
+    given: Normalisation = UNSTATED,
 ) -> record.Metrics:
     """Time one artifact, at the batch sizes asked for; where none are and the file takes a single one, at that.
 
     Args:
+        data: the size of an ONNX file's images, and their channels, where it leaves them open.
+        given: which of an ONNX file's outputs counts.
         format_: an exporter of the user's own, where the file is its.
         overrides: of a recipe's `bench`.
     """
     config = section(Bench, ("bench",), overrides)
     chosen = choose_device(device or "auto")
-    runner = open_artifact(
-        path,
-        device=chosen,
-        format_=format_,
-        provider=provider,
-        threads=config.threads,
-        cuda_graph=config.cuda_graph,
-    )
+    with ExitStack() as kept:
+        file = path
+        if path.suffix == ".onnx" and path.is_file() and format_ is None:
+            file = kept.enter_context(adapted(path, given, size_of(data or Data(), onnx.stated_shape(path)), tell))
+        runner = open_artifact(
+            file,
+            device=chosen,
+            format_=format_,
+            provider=provider,
+            threads=config.threads,
+            cuda_graph=config.cuda_graph,
+        )
+        latencies = _bench_runner(path, runner, config, options, chosen, tell)
+        return record.Metrics(**{**facts(runner), **file_facts(path)}, latency_ms=latencies)
+
+
+def _bench_runner(
+    path: Path, runner: Runner, config: Bench, options: BenchOptions, chosen: torch.device, tell: Tell
+) -> dict[str, record.Timing]:
+    """Time one opened artifact under the name of its file, and say what there is to say."""
     if isinstance(runner, FedRunner) and runner.batch is not None and "batch_sizes" not in config.model_fields_set:
         config = config.model_copy(update={"batch_sizes": (runner.batch,)})
     budget = options.budget(config)
@@ -144,7 +162,7 @@ def bench_file(
     if budget is not None:
         tell(choose(costs.latencies, budget).sentence)
     _compare(costs.latencies, options.before, tell)
-    return record.Metrics(**facts(runner), latency_ms=costs.timings(path.name))
+    return costs.timings(path.name)
 
 
 def bench_stage(opened: FinishedRun, tell: Tell, options: BenchOptions = NO_OPTIONS) -> FinishedRun:

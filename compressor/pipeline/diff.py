@@ -61,7 +61,11 @@ def diff(a: Path, b: Path, data: Data, tell: Tell, options: Options | None = Non
         InputRejected: there are no test images, or an artifact fails.
     """
     options = options or Options()
-    pair = open_pair(a, b, data, tell, options.opening)
+    with open_pair(a, b, data, tell, options.opening) as pair:
+        return _compared(pair, tell, options)
+
+
+def _compared(pair: Pair, tell: Tell, options: Options) -> Outcome:
     one, other = (Side(runner, guide.network) for runner, guide in zip(pair.runners, pair.guides, strict=True))
     given = compare_given(one, other, pair.data.test)
     searched: Search | None = None

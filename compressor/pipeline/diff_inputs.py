@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,11 +18,19 @@ from compressor.errors import InputRejected, UsageError
 from compressor.inputs import open_inputs
 from compressor.machine.devices import choose_device
 from compressor.pipeline.finished_run import stored_recipe
-from compressor.pipeline.foreign import UNSTATED, ForeignGraph, Normalisation, fitting
+from compressor.pipeline.foreign import (
+    UNSTATED,
+    ForeignGraph,
+    Normalisation,
+    adapted,
+    fitting,
+    opened_graph,
+    size_of,
+)
 from compressor.progress import Tell
 from compressor.recipe import Data
 from compressor.runs.folder import Run, find, is_run
-from exporters import Runner
+from exporters import Runner, onnx
 from exporters.pytorch import TorchRunner
 
 
@@ -53,8 +62,9 @@ class Pair:
     data: Dataset
 
 
-def open_pair(a: Path, b: Path, data: Data, tell: Tell, opening: Opening) -> Pair:
-    """Open two artifacts and their data.
+@contextmanager
+def open_pair(a: Path, b: Path, data: Data, tell: Tell, opening: Opening) -> Iterator[Pair]:
+    """Open two artifacts and their data. A copy of an ONNX file in its form for runners lives as long as this.
 
     Raises:
         UsageError: both are the same file, no data are named and neither belongs to a run, or an option is for neither.
@@ -67,11 +77,30 @@ def open_pair(a: Path, b: Path, data: Data, tell: Tell, opening: Opening) -> Pai
     if opening.provider is not None and not any(path.suffix == ".onnx" for path in paths):
         raise UsageError("--provider chooses what runs an ONNX file, and neither A nor B is one")
     device = choose_device(opening.device or "auto")
-    opened = [_opened(path, opening, device) for path in paths]
+    with ExitStack() as kept:
+        files = [kept.enter_context(_runnable(path, data, opening, tell)) for path in paths]
+        yield _paired(paths, files, data, tell, opening, device)
+
+
+@contextmanager
+def _runnable(path: Path, data: Data, opening: Opening, tell: Tell) -> Iterator[Path]:
+    if path.suffix != ".onnx" or not path.is_file():
+        yield path
+        return
+    with adapted(path, opening.normalisation, size_of(data, onnx.stated_shape(path)), tell) as file:
+        yield file
+
+
+def _paired(
+    paths: Sequence[Path], files: Sequence[Path], data: Data, tell: Tell, opening: Opening, device: torch.device
+) -> Pair:
+    opened = [_opened(path, file, opening, device) for path, file in zip(paths, files, strict=True)]
     _match(*(_named(path, one) for path, one in zip(paths, opened, strict=True)))
     found = open_inputs(_data_of(data, paths, opened, opening.allow), [], tell, device=device, examine=False).data
     _match(_named(paths[0], opened[0]), (found.source, len(found.classes), found.input_shape))
-    first, second = (_runner(path, one, found, opening, device, tell) for path, one in zip(paths, opened, strict=True))
+    first, second = (_runner(file, one, found, opening, device, tell) for file, one in zip(files, opened, strict=True))
+    for runner, path in zip((first, second), paths, strict=True):
+        runner.path = path  # its own, where a copy is what runs
     if opening.guide is not None and isinstance(first, TorchRunner) and isinstance(second, TorchRunner):
         raise UsageError("--guide lends gradients to what has none, and both A and B have their own")
     return Pair((first, second), _guides(paths, (first, second), opening, device), found)
@@ -90,10 +119,10 @@ def _run_of(path: Path) -> Run | None:
     return Run(folder) if is_run(folder) else None
 
 
-def _opened(path: Path, opening: Opening, device: torch.device) -> checkpoint.Network | Runner:
+def _opened(path: Path, file: Path, opening: Opening, device: torch.device) -> checkpoint.Network | Runner:
     """Open a file as far as it goes without data: they may have to say how a network's images are normalised."""
     if path.suffix == ".onnx" and path.is_file():
-        return checkpoint.open_graph(path, mean=opening.normalisation.mean, std=opening.normalisation.std)
+        return opened_graph(path, file, opening.normalisation)
     if format_of(path) is not None:
         return open_artifact(path, device=device)
     run = _run_of(path)
@@ -119,7 +148,8 @@ def _runner(
         tell(f"{path.name}: {checked.sentence}")
         network = checked.network
     if path.suffix == ".onnx":
-        return ForeignGraph(network, None).normalised(open_artifact(path, device=device, provider=opening.provider))
+        runner = open_artifact(path, device=device, provider=opening.provider)
+        return ForeignGraph(path, network, None).normalised(runner)
     network.module.to(device)
     return torch_runner(network, device=device)
 

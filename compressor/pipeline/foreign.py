@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -17,7 +20,10 @@ from compressor.artifacts.calibration import calibration_images
 from compressor.artifacts.formats import exporter_for, exporter_of, provider_of
 from compressor.artifacts.opening import Normalised
 from compressor.artifacts.proof import accuracy_drop, graph_images
+from compressor.checkpoint.network import Shape
+from compressor.choices import EMBEDDED, OFFICIAL
 from compressor.errors import InputRejected, UsageError
+from compressor.files import sha256
 from compressor.inputs import Inputs, open_inputs
 from compressor.machine.devices import choose_device
 from compressor.measure.evaluation import EvaluationSet, evaluate
@@ -26,15 +32,25 @@ from compressor.progress import Tell
 from compressor.recipe import Calibration, Data, Export, Teacher
 from compressor.runs import record
 from exporters import Runner, onnx
+from exporters.errors import UserError
 
 
 @dataclass(frozen=True)
 class Normalisation:
-    """What a user says of a graph's images: mean and std, one value a channel, or that the best may be taken."""
+    """What a user says of a graph: how its images are prepared, or that the best may be taken, and which output counts.
+
+    `mean` and `std` have one value a channel, red first, also where the graph takes blue first.
+    """
 
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     normalize: Literal["given", "auto"] = "given"
+    channel_order: Literal["rgb", "bgr"] = "rgb"
+    output: str | None = None
+
+    @property
+    def bgr(self) -> bool:
+        return self.channel_order == "bgr"
 
 
 UNSTATED = Normalisation()
@@ -42,8 +58,12 @@ UNSTATED = Normalisation()
 
 @dataclass(frozen=True)
 class ForeignGraph:
-    """A graph whose normalisation is known, and the data that told it, if any."""
+    """A graph whose normalisation is known, and the data that told it, if any.
 
+    `path` is the file in the form that runners take, which is another than `network.path` where that has not.
+    """
+
+    path: Path
     network: checkpoint.Network
     inputs: Inputs | None
 
@@ -60,43 +80,96 @@ class ForeignGraph:
     @property
     def bare(self) -> bool:
         """Whether the graph takes pixels in `[0, 1]` as it is."""
-        return not any(self.network.mean) and set(self.network.std) == {1.0}
+        return not any(self.network.mean) and set(self.network.std) == {1.0} and not self.network.bgr
 
     def normalised(self, runner: Runner) -> Runner:
         """Return a runner of the graph that takes pixels in `[0, 1]`."""
-        return runner if self.bare else Normalised(runner, self.network.mean, self.network.std)
+        return runner if self.bare else Normalised(runner, *self.prepared, bgr=self.network.bgr)
+
+    @property
+    def prepared(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        return self.network.mean, self.network.std
 
 
+@contextmanager
 def open_foreign(
-    path: Path, data: Data, teacher: Teacher | None, tell: Tell, *, device: torch.device, given: Normalisation
-) -> ForeignGraph:
+    path: Path,
+    data: Data,
+    teacher: Teacher | None,
+    tell: Tell,
+    *,
+    device: torch.device,
+    given: Normalisation,
+    held_out: bool = False,
+) -> Iterator[ForeignGraph]:
     """Open an ONNX classifier and find out how its images are normalised, by its accuracy where there are data.
+
+    Args:
+        held_out: whether validation images are needed; where they are not, none are held out.
 
     Raises:
         UsageError: nobody says how its images are normalised, and there are no data to find out.
         InputRejected: another normalisation than the given one is clearly better, or the data do not fit.
     """
-    network = checkpoint.open_graph(path, mean=given.mean, std=given.std)
-    if data.name is None and teacher is None:
-        if not network.stated:
+    inputs: Inputs | None = None
+    shape = onnx.stated_shape(path)
+    if data.name is not None or teacher is not None:
+        wanted = fitting(data, shape)
+        if not held_out:
+            wanted = wanted.model_copy(update={"validation": 0})
+        inputs = open_inputs(wanted, [] if teacher is None else [teacher], tell, device=device, examine=True)
+    image = size_of(data, shape) if inputs is None else inputs.data.input_shape
+    with adapted(path, given, image, tell) as file:
+        network = opened_graph(path, file, given)
+        if inputs is None and not network.stated:
             raise UsageError(
                 f"it is not known how the images of {path} are normalised",
                 hint="--data folder:PATH finds out; --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 says it",
             )
-        return ForeignGraph(network, None)
-    teachers = [] if teacher is None else [teacher]
-    inputs = open_inputs(fitting(data, network.input_shape), teachers, tell, device=device, examine=True)
-    checked = checkpoint.check_teacher(network, inputs.data, normalize=given.normalize)
-    tell(f"{path.name}: {checked.sentence}")
-    return ForeignGraph(checked.network, inputs)
+        if inputs is not None:
+            checked = checkpoint.check_teacher(network, inputs.data, normalize=given.normalize)
+            tell(f"{path.name}: {checked.sentence}")
+            network = checked.network
+        yield ForeignGraph(file, network, inputs)
 
 
-def fitting(data: Data, input_shape: tuple[int, int, int]) -> Data:
-    """Return the data as a file takes them: a folder's images are scaled and coloured, where nothing else is asked."""
-    if not (data.name or "").startswith("folder:"):
-        return data
+@contextmanager
+def adapted(path: Path, given: Normalisation, image: Shape | None, tell: Tell) -> Iterator[Path]:
+    """Yield an ONNX file in the form that runners and exporters take: itself, or a copy that lives as long as this.
+
+    Args:
+        image: C, H, W of an image, for what the graph leaves open.
+    """
+    with tempfile.TemporaryDirectory(prefix="compress.") as folder:
+        copy = Path(folder) / path.name
+        notes = onnx.adapt(path, copy, image=image, output=given.output)
+        for note in notes or ():
+            tell(f"{path.name}: {note}")
+        try:
+            yield path if notes is None else copy
+        except UserError as error:
+            error.message = error.message.replace(str(copy), str(path))
+            raise
+
+
+def opened_graph(path: Path, file: Path, given: Normalisation) -> checkpoint.Network:
+    """Open an ONNX file in its form for runners, `file`, under its own name."""
+    network = checkpoint.open_graph(file, mean=given.mean, std=given.std, bgr=given.bgr)
+    return replace(network, path=path, sha256=sha256(path))
+
+
+def size_of(data: Data, shape: onnx.Sizes) -> Shape | None:
+    """Return C, H, W of an image where nobody opens the data, as far as a user says them; colours are usual."""
+    side = data.image_size
+    return None if side is None else (data.channels or shape[0] or 3, side, side)
+
+
+def fitting(data: Data, input_shape: onnx.Sizes) -> Data:
+    """Return the data as a file takes them, None being open: what can be scaled is, where nothing else is asked."""
     channels, height, width = input_shape
     size = data.image_size or (height if height == width else None)
+    if data.name is None or data.name in (EMBEDDED, *OFFICIAL):  # whose colours are what they are
+        return data.model_copy(update={"image_size": size if data.name else data.image_size})
     known = channels if channels in (1, 3) else None
     return data.model_copy(update={"image_size": size, "channels": data.channels or known})
 
@@ -125,12 +198,17 @@ def export_graph(
         ExportFailed: the file could not be made, or does not answer as the graph does.
     """
     exporter_for(target)
-    chosen = choose_device(device or "auto")
-    foreign = open_foreign(path, data, teacher, tell, device=chosen, given=given)
-    inputs = foreign.inputs
-    reference = foreign.normalised(onnx.load(path))
     folder = out or path.parent
     _refuse_overwriting(path, target, folder, overwrite=overwrite)
+    chosen = choose_device(device or "auto")
+    held_out = target.max_drop is not None or target.calibration.method == "auto"
+    with open_foreign(path, data, teacher, tell, device=chosen, given=given, held_out=held_out) as foreign:
+        return _exported(foreign, target, folder, tell, provider=provider_of(target.format, chosen.type))
+
+
+def _exported(foreign: ForeignGraph, target: Export, folder: Path, tell: Tell, *, provider: str) -> record.Artifact:
+    path, inputs = foreign.network.path, foreign.inputs
+    reference = foreign.normalised(onnx.load(foreign.path))
 
     def calibration(wanted: Calibration) -> tuple[NDArray[np.float32], int]:
         if inputs is None:
@@ -146,24 +224,24 @@ def export_graph(
 
     source = Source(
         name=path.stem,
-        trunk=lambda place, _opset: _trunk(foreign, path, place, target.opset),
+        trunk=lambda place, _opset: _trunk(foreign, place, target.opset),
         reference=reference,
         images=graph_images(reference, None if inputs is None else inputs.data, seed=0),
         calibration=calibration,
         drop=accuracy_drop(reference, lambda: foreign.known_inputs().data),
         metadata=_metadata(foreign, path),
     )
-    artifact = build(source, target, folder, tell, provider=provider_of(target.format, chosen.type))
+    artifact = build(source, target, folder, tell, provider=provider)
     return artifact if inputs is None else _examined(artifact, reference, inputs, tell)
 
 
-def _trunk(foreign: ForeignGraph, path: Path, place: Path, opset: int | None) -> None:
+def _trunk(foreign: ForeignGraph, place: Path, opset: int | None) -> None:
     """Write the graph with its normalisation inside."""
-    if opset is not None:
-        raise UsageError(f"the operator set of {path} stays as it is", hint="leave --opset out")
     network = foreign.network
-    mean, std = (None, None) if foreign.bare else (network.mean, network.std)
-    onnx.convert(path, place, mean=mean, std=std)
+    if opset is not None:
+        raise UsageError(f"the operator set of {network.path} stays as it is", hint="leave --opset out")
+    mean, std = (None, None) if foreign.bare else foreign.prepared
+    onnx.convert(foreign.path, place, mean=mean, std=std, bgr=network.bgr, draft=True)
 
 
 def _refuse_overwriting(path: Path, target: Export, folder: Path, *, overwrite: bool) -> None:
@@ -180,6 +258,7 @@ def _metadata(foreign: ForeignGraph, path: Path) -> dict[str, str]:
         "data": None if inputs is None else inputs.data.name,
         "mean": network.mean,
         "std": network.std,
+        "channel_order": "bgr" if network.bgr else "rgb",
         "source": path.name,
         "source_sha256": network.sha256,
     }

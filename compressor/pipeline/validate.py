@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from compressor.artifacts.opening import facts, open_artifact, torch_runner
+from compressor.artifacts.opening import facts, file_facts, open_artifact, torch_runner
 from compressor.errors import InputRejected
 from compressor.inputs import open_inputs
 from compressor.machine.devices import choose_device
@@ -61,22 +62,24 @@ def validate_file(
         format_: an exporter of the user's own, where the file is its.
     """
     config, seed, chosen = Validate(), 0, choose_device(device or "auto")
-    if path.suffix == ".onnx" and path.is_file():
-        foreign = open_foreign(path, data, teacher, tell, device=chosen, given=normalisation)
-        inputs = foreign.known_inputs()
-        runner = foreign.normalised(open_artifact(path, device=chosen, provider=provider))
-    else:
-        inputs = open_inputs(data, [teacher] if teacher else [], tell, device=chosen, examine=True)
-        runner = open_artifact(path, device=chosen, format_=format_, provider=provider, data=inputs.data)
-    if runner.classes != len(inputs.data.classes):
-        raise InputRejected(
-            f"{path} has {runner.classes} classes, {inputs.data.source} has {len(inputs.data.classes)}",
-            hint="--data names the data that it was trained for",
-        )
-    taught = None if inputs.teacher is None else torch_runner(inputs.teacher, device=inputs.device)
-    evaluation = evaluation_set(inputs, config, teacher_runner=taught, student=None, seed=seed)
-    tell(f"validating {path}: {evaluation.sentence}")
-    return record.Metrics(**facts(runner), **evaluate(runner, evaluation))
+    with ExitStack() as kept:
+        if path.suffix == ".onnx" and path.is_file() and format_ is None:
+            foreign = kept.enter_context(open_foreign(path, data, teacher, tell, device=chosen, given=normalisation))
+            inputs = foreign.known_inputs()
+            runner = foreign.normalised(open_artifact(foreign.path, device=chosen, provider=provider))
+        else:
+            unheld = data.model_copy(update={"validation": 0})
+            inputs = open_inputs(unheld, [teacher] if teacher else [], tell, device=chosen, examine=True)
+            runner = open_artifact(path, device=chosen, format_=format_, provider=provider, data=inputs.data)
+        if runner.classes != len(inputs.data.classes):
+            raise InputRejected(
+                f"{path} has {runner.classes} classes, {inputs.data.source} has {len(inputs.data.classes)}",
+                hint="--data names the data that it was trained for",
+            )
+        taught = None if inputs.teacher is None else torch_runner(inputs.teacher, device=inputs.device)
+        evaluation = evaluation_set(inputs, config, teacher_runner=taught, student=None, seed=seed)
+        tell(f"validating {path}: {evaluation.sentence}")
+        return record.Metrics(**{**facts(runner), **file_facts(path)}, **evaluate(runner, evaluation))
 
 
 def validate_stage(opened: FinishedRun, tell: Tell) -> FinishedRun:

@@ -141,14 +141,15 @@ class MLflowTracker:
     def _register(self, name: str, graph: record.Artifact) -> None:
         """Make an ONNX file a version of a registered model, unless this run has done so with the same file."""
         import mlflow.onnx
-        import onnx
         from mlflow.exceptions import MlflowException
+
+        from exporters.onnx.graph import whole
 
         for version in self._client.search_model_versions(f"name='{name}'"):
             if version.run_id == self._id and version.tags.get(_HASH) == graph.sha256:
                 self._client.set_model_version_tag(name, version.version, _VERDICT, self._verdict)
                 return
-        model = onnx.load(self._run.folder / graph.path)
+        model = whole(self._run.folder / graph.path)
         with tempfile.TemporaryDirectory() as folder:
             place = Path(folder) / "model"
             mlflow.onnx.save_model(model, str(place), signature=_signature(model), pip_requirements=_requirements())

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from exporters import Provider, Quantization, on_first_use
 
 if TYPE_CHECKING:
+    from exporters.onnx.adaptation import adapt, stated_shape
     from exporters.onnx.conversion import convert
     from exporters.onnx.exporter import build, census, export, require, versions
     from exporters.onnx.graph import EXPORTER_VERSION
@@ -29,6 +30,7 @@ __all__ = [
     "SUFFIXES",
     "TITLE",
     "OnnxRunner",
+    "adapt",
     "build",
     "census",
     "convert",
@@ -36,6 +38,7 @@ __all__ = [
     "load",
     "read",
     "require",
+    "stated_shape",
     "versions",
 ]
 
@@ -54,6 +57,7 @@ QUANTIZATIONS: tuple[Quantization, ...] = ("cpu", "trt")
 __getattr__ = on_first_use(
     __name__,
     {
+        **dict.fromkeys(("adapt", "stated_shape"), "adaptation"),
         **dict.fromkeys(("build", "census", "export", "require", "versions"), "exporter"),
         **dict.fromkeys(("OnnxRunner", "load"), "runner"),
         "EXPORTER_VERSION": "graph",

@@ -11,7 +11,7 @@ from onnx import ModelProto, inliner, version_converter
 from exporters import Output, Pixels
 from exporters.borders import Borders, find, rebuild
 from exporters.errors import ArtifactRejected, ExportFailed
-from exporters.onnx.graph import clean, opset_of, whole, write
+from exporters.onnx.graph import clean, expect_one_file, opset_of, whole, write
 from exporters.precision import lower, precision_of, weights_by_type
 from exporters.quiet import first_line, quiet
 
@@ -30,7 +30,9 @@ def convert(
     output: Output = "logits",
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    bgr: bool = False,
     metadata: Mapping[str, str] | None = None,
+    draft: bool = False,
 ) -> None:
     """Write the classifier in the ONNX file `source`, ours or not, to `path` in the form that is wanted.
 
@@ -43,9 +45,10 @@ def convert(
         precision: "fp32", "fp16" or "bf16"; None leaves it as it is, also INT8.
         pixels: "uint8": the file takes `[batch, H, W, C]` and divides by 255. Only for grey and RGB images.
         mean, std: one number a channel, of pixels in `[0, 1]`: the file computes `(pixels - mean) / std` first, for a
-            graph that expects such input.
+            graph that expects such input; with `bgr` it expects blue first, and mean and std have red first.
         metadata: stored over what `source` stores, under `compress.precision`, `compress.input_shape` (JSON),
             `compress.exporter_version`, `compress.pixels` and `compress.output`, which are found in the graph.
+        draft: for further use here: weights beyond the 2 GB of one file may lie in another beside it.
 
     Raises:
         ArtifactRejected: `source` is not a classifier of floating-point images, has such a border already, or its
@@ -54,16 +57,17 @@ def convert(
     """
     model = whole(source)
     if model.functions:
+        expect_one_file(model)
         model = inliner.inline_local_functions(model)
     borders = find(source, model)
     _expect_fitting(source, borders, pixels, output, mean, std)
     found = precision_of(weights_by_type(model))
     if precision is not None and precision != found:
         model = _lowered(source, model, found, precision)
-    rebuild(model, borders, pixels=pixels, output=output, mean=mean, std=std)
+    rebuild(model, borders, pixels=pixels, output=output, mean=mean, std=std, bgr=bgr)
     inherited = {entry.key: entry.value for entry in model.metadata_props if entry.key not in _NOT_INHERITED}
     clean(model)
-    write(model, path, {**inherited, **(metadata or {})})
+    write(model, path, {**inherited, **(metadata or {})}, draft=draft)
 
 
 def _expect_fitting(

@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import onnx
-from google.protobuf.message import EncodeError
 from onnx import ModelProto
 
 from exporters.borders import Borders, find
@@ -21,6 +20,7 @@ from exporters.quiet import first_line
 
 # Raised when the meaning of the file or of its `compress.` metadata changes.
 EXPORTER_VERSION = "2"
+LARGEST = 2**31 - 1  # bytes of one message, protobuf's limit
 
 
 def whole(path: Path) -> ModelProto:
@@ -30,11 +30,16 @@ def whole(path: Path) -> ModelProto:
         ArtifactRejected: see `read`, or the weights beside it cannot be read.
     """
     model = read(path)
+    _fill(model, path)
+    return model
+
+
+def _fill(model: ModelProto, path: Path) -> None:
+    """Read the weights that are stored beside a file."""
     try:
         onnx.load_external_data_for_model(model, str(path.parent))
     except (onnx.checker.ValidationError, OSError, ValueError) as error:
         raise ArtifactRejected(f"cannot read the weights beside {path}: {first_line(error)}") from error
-    return model
 
 
 def opset_of(model: ModelProto) -> int:
@@ -52,6 +57,8 @@ def clean(model: ModelProto) -> None:
     sign(model)
     model.ClearField("metadata_props")
     model.graph.name = "classifier"
+    if model.ByteSize() > LARGEST:  # more than the checker takes: a draft, and what is made of it is checked
+        return
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
@@ -67,15 +74,18 @@ def sign(model: ModelProto) -> None:
         part.ClearField("metadata_props")
 
 
-def write(model: ModelProto, path: Path, metadata: Mapping[str, str]) -> None:
-    """Write a clean graph with `metadata`, over which stands what is found in the graph.
+def write(model: ModelProto, path: Path, metadata: Mapping[str, str], *, draft: bool = False) -> None:
+    """Write a clean graph with `metadata`, over which stands what is found in the graph; a draft as `write_draft` does.
 
     Raises:
         ArtifactRejected: it is no image classifier.
         ExportFailed: it is larger than 2 GB, SOURCE_DATE_EPOCH is no time, or the folder cannot be written to.
     """
     _describe(model, find(path, model), metadata)
-    write_whole(path, serialised(model))
+    if draft:
+        write_draft(model, path)
+    else:
+        write_whole(path, serialised(model))
 
 
 def serialised(model: ModelProto) -> bytes:
@@ -84,11 +94,42 @@ def serialised(model: ModelProto) -> bytes:
     Raises:
         ExportFailed: they would be more than 2 GB.
     """
-    try:
-        content: bytes = model.SerializeToString(deterministic=True)
-    except (EncodeError, ValueError) as error:
-        raise ExportFailed("the graph is larger than 2 GB, the most one ONNX file can hold") from error
+    expect_one_file(model)
+    content: bytes = model.SerializeToString(deterministic=True)
     return content
+
+
+def expect_one_file(model: ModelProto) -> None:
+    """Refuse a graph that is too large for one file, and for most tools.
+
+    Raises:
+        ExportFailed: it has more than 2 GB.
+    """
+    if model.ByteSize() > LARGEST:
+        raise ExportFailed(
+            "the graph is larger than 2 GB, the most one ONNX file can hold", hint="--precision fp16 halves it"
+        )
+
+
+def write_draft(model: ModelProto, path: Path, *, beside: Path | None = None) -> None:
+    """Write a graph for further use here; weights beyond what one file holds lie in another beside it.
+
+    Args:
+        beside: the file it was read from, without the weights stored beside that: they come along.
+
+    Raises:
+        ArtifactRejected: those weights cannot be read.
+        ExportFailed: the folder cannot be written to, or the disk is full.
+    """
+    if beside is not None:
+        _fill(model, beside)
+    if model.ByteSize() <= LARGEST:
+        write_whole(path, serialised(model))
+        return
+    try:
+        onnx.save_model(model, str(path), save_as_external_data=True, location=f"{path.name}.data", size_threshold=1024)
+    except OSError as error:
+        raise ExportFailed(f"cannot write {path}: {first_line(error)}", hint="free some space") from error
 
 
 def _describe(model: ModelProto, borders: Borders, metadata: Mapping[str, str]) -> None:

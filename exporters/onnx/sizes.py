@@ -6,10 +6,22 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import onnx
-from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, TensorProto, ValueInfoProto, helper, inliner
+from onnx import (
+    AttributeProto,
+    FunctionProto,
+    GraphProto,
+    ModelProto,
+    TensorProto,
+    ValueInfoProto,
+    helper,
+    inliner,
+    numpy_helper,
+)
 
 from exporters.errors import ArtifactRejected
+from exporters.onnx.folding import fold_shapes
 from exporters.onnx.structure import called, subgraphs
 from exporters.quiet import first_line
 
@@ -18,6 +30,7 @@ _SMALL = 64  # numbers of a constant that may be a shape
 _LONGEST = 10_000  # numbers of a computed shape; ONNX's shape inference holds each in some 50 bytes
 _FOLLOWED = {"Add", "Sub", "Mul", "Cast", "Concat", "Gather", "Slice", "Squeeze", "Unsqueeze", "Identity"}
 _GROWS = {"Expand", "Tile", "ConstantOfShape", "Range", "Upsample", "Resize", "Pad", "OneHot"}
+_REAL = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE}
 _HALF_BYTES = {TensorProto.INT4, TensorProto.UINT4, TensorProto.FLOAT4E2M1}
 
 
@@ -38,6 +51,11 @@ def expect_stored(path: Path, model: ModelProto) -> None:
             _expect_beside(path, tensor)
         elif tensor.data_type not in (TensorProto.UNDEFINED, TensorProto.STRING) and not _complete(tensor):
             raise ArtifactRejected(f"{path} is damaged: {tensor.name!r} does not hold the numbers that it states")
+        elif tensor.data_type in _REAL and np.isnan(numpy_helper.to_array(tensor)).any():
+            raise ArtifactRejected(
+                f"{path} has NaN in {tensor.name!r}: every answer would be NaN",
+                hint="its training diverged, or the file is damaged: export an earlier checkpoint",
+            )
 
 
 def expect_bounded(path: Path, model: ModelProto) -> None:
@@ -53,6 +71,7 @@ def expect_bounded(path: Path, model: ModelProto) -> None:
     try:
         if bones.functions:
             bones = inliner.inline_local_functions(bones)
+        fold_shapes(bones, _GROWS)
         bones = onnx.shape_inference.infer_shapes(bones, data_prop=_longest(bones.graph, {}) <= _LONGEST)
     except (onnx.shape_inference.InferenceError, RuntimeError, ValueError) as error:
         raise ArtifactRejected(f"{path} is not valid ONNX: {first_line(error)}") from error
@@ -117,6 +136,7 @@ def _computed(path: Path, graph: GraphProto, fed: set[str], known: dict[str, int
 
 
 _STORED = "stored"
+_USUAL = (1, 3, 224, 224)  # of images whose size is open: with one pixel, convolutions would leave less than none
 
 
 def _bones(model: ModelProto) -> ModelProto:
@@ -129,9 +149,10 @@ def _bones(model: ModelProto) -> ModelProto:
     for value in source.input:
         if value.name not in weights:
             graph.input.append(value)
-            for dim in graph.input[-1].type.tensor_type.shape.dim:
+            dims = graph.input[-1].type.tensor_type.shape.dim
+            for dim, usual in zip(dims, _USUAL if len(dims) == len(_USUAL) else [1] * len(dims), strict=True):
                 if dim.dim_value <= 0:
-                    dim.dim_value = 1
+                    dim.dim_value = usual
     for tensor in source.initializer:
         if math.prod(tensor.dims) <= _SMALL and tensor.data_location != TensorProto.EXTERNAL:
             graph.initializer.append(tensor)

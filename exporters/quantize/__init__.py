@@ -15,13 +15,25 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from exporters import onnx
 from exporters.files import write_whole
 from exporters.quantize.calibrated import calibrate
-from exporters.quantize.graph import Quantized
+from exporters.quantize.graph import Quantized, expect_symmetric
 from exporters.quantize.scheme import METHODS, RECIPES, Method, Recipe
 from exporters.quantize.search import Search
+from exporters.quantize.source import store_constants
 
-__all__ = ["METHODS", "RECIPES", "Method", "Quantized", "Recipe", "quantize", "quantize_within", "sensitive_first"]
+__all__ = [
+    "METHODS",
+    "RECIPES",
+    "Method",
+    "Quantized",
+    "Recipe",
+    "expect_scheme",
+    "quantize",
+    "quantize_within",
+    "sensitive_first",
+]
 
 
 def quantize(
@@ -58,6 +70,18 @@ def quantize(
         content, result = calibrate(source, images, recipe, method, keep, Path(folder)).build()
     write_whole(path, content)
     return result
+
+
+def expect_scheme(source: Path, recipe: Recipe) -> None:
+    """See that a graph which was quantised elsewhere is one that the runtimes of a recipe take.
+
+    Raises:
+        ExportFailed: it is not; the sentence names the first node that is at fault.
+    """
+    if recipe == "trt":
+        model = onnx.read(source)
+        store_constants(model)
+        expect_symmetric(model)
 
 
 def sensitive_first(

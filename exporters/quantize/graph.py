@@ -13,6 +13,8 @@ from exporters.errors import ExportFailed
 from exporters.onnx.graph import sign
 from exporters.quantize.tools import STANDARD, constants_of
 
+_INTEGER = frozenset({"QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger", "DynamicQuantizeLinear"})
+
 
 @dataclass(frozen=True)
 class Quantized:
@@ -48,15 +50,23 @@ def release_logits(model: ModelProto) -> None:
 
 
 def expect_symmetric(model: ModelProto) -> None:
-    """Refuse what TensorRT would refuse: zero points other than zero, and biases in int32."""
+    """Refuse what TensorRT would refuse: zero points other than zero, biases in int32, and operators in integers."""
     constants = constants_of(model)
     for node in model.graph.node:
+        if node.op_type in _INTEGER:
+            raise ExportFailed(
+                f"{node.name or node.output[0]!r} is a {node.op_type}, and TensorRT takes QuantizeLinear and "
+                "DequantizeLinear alone",
+                hint="quantise the network in the QDQ format",
+            )
         if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
             zero_point = constants.get(node.input[2]) if len(node.input) > 2 else None
             if zero_point is None or zero_point.data_type != TensorProto.INT8:
-                raise ExportFailed(f"{node.name!r} is not in int8, which is all that TensorRT takes")
+                raise ExportFailed(f"{node.name or node.output[0]!r} is not in int8, which is all that TensorRT takes")
             if numpy_helper.to_array(zero_point).any():
-                raise ExportFailed(f"{node.name!r} has a zero point other than 0, which TensorRT does not take")
+                raise ExportFailed(
+                    f"{node.name or node.output[0]!r} has a zero point other than 0, which TensorRT does not take"
+                )
 
 
 def describe(model: ModelProto, result: Quantized) -> None:

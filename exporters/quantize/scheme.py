@@ -13,7 +13,7 @@ from exporters.quantize.tools import constants_of
 Recipe = Literal["cpu", "trt"]
 Method = Literal["minmax", "entropy", "percentile"]
 RECIPES: tuple[str, ...] = get_args(Recipe)
-METHODS: tuple[str, ...] = get_args(Method)
+METHODS: tuple[Method, ...] = get_args(Method)
 
 WEIGHTED = frozenset({"Conv", "Gemm", "MatMul"})
 

@@ -10,6 +10,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, version_converter
 
+from exporters.borders import Names
 from exporters.errors import ArtifactRejected, ExportFailed
 from exporters.onnx.graph import serialised
 from exporters.precision import weights_by_type
@@ -21,9 +22,26 @@ _SLACK = 1e-3  # of pixels beyond [0, 1], as resizing leaves them
 _QUANTISED = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul"})
 
 
+def store_constants(model: ModelProto) -> None:
+    """Store what nodes of their own hold, as some exporters write weights and scales, beside the nodes, in place."""
+    graph = model.graph
+    held = [node for node in graph.node if node.op_type == "Constant" and node.attribute[0].name == "value"]
+    for node in held:
+        tensor = graph.initializer.add()
+        tensor.CopyFrom(node.attribute[0].t)
+        tensor.name = node.output[0]
+        graph.node.remove(node)
+
+
 def expect_fp32(source: Path, model: ModelProto) -> None:
     if any(node.op_type in _QUANTISED for node in model.graph.node):
         raise ArtifactRejected(f"{source} is quantised already", hint="quantise the fp32 graph that it was made of")
+    foreign = sorted({f"{node.domain}.{node.op_type}" for node in model.graph.node if node.domain not in STANDARD})
+    if foreign:
+        raise ArtifactRejected(
+            f"{source} has operators that are not ONNX's own: {', '.join(foreign)}",
+            hint="they come from an optimiser, such as ONNX Runtime's: give the file that it was made from",
+        )
     constants = constants_of(model)
     types = {value.type.tensor_type.elem_type for value in model.graph.input if value.name not in constants}
     if TensorProto.UINT8 in types:
@@ -73,6 +91,7 @@ def prepared(source: Path, model: ModelProto, folder: Path) -> ModelProto:
         quant_pre_process(plain, folded, skip_symbolic_shape=True)
         ready: ModelProto = load_model_with_shape_infer(folded)
     _name(ready)
+    _part_biases(ready)
     _flatten_biases(ready)
     return ready
 
@@ -100,6 +119,21 @@ def _name(model: ModelProto) -> None:
         if not node.name:
             node.name = next(name for step in itertools.count(index) if (name := f"{node.op_type}_{step}") not in taken)
             taken.add(node.name)
+
+
+def _part_biases(model: ModelProto) -> None:
+    """Give each layer a bias of its own: ONNX Runtime's quantiser parts them under names that may be taken."""
+    names = Names(model.graph)
+    constants = constants_of(model)
+    seen: set[str] = set()
+    for node in model.graph.node:
+        bias = node.input[2] if node.op_type in ("Conv", "Gemm") and len(node.input) > 2 else ""
+        if bias in constants and bias in seen:
+            node.input[2] = names.fresh(f"{bias}_of_{node.name}")
+            copy = model.graph.initializer.add()
+            copy.CopyFrom(constants[bias])
+            copy.name = node.input[2]
+        seen.add(bias)
 
 
 def _flatten_biases(model: ModelProto) -> None:

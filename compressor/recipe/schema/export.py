@@ -42,7 +42,10 @@ class Calibration(Config):
         description="share of boundary supporting samples; null: 0.25 where there is a network whose boundary can be "
         "walked to",
     )
-    method: Literal["minmax", "entropy", "percentile"] = "minmax"
+    method: Literal["minmax", "entropy", "percentile", "auto"] = Field(
+        default="minmax",
+        description="how ranges follow from images; auto: the one that loses least on validation images",
+    )
 
 
 class Engine(Config):

@@ -5,7 +5,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from compressor.choices import Normalize
+from compressor.choices import ChannelOrder, Normalize
 from compressor.methods import Config
 from compressor.methods.protocol import refusal
 
@@ -24,9 +24,12 @@ class Teacher(Config):
     )
     mean: tuple[float, ...] | None = Field(default=None, description="per channel, for pixels in [0, 1]")
     std: tuple[PositiveFloat, ...] | None = Field(default=None, description="per channel, for pixels in [0, 1]")
+    channel_order: ChannelOrder = Field(default="rgb", description="bgr: it takes blue first; mean and std stay RGB")
 
     @model_validator(mode="after")
     def _normalisation_is_whole(self) -> Self:
+        if self.channel_order == "bgr" and self.mean is None:
+            raise refusal("is for a teacher whose mean and std are given too", key="channel_order")
         if (self.mean is None) != (self.std is None):
             raise refusal("mean and std must be given together")
         if self.mean is not None and self.std is not None and len(self.mean) != len(self.std):
