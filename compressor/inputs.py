@@ -12,7 +12,7 @@ from torch import Tensor
 from compressor import checkpoint, data, models
 from compressor.batch import Batch
 from compressor.checkpoint.network import refuse_undifferentiable
-from compressor.choices import NOTHING
+from compressor.choices import FOLDER, NOTHING
 from compressor.data import Dataset, Shard, Split
 from compressor.errors import InputRejected, UsageError
 from compressor.machine.devices import choose_device
@@ -171,7 +171,7 @@ def open_inputs(
     for title, network in zip(titles, early, strict=True):
         if network is not None:
             tell(f"{title}: {network.summary}")
-    opened = data.open_data(source.called(name), device=device)
+    opened = data.open_data(_as_trained(source.called(name), early, tell), device=device)
     for note in opened.notes:
         tell(f"data: {note}")
     networks = []
@@ -239,6 +239,23 @@ def _knowing(source: Data, teacher: Teacher) -> checkpoint.Network:
             hint="--set teacher.mean=[0.5] --set teacher.std=[0.5], a value a channel for pixels in [0, 1]",
         )
     return network
+
+
+def _as_trained(source: Data, networks: Sequence[checkpoint.Network | None], tell: Tell) -> Data:
+    """Return the data at the size and with the channels of the first teacher whose own file tells these.
+
+    Images of a folder can be anything; what is asked for stands.
+    """
+    told = next((each.input_shape for each in networks if each is not None and each.trained_here), None)
+    if told is None or not (source.name or "").startswith(FOLDER):
+        return source
+    channels, height, width = told
+    size = source.image_size or (height if height == width else None)
+    if source.image_size is None and size is not None:
+        tell(f"data: images of {height}x{width}, as the teacher's file says; --image-size chooses another")
+    return source.model_copy(
+        update={"image_size": size, "channels": source.channels or (channels if channels in (1, 3) else None)}
+    )
 
 
 def _labelled(data: Dataset, recipe: Recipe, size: int, shard: Shard) -> Source:

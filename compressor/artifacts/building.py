@@ -5,6 +5,7 @@ All of it happens in a scratch folder beside the final place; only files that an
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -132,9 +133,20 @@ def _graph(
         precision=None if target.precision == "int8" else target.precision,
         pixels=target.input,
         output=target.output,
-        metadata={**source.metadata, "compress.input": _wanted(source, target)},
+        metadata={**source.metadata, **_preparation(source.reference), "compress.input": _wanted(source, target)},
     )
     return shaped, calibration
+
+
+def _preparation(reference: Runner) -> dict[str, str]:
+    """Return what a service must do to an image, and what it must not, for machines to read."""
+    _, height, width = reference.input_shape
+    facts = {"compress.normalisation": "inside"}
+    if height == width:  # as the images of a folder are brought to a size
+        facts["compress.resize"] = json.dumps(
+            {"short_side": height, "filter": "bilinear, antialiased", "crop": "centre"}
+        )
+    return facts
 
 
 def _wanted(source: Source, target: Export) -> str:

@@ -7,6 +7,7 @@ of torch.export is loaded only when it is seen to be data (`exported`). Both mee
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,25 @@ class OneLogit(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         logit: Tensor = self.network(images)
         return torch.cat([torch.zeros_like(logit), logit], dim=1)
+
+
+class Logarithms(nn.Module):
+    """A network that answers with probabilities `[B, K]`, as one of their logarithms: logits up to a constant."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        probabilities: Tensor = self.network(images)
+        return probabilities.clamp_min(torch.finfo(probabilities.dtype).tiny).log()
+
+
+def with_logarithms(network: Network) -> Network:
+    """Return a network that brings its own code and ends in a softmax, with the logarithms of what it answers."""
+    assert isinstance(network.module, Normalized)
+    module = Normalized(Logarithms(network.module.network), network.mean, network.std, bgr=network.bgr).eval()
+    return replace(network, module=module)
 
 
 def open_blackbox(path: Path, format_: Format, shape: Shape | None = None) -> tuple[nn.Module, Shape, int]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import nn
 
 from compressor import models
-from compressor.checkpoint.blackbox import open_blackbox
+from compressor.checkpoint.blackbox import open_blackbox, with_logarithms
 from compressor.checkpoint.formats import Format, sniff
 from compressor.checkpoint.match import Fit, candidate, head_classes, parts, strict
 from compressor.checkpoint.network import Network, Shape
@@ -21,8 +21,12 @@ from compressor.runs.folder import Run
 
 
 def load_teacher(config: Teacher, *, input_shape: Shape | None = None) -> Network:
-    """Open the teacher of a recipe; a run's folder means its student. See `load_network`."""
-    return load_network(
+    """Open the teacher of a recipe; a run's folder means its student. See `load_network`.
+
+    Raises:
+        UsageError: it is said to answer with probabilities, and its architecture is known, which gives logits.
+    """
+    network = load_network(
         config.checkpoint,
         arch=config.arch,
         weights=config.weights,
@@ -32,6 +36,14 @@ def load_teacher(config: Teacher, *, input_shape: Shape | None = None) -> Networ
         std=config.std,
         bgr=config.channel_order == "bgr",
     )
+    if config.answers == "logits":
+        return network
+    if network.arch is not None:
+        raise UsageError(
+            f"{config.checkpoint} holds the weights of {network.arch}, which answers with logits",
+            hint="leave teacher.answers out: it is for TorchScript and torch.export files",
+        )
+    return with_logarithms(network)
 
 
 def shape_unsaid(config: Teacher) -> bool:

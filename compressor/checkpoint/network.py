@@ -47,6 +47,11 @@ class Network:
     called: str = "the teacher"
 
     @property
+    def trained_here(self) -> bool:
+        """Whether its file is one of ours, which tells what images it was trained on."""
+        return self.data is not None
+
+    @property
     def preparation(self) -> dict[str, object]:
         """How its images are prepared, in the words of a recipe's teacher."""
         return {"mean": self.mean, "std": self.std, "channel_order": "bgr" if self.bgr else "rgb"}

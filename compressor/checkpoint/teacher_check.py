@@ -216,7 +216,7 @@ def _refuse_probabilities(network: Network, tried: Sequence[Tried]) -> None:
             return
     raise InputRejected(
         f"{network.called} answers with probabilities, at least 0 and of sum 1, where logits are needed",
-        hint="export it without the softmax at its end",
+        hint="--set teacher.answers=probabilities takes their logarithms; or export it without the softmax at its end",
     )
 
 

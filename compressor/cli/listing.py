@@ -13,11 +13,19 @@ from compressor.cli.output import draw, show_facts, tell_of
 
 
 def inspect(
-    path: Annotated[Path, typer.Argument(help="A checkpoint, an ONNX file or a run folder.")], as_json: Json = False
+    path: Annotated[Path, typer.Argument(help="A checkpoint, an exported file or a run folder.")],
+    triton: Annotated[
+        bool, typer.Option("--triton", help="Print the config.pbtxt that serves this ONNX file instead.")
+    ] = False,
+    as_json: Json = False,
 ) -> None:
     """Print what is known of a file, executing nothing."""
     from compressor.pipeline.inspect import inspect as look
+    from compressor.pipeline.inspect import triton_config
 
+    if triton:
+        typer.echo(triton_config(path), nl=False)
+        return
     facts = look(path)
     if as_json:
         typer.echo(json.dumps(facts, indent=2))

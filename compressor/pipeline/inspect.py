@@ -20,10 +20,11 @@ from compressor.runs.folder import is_run, resume_command
 
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 _SHOWN = 20
+_TRITON_BATCH = 32
 
 
 def inspect(path: Path) -> dict[str, Any]:
-    """Return what is known of a checkpoint, an ONNX file or a run folder, by the names it is printed under.
+    """Return what is known of a checkpoint, an exported file or a run folder, by the names it is printed under.
 
     Raises:
         InputRejected: it is none of these, or damaged. A pickle with code is described, not refused.
@@ -32,6 +33,8 @@ def inspect(path: Path) -> dict[str, Any]:
         return _run(path)
     if path.suffix == ".onnx" and path.is_file():
         return _onnx(path)
+    if path.suffix in (".plan", ".xml") and path.is_file():
+        return _plan(path) if path.suffix == ".plan" else _openvino(path)
     format_ = sniff(path)
     facts: dict[str, Any] = {"file": str(path), "format": format_.value} | _identity(path)
     if format_ is Format.TORCHSCRIPT:
@@ -120,6 +123,72 @@ def _onnx(path: Path) -> dict[str, Any]:
         "weights by type": counts,
         "metadata": {entry.key: entry.value for entry in model.metadata_props},
     }
+
+
+def _plan(path: Path) -> dict[str, Any]:
+    """Return what the sidecar says: a plan itself is input that a runtime trusts, and is not loaded."""
+    from exporters.tensorrt import sidecar
+
+    said = sidecar.read(path)
+    return {"file": str(path), "format": said.format, **_identity(path), **{
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in vars(said).items()
+        if name not in ("format", "stem")
+    }, "is the file that the sidecar describes": said.plan_sha256 == sha256(path)}  # fmt: skip
+
+
+def _openvino(path: Path) -> dict[str, Any]:
+    from exporters.openvino.borders import find
+    from exporters.openvino.census import weights_by_type
+    from exporters.openvino.ir import read, weights_of
+    from exporters.precision import precision_of
+
+    graph = read(path)
+    borders, counts = find(path, graph.model), weights_by_type(graph.model)
+    return {
+        "file": str(path),
+        "format": "OpenVINO IR",
+        **_identity(path),
+        "weights beside it": weights_of(path).name,
+        "input shape": list(borders.input_shape),
+        "pixels": borders.pixels,
+        "returns": borders.returns,
+        "precision": precision_of(counts),
+        "weights by type": counts,
+        "metadata": dict(graph.metadata),
+    }
+
+
+def triton_config(path: Path) -> str:
+    """Return the `config.pbtxt` with which Triton serves an ONNX file of ours.
+
+    Raises:
+        InputRejected: it is no ONNX file that this project wrote.
+    """
+    if path.suffix != ".onnx":
+        raise InputRejected(f"{path} is no ONNX file", hint="a config for Triton is written of an exported .onnx file")
+    from onnx import TensorProto
+
+    from exporters.borders import find
+    from exporters.onnx import read
+
+    model = read(path)
+    borders = find(path, model)
+    if not any(entry.key == "compress.exporter_version" for entry in model.metadata_props):
+        raise InputRejected(
+            f"{path} was not exported by compress, so that its ends may be others",
+            hint=f"compress export --from {path} makes a file whose are known",
+        )
+    given, returned = model.graph.input[0], model.graph.output[0]
+    sides = []
+    for word, value in (("input", given), ("output", returned)):
+        tensor = value.type.tensor_type
+        kind = "TYPE_UINT8" if tensor.elem_type == TensorProto.UINT8 else "TYPE_FP32"
+        sizes = ", ".join(str(dim.dim_value) for dim in list(tensor.shape.dim)[1:])
+        sides.append(f'{word} [ {{ name: "{value.name}" data_type: {kind} dims: [ {sizes} ] }} ]')
+    largest = _TRITON_BATCH if borders.batch is None else borders.batch
+    batching = [f"max_batch_size: {largest}", *(["dynamic_batching { }"] if borders.batch is None else [])]
+    return "\n".join([f'name: "{path.stem}"', 'backend: "onnxruntime"', *batching, *sides, ""])
 
 
 def _signature(value: Any) -> str:

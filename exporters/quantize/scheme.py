@@ -61,14 +61,19 @@ SCHEMES: dict[str, Scheme] = {
 def layers(model: ModelProto, scheme: Scheme) -> list[NodeProto]:
     """Return the nodes that the scheme can quantise.
 
-    Sums and products with a constant are left alone: in one scale for a whole tensor, a mean or a bias is ruined.
+    Sums and products with a constant are left alone: in one scale for a whole tensor, a mean or a bias is ruined. So
+    are the residual sums of attention networks, whose few huge channels leave the others no levels (Bondarenko et al.,
+    EMNLP 2021); their LayerNorm and softmax are in no scheme.
     """
     constants = constants_of(model)
+    attention = any(node.op_type == "LayerNormalization" for node in model.graph.node)
     values = [*model.graph.value_info, *model.graph.output]
     floats = {value.name for value in values if value.type.tensor_type.elem_type == TensorProto.FLOAT}
 
     def fits(node: NodeProto) -> bool:
         if node.op_type not in scheme.layers or node.output[0] not in floats:
+            return False
+        if attention and node.op_type == "Add":
             return False
         if node.op_type not in WEIGHTED:
             return not constants.keys() & set(node.input)

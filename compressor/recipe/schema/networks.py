@@ -1,7 +1,7 @@
 """The networks of a recipe: who teaches, who learns."""
 
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
@@ -25,6 +25,10 @@ class Teacher(Config):
     mean: tuple[float, ...] | None = Field(default=None, description="per channel, for pixels in [0, 1]")
     std: tuple[PositiveFloat, ...] | None = Field(default=None, description="per channel, for pixels in [0, 1]")
     channel_order: ChannelOrder = Field(default="rgb", description="bgr: it takes blue first; mean and std stay RGB")
+
+    answers: Literal["logits", "probabilities"] = Field(
+        default="logits", description="probabilities: of a TorchScript or torch.export file that ends in a softmax"
+    )
 
     @model_validator(mode="after")
     def _normalisation_is_whole(self) -> Self:
