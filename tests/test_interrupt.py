@@ -1,5 +1,7 @@
 import os
 import signal
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -41,3 +43,39 @@ def test_another_thread_changes_no_handler():
     thread.join()
 
     assert seen == [(before, False)]
+
+
+@pytest.mark.starts
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_the_commands_are_imported_ends_with_130_and_says_nothing(number):
+    program = f"""
+import os, sys
+import compressor.__main__ as start
+
+class Struck:
+    def find_spec(self, name, path=None, target=None):
+        if name == "compressor.cli":
+            os.kill(os.getpid(), {int(number)})
+
+sys.meta_path.insert(0, Struck())
+sys.argv = ["compress", "--version"]
+start.main()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+@pytest.mark.starts
+def test_a_signal_that_was_ignored_stays_so():
+    program = """
+import os, signal, sys
+import compressor.__main__ as start
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+sys.argv = ["compress", "--version"]
+try:
+    start.main()
+finally:
+    os.kill(os.getpid(), signal.SIGINT)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -24,6 +24,9 @@ _CLOSE = 0.7
 _TOGETHER = ("train", "distill", "run")  # what several processes do together
 
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
 class Command(TyperCommand):
     """Typer's command with its mistakes in the words of this one."""
 
@@ -39,7 +42,7 @@ class Command(TyperCommand):
             raise _said(error, ctx) from None
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command; SIGTERM ends it as Ctrl-C does, so that scratch files go.
+        """Run the command; SIGTERM and Ctrl-C end it with an exception, so that scratch files go.
 
         Raises:
             Interrupted: it was stopped, and had nothing to save.
@@ -52,13 +55,15 @@ class Command(TyperCommand):
                 f"compress {self.name} is for one process, and several were started",
                 hint="leave torchrun out, or unset RANK and WORLD_SIZE",
             )
-        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+        taken = [each for each in _SIGNALS if signal.getsignal(each) != signal.SIG_IGN]
+        before = {each: signal.signal(each, signal.default_int_handler) for each in taken}
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
             raise Interrupted("interrupted; what was finished before is kept") from None
         finally:
-            signal.signal(signal.SIGTERM, before)
+            for each, handler in before.items():
+                signal.signal(each, handler)
 
 
 def laid_out(command: Callable[..., None]) -> Callable[..., None]:
