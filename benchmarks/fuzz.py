@@ -26,8 +26,9 @@ import torch
 from torch import nn
 
 from compressor import checkpoint, models
-from compressor.errors import CompressError
 from compressor.pipeline.inspect import inspect
+from exporters import onnx
+from exporters.errors import UserError
 
 LIMIT = 60  # seconds that one mutant may take
 _ARCH, _SHAPE = "resnet8-conv", (3, 32, 32)
@@ -98,7 +99,7 @@ def outcome(reader: Reader, path: Path) -> str:
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # a warning on the terminal is no sentence
             reader.read(path)
-    except CompressError as error:
+    except UserError as error:
         return "rejected" if error.exit_code in (2, 4) else f"exit {error.exit_code}"
     except Exception as error:
         return f"{type(error).__name__}: {str(error)[:100]}"
@@ -123,8 +124,16 @@ def readers() -> dict[str, Reader]:
                             checkpoint.load_state),
         "TorchScript": Reader(".pt", lambda path: _scripted(path, small), load),
         "torch.export": Reader(".pt2", lambda path: _exported(path, small), load),
+        "ONNX": Reader(".onnx", lambda path: onnx.export(small, path, input_shape=_SHAPE), _foreign),
         "inspect": Reader(".pt", lambda path: torch.save({"state_dict": state, "args": fact}, path), inspect),
     }  # fmt: skip
+
+
+def _foreign(path: Path) -> object:
+    """Read an ONNX file as `validate` does: brought to the form of runners, tried in a process of its own, opened."""
+    copy = path.with_name(f"{path.stem}-adapted.onnx")
+    changed = onnx.adapt(path, copy, image=_SHAPE)
+    return checkpoint.open_graph(path if changed is None else copy)
 
 
 def _student(path: Path, network: nn.Module) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from compressor.errors import EnvironmentMissing, UsageError
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF}
+_DENIED = {errno.EROFS, errno.EACCES, errno.EPERM}
 # How torch and the system's loader say, in errors of other kinds, that there is no memory left.
 _NO_MEMORY = ("can't allocate memory", "cannot allocate memory", "failed to map segment", "std::bad_alloc")
 
@@ -50,6 +51,11 @@ def refused(error: BaseException) -> EnvironmentMissing | None:
         _give_up_output()
         return EnvironmentMissing(
             f"{error.filename or 'the output'} cannot be written: {os.strerror(error.errno).lower()}"
+        )
+    if isinstance(error, OSError) and error.errno in _DENIED:
+        return EnvironmentMissing(
+            f"{error.filename or 'a file'} cannot be opened: {os.strerror(error.errno).lower()}",
+            hint="give it to this user, or copy the run to where you may write and work there",
         )
     return None
 

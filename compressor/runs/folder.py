@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from compressor.errors import InputRejected, UsageError, did_you_mean
-from compressor.files import append_text, write_text
+from compressor.files import append_text, explained, write_text
 
 try:
     import fcntl
@@ -165,12 +165,15 @@ def working(run: Run) -> Iterator[None]:
 
     Raises:
         UsageError: another process works in it.
+        InputRejected: it cannot be written to.
     """
     if fcntl is None:  # no such locks on this system
         yield
         return
-    run.folder.mkdir(parents=True, exist_ok=True)
-    with (run.folder / _LOCK).open("a+", encoding="ascii") as lock:
+    with explained(run.folder):
+        run.folder.mkdir(parents=True, exist_ok=True)
+        opened = (run.folder / _LOCK).open("a+", encoding="ascii")
+    with opened as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
