@@ -154,6 +154,12 @@ def test_a_gate_within_the_network_stays(small, tmp_path):
     assert onnx.adapt(path, tmp_path / "copy.onnx") is None
 
 
+def test_an_export_of_ours_keeps_what_its_network_ends_with(small, tmp_path):
+    network, _ = small
+    onnx.export(nn.Sequential(network, nn.Sigmoid()).eval(), tmp_path / "ours.onnx", input_shape=(3, 16, 16))
+    assert onnx.adapt(tmp_path / "ours.onnx", tmp_path / "copy.onnx") is None
+
+
 def test_one_logit_is_taken_for_two_classes(small, tmp_path):
     network, images = small
     binary = Wrapped(network, lambda inner, x: inner(x)[:, :1].sigmoid())

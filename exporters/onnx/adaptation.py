@@ -40,13 +40,18 @@ def adapt(
         *_only(source, model.graph, output),
         *_channels_first(model.graph),
         *_of_one_size(model, image),
-        *_without_squashing(model.graph),
+        *([] if _ours(model) else _without_squashing(model.graph)),
         *_as_two_classes(model.graph),
     ]
     if not notes:
         return None
     write_draft(model, path, beside=source)
     return tuple(notes)
+
+
+def _ours(model: ModelProto) -> bool:
+    """Whether a file says that this project wrote it: then it returns what it was exported to return."""
+    return any(entry.key == "compress.exporter_version" for entry in model.metadata_props)
 
 
 def stated_shape(path: Path) -> Sizes:

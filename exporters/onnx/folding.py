@@ -73,6 +73,6 @@ def _value(model: ModelProto, node: NodeProto, known: dict[str, NDArray[Any]]) -
     single = helper.make_graph([node], "node", values, [helper.make_empty_tensor_value_info(node.output[0])])
     try:
         evaluator = ReferenceEvaluator(helper.make_model(single, opset_imports=model.opset_import))
-        return np.asarray(evaluator.run(None, feed)[0])
+        return np.asarray(next(iter(evaluator.run(None, feed))))
     except Exception:  # of a node that is not as it should be; who runs it will say
         return None
