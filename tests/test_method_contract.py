@@ -11,6 +11,8 @@ from torch.nn import functional as F
 from compressor.batch import Batch
 from compressor.errors import Interrupted
 from compressor.methods import Objective, Player, Setting, Taps, Update
+from compressor.methods.ackd import ACKD
+from compressor.methods.aikd import AIKD
 from compressor.methods.pskd import PSKD
 from compressor.recipe import Schedule, Training
 from compressor.training.distributed import ALONE, Processes
@@ -450,7 +452,11 @@ def test_draws_differ_between_ranks_and_the_first_draws_what_one_process_does(ti
 @pytest.mark.heavy
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize(
-    "kind", [Adversarial, Features, DataFree, Several, OwnPast, Skipping, Unlabelled, PSKD().build]
+    "kind",
+    [
+        *(Adversarial, Features, DataFree, Several, OwnPast, Skipping, Unlabelled),
+        *(PSKD().build, AIKD().build, ACKD(stages=("body.2", "head")).build),
+    ],
 )
 def test_every_shape_of_method_resumes_in_the_middle_of_an_epoch_to_the_same_bits(start, kind, precision):
     source = SOURCES.get(kind, batches)

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
+from required import REQUIRED
 from torch import nn
 from torch.nn import functional as F
 
@@ -474,7 +475,7 @@ def test_bss_trains_under_bfloat16_autocast(lesson):
 def test_every_method_is_known_by_its_kind_and_survives_a_round_trip():
     adapter = TypeAdapter(AnyMethod)
     for kind, method in METHODS.items():
-        config = adapter.validate_python({"kind": kind})
+        config = adapter.validate_python({"kind": kind} | REQUIRED.get(kind, {}))
         assert type(config) is method
         assert adapter.validate_json(config.model_dump_json()) == config
     assert "bss_weight" in str(adapter.json_schema())

@@ -45,7 +45,7 @@ def loss(objective, at):
 @pytest.mark.parametrize(("epoch", "alpha"), [(0, 0.2), (1, 0.4), (3, 0.8)])
 def test_labels_mix_with_the_past_more_and_more(epoch, alpha):
     objective = build(PSKD())
-    objective.past[[4, 1]] = PAST.half()
+    objective.past.predictions[[4, 1]] = PAST.half()
 
     target = (1 - alpha) * torch.eye(3)[[2, 0]] + alpha * PAST
     torch.testing.assert_close(objective.targets(BATCH, moment(epoch)), target)
@@ -58,7 +58,7 @@ def test_the_first_epoch_is_plain_cross_entropy():
 
 def test_an_image_that_no_epoch_has_met_has_its_label_alone():
     objective = build(PSKD())
-    objective.past[4] = PAST[0].half()
+    objective.past.predictions[4] = PAST[0].half()
 
     first, second = objective.targets(BATCH, moment(3))
     torch.testing.assert_close(first, torch.tensor([0.4, 0.2, 0.4]))
@@ -71,9 +71,9 @@ def test_predictions_are_kept_by_sample_in_half_precision():
 
     expected = torch.zeros(6, 3, dtype=torch.float16)
     expected[[4, 1]] = torch.tensor(STUDENT).softmax(dim=1).half()
-    assert objective.past.dtype == torch.float16
-    assert objective.past.tolist() == expected.tolist()
-    assert list(objective.state_dict()) == ["past"]
+    assert objective.past.predictions.dtype == torch.float16
+    assert objective.past.predictions.tolist() == expected.tolist()
+    assert list(objective.state_dict()) == ["past.predictions"]
 
 
 def test_predictions_of_other_processes_are_kept_too():
@@ -81,7 +81,7 @@ def test_predictions_of_other_processes_are_kept_too():
     objective = build(PSKD(), gather=both)
     loss(objective, moment(0))
 
-    assert (objective.past.sum(dim=1) > 0).tolist() == [False, True, True, False, True, True]
+    assert (objective.past.predictions.sum(dim=1) > 0).tolist() == [False, True, True, False, True, True]
 
 
 @pytest.mark.parametrize("alpha", [-0.1, 1.1])

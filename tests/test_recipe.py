@@ -9,6 +9,7 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from required import REQUIRED
 
 from compressor.errors import UsageError
 from compressor.methods import METHODS, Needs
@@ -640,7 +641,7 @@ _recipes = st.builds(
         arch=_nasty,
     ),
     student=st.builds(Student, arch=_nasty.filter(bool)),
-    method=st.sampled_from([kind() for kind in METHODS.values()])
+    method=st.sampled_from([kind.model_validate(REQUIRED.get(name, {})) for name, kind in METHODS.items()])
     | st.builds(BSS, temperature=_positive, attack=st.builds(Attack, step_size=_positive)),
     train=st.builds(
         Training,

@@ -6,6 +6,8 @@ from typing import Annotated, Any
 from pydantic import BaseModel
 
 from compressor.kinds import Kinds, NotLoaded
+from compressor.methods.ackd import ACKD
+from compressor.methods.aikd import AIKD
 from compressor.methods.adaptation import KDUDA, UDA
 from compressor.methods.bss import BSS
 from compressor.methods.cckd import CCKD
@@ -38,6 +40,8 @@ METHODS: dict[str, type[Any]] = {
     "avg": Average,
     "ca-mkd": CAMKD,
     "ps-kd": PSKD,
+    "ai-kd": AIKD,
+    "ackd": ACKD,
     "pgd-at": PGDAT,
     "ard": ARD,
     "rslad": RSLAD,

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from compressor.batch import Batch
+from compressor.methods.past import Past
 from compressor.methods.protocol import Config, Moment, Needs, Objective, Setting, Update
 
 
@@ -34,28 +35,19 @@ class PSKD(Config):
 class OwnPast(Objective):
     """The cross entropy that `PSKD` describes. `past` holds the latest prediction of each training image."""
 
-    past: Tensor  # [N, K] float16, a row of zeros where there is none
-
     def __init__(self, config: PSKD, setting: Setting) -> None:
         super().__init__(setting)
         self.config = config
-        self.register_buffer("past", torch.zeros(setting.samples, setting.classes, dtype=torch.float16))
+        self.past = Past(setting.samples, setting.classes)
 
     def updates(self, batch: Batch, moment: Moment) -> Iterator[Update]:
         logits = self.setting.student(batch.images).float()
         loss = F.cross_entropy(logits, self.targets(batch, moment))
-        self._remember(batch, logits)
+        self.past.remember(batch.indices, logits, self.setting.gather)
         yield Update({"ce": loss})
 
     def targets(self, batch: Batch, moment: Moment) -> Tensor:
         """Return what the batch is taught, `[B, K]` float32."""
         labels = F.one_hot(batch.labels, self.setting.classes).float()
-        past = self.past[batch.indices].float()
-        known = past.sum(dim=1, keepdim=True) > 0
+        past, known = self.past.recall(batch.indices)
         return torch.where(known, torch.lerp(labels, past, self.config.alpha * moment.elapsed), labels)
-
-    @torch.no_grad()
-    def _remember(self, batch: Batch, logits: Tensor) -> None:
-        """Note the predictions of all processes: in the next epoch an image may come to another one."""
-        gather = self.setting.gather
-        self.past[gather(batch.indices)] = gather(logits.detach().softmax(dim=1)).to(self.past.dtype)

@@ -70,6 +70,7 @@ def run_epochs(prepared: Prepared, state: TrainingState, run: Run, tell: Tell, t
     """
     recipe, group = prepared.recipe, prepared.group
     best = max((row["validation_top1"] or 0.0 for row in run.epochs()), default=0.0)
+    warned = False
     with (
         interruptible() as stop,
         tell.training(
@@ -109,6 +110,7 @@ def run_epochs(prepared: Prepared, state: TrainingState, run: Run, tell: Tell, t
                     weights = reported(state).network.state_dict()
                     checkpoint.save_weights(run.best, weights, epoch=epoch.number, validation_top1=top1)
                 checkpoint.save_state(run.last, saved)
+                warned = _warn(state, epoch, tell, already=warned)
             if group.any(
                 stop.requested
             ):  # after the last batch: nothing is left to train, and yet an end was asked for
@@ -125,6 +127,14 @@ def run_epochs(prepared: Prepared, state: TrainingState, run: Run, tell: Tell, t
                 f"interrupted in epoch {where} of {recipe.train.epochs}; the state is saved",
                 hint=resume_command(run.folder),
             ) from None
+
+
+def _warn(state: TrainingState, epoch: Epoch, tell: Tell, *, already: bool) -> bool:
+    """Say what the objective warns of after an epoch, unless the epoch before had `already`; return whether it does."""
+    found = list(state.objective.warnings(epoch.notes))
+    for sentence in found if not already else ():
+        tell(f"warning: epoch {epoch.number}: {sentence}")
+    return bool(found)
 
 
 def _row(epoch: Epoch, top1: float | None) -> dict[str, Any]:
