@@ -170,9 +170,7 @@ def toy(variant: str, seed: int, steps: int) -> tuple[dict[str, float], int]:
     torch.manual_seed(seed)
     drawing = torch.Generator().manual_seed(seed)
     real = gaussians(64, drawing)
-    made, generations = train(
-        dense(2, 2), dense(2, 1), real, variant, noise=2, steps=steps, lr=1e-4, drawing=drawing
-    )
+    made, generations = train(dense(2, 2), dense(2, 1), real, variant, noise=2, steps=steps, lr=1e-4, drawing=drawing)
     with torch.no_grad():
         return covered(made(torch.randn(10_000, 2, generator=drawing))), generations
 
@@ -185,17 +183,13 @@ def pictures(
     opened = open_data(Data(name=data, channels=1 if data.startswith("folder:") else None), device=torch.device("cpu"))
     epochs = cycle(range(2**30))
     real = (
-        batch.images
-        for epoch in epochs
-        for batch in opened.train.batches(32, epoch=epoch, seed=seed, drop_last=True)
+        batch.images for epoch in epochs for batch in opened.train.batches(32, epoch=epoch, seed=seed, drop_last=True)
     )
     channels = opened.input_shape[0]
     generator = DCGAN(width=width).build(ImageKind(opened.input_shape, (0.5,) * channels, (0.5,) * channels))
     discriminator = convolutional(channels, width)
     discriminator(next(real))  # tells its last layer the size of the images
-    made, generations = train(
-        generator, discriminator, real, variant, noise=100, steps=steps, lr=2e-4, drawing=drawing
-    )
+    made, generations = train(generator, discriminator, real, variant, noise=100, steps=steps, lr=2e-4, drawing=drawing)
     made.eval()
     with torch.no_grad():
         images = torch.cat([made(torch.randn(100, 100, generator=drawing)) for _ in range(20)])

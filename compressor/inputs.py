@@ -53,9 +53,7 @@ class Prepared(Inputs):
         if not needs.data:
             assert recipe.train.steps_per_epoch is not None  # which `prepare` saw to
             part = len(range(self.batch_size)[self.group.rank :: self.group.world])
-            return empty_batches(
-                recipe.train.steps_per_epoch, self.data.input_shape, part, total=self.batch_size
-            )
+            return empty_batches(recipe.train.steps_per_epoch, self.data.input_shape, part, total=self.batch_size)
         shard = Shard(self.group.rank, self.group.world)
         labelled = _labelled(self.data, recipe, self.batch_size, shard)
         if recipe.train.steps_per_epoch is not None:

@@ -295,7 +295,10 @@ def test_the_students_terms_are_the_published_ones(setting):
     [
         ({"generator": {"mutations": ("l1", "kl")}}, "is for the training ce-gan"),
         ({"generator": {"train": "ce-gan", "mutations": ("l1", "l1")}}, "none twice"),
-        ({"losses": {"adversarial_weight": 0.0, "one_hot_weight": 1.0}, "generator": {"train": "ce-gan"}}, "needs mutants that differ"),
+        (
+            {"losses": {"adversarial_weight": 0.0, "one_hot_weight": 1.0}, "generator": {"train": "ce-gan"}},
+            "needs mutants that differ",
+        ),
         ({"losses": {"adversarial_weight": 0.0}}, "no term"),
         ({"losses": {"activation_weight": 1.0}}, "needs the path of a module"),
         ({"losses": {"adversarial_weight": 1.0, "features": "body"}}, "is of activation_weight"),

@@ -157,7 +157,9 @@ def test_what_cannot_do_without_data_is_refused_in_a_sentence(here):
     refused([*NONE, "--method", "kd", "--out", "a"], 2, "learns from images, and the data are none", "dfad")
     refused(["train", "--arch", "lenet5", "--data", "none"], 2, "learns from images")
     refused(
-        [*NONE, "--method", "dfad", *SMALL, "--set", "data.augment=crop"], 2, "data.augment: is for images, and there are none"
+        [*NONE, "--method", "dfad", *SMALL, "--set", "data.augment=crop"],
+        2,
+        "data.augment: is for images, and there are none",
     )
     recipe = here / "free.yaml"
     recipe.write_text(

@@ -7,8 +7,8 @@ from pydantic import BaseModel
 
 from compressor.kinds import Kinds, NotLoaded
 from compressor.methods.ackd import ACKD
-from compressor.methods.aikd import AIKD
 from compressor.methods.adaptation import KDUDA, UDA
+from compressor.methods.aikd import AIKD
 from compressor.methods.bss import BSS
 from compressor.methods.cckd import CCKD
 from compressor.methods.ce import CE

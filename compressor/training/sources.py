@@ -22,9 +22,7 @@ class Source:
     images: int
 
 
-def empty_batches(
-    steps: int, input_shape: tuple[int, int, int], wanted: int, *, total: int | None = None
-) -> Source:
+def empty_batches(steps: int, input_shape: tuple[int, int, int], wanted: int, *, total: int | None = None) -> Source:
     """Return epochs of `steps` batches without an image, for methods that make `wanted` of their own in each.
 
     Of processes that train together each makes its part of `total`.

@@ -105,10 +105,9 @@ def tiles(contents: Contents) -> tuple[Tile, ...]:
     if student.boundary_agreement is not None:
         share = f"{100 * student.boundary_agreement:.1f} %"
         found.append(Tile("Boundary agreement", share, "on the teacher's boundary"))
-    for kind, share in (student.made_agreement or {}).items():
-        found.append(
-            Tile(f"Agreement, {kind}", f"{100 * share:.1f} %", "same answer as the teacher on images made here")
-        )
+    for kind, agreed in (student.made_agreement or {}).items():
+        title = f"Agreement, {kind}"
+        found.append(Tile(title, f"{100 * agreed:.1f} %", "same answer as the teacher on images made here"))
     if student.parameters is not None:
         before = "" if teacher is None or teacher.parameters is None else f"teacher {count(teacher.parameters)}"
         found.append(Tile("Parameters", count(student.parameters), before))
