@@ -224,7 +224,8 @@ class Game(Objective):
 
         def score(images: Tensor) -> Score:
             judged = self.judge(images, second.labels, losses.adversarial)
-            return Score(-torch.stack(list(judged.images.values())).sum(dim=0), -_total(judged))
+            alone = -torch.stack(list(judged.images.values())).sum(dim=0)
+            return Score(alone, self.setting.gather(-_total(judged)[None]).mean())  # all processes select the same
 
         turns = evolution.generation(
             lambda maker: maker(*first.code),
