@@ -25,11 +25,11 @@ def _without_torchvision(monkeypatch):
     monkeypatch.setattr("compressor.models.infer.torchvision_zoo.names", lambda: ())
 
 
-BRING_CODE = ("TorchScript", "torch.export")  # which is tried in a process of its own
+IN_A_CHILD = ("TorchScript", "torch.export", "ONNX")  # tried in a process of its own
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.starts] if name in BRING_CODE else []) for name in READERS]
+    "name", [pytest.param(name, marks=[pytest.mark.starts] if name in IN_A_CHILD else []) for name in READERS]
 )
 def test_damaged_files_are_read_or_refused_in_a_sentence(name, tmp_path, capfd):
     reader = READERS[name]

@@ -914,4 +914,4 @@ def test_a_file_that_does_not_run_is_not_written(plain, monkeypatch):
 
     monkeypatch.setattr(calibrated, "release_logits", lose)
     message, _ = refused(plain, random_images(), ExportFailed)
-    assert message == f"the quantised graph of {plain} returns logits that are not finite"
+    assert message.endswith("has NaN in 'w3_scale': every answer would be NaN")
