@@ -166,9 +166,9 @@ def test_what_cannot_do_without_data_is_refused_in_a_sentence(here):
         f"data: {{name: none}}\nstudent: {{arch: lenet5-half}}\nmethod: {{kind: dfad}}\n"
         f"teacher: {{checkpoint: {here / TEACHER}}}\n"
     )
-    refused(["compare", str(recipe), "--methods", "dfad"], 2, "a comparison is one of accuracies", "data.check")
+    refused(["compare", str(recipe), "--methods", "dfad,dfq-akd"], 2, "a comparison is one of accuracies", "data.check")
     named = [*NONE[:-1], "digits"]
-    refused([*named, "--method", "dfad", *SMALL, "--check-data", "digits"], 2, "data.check: is for none")
+    refused([*named, "--method", "dfad", *SMALL, "--check-data", "digits"], 2, "--check-data: is for none")
     refused([*NONE, "--method", "dfad", *SMALL, "--check-data", "nowhere"], 2, "no data set 'nowhere'")
     refused([*NONE, "--method", "dfad", *SMALL, "--check-data", "cifar10"], 4, "cifar10")
 
