@@ -15,6 +15,7 @@ DATA = f"{EMBEDDED}, {', '.join(OFFICIAL)}, {FOLDER}PATH package.module:factory 
 
 Normalize = Literal["given", "auto"]
 ChannelOrder = Literal["rgb", "bgr"]
+CalibrationImages = Literal["training", "synthetic"]
 TrainPrecision = Literal["fp32", "bf16", "fp16"]
 Provider = Literal["cpu", "cuda", "tensorrt", "openvino"]
 
@@ -24,6 +25,7 @@ __all__ = [
     "FOLDER",
     "NOTHING",
     "OFFICIAL",
+    "CalibrationImages",
     "ChannelOrder",
     "ExportInput",
     "ExportOutput",

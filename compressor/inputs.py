@@ -16,13 +16,16 @@ from compressor.choices import FOLDER, NOTHING
 from compressor.data import Dataset, Shard, Split
 from compressor.errors import InputRejected, UsageError
 from compressor.machine.devices import choose_device
+from compressor.models.quantised import Quantised, placed
 from compressor.progress import Tell
-from compressor.recipe import Data, Recipe, Teacher
+from compressor.recipe import Data, Quantize, Recipe, Teacher
 from compressor.recipe.code import is_code
 from compressor.training.distributed import ALONE, Processes
 from compressor.training.sources import Source, empty_batches, in_epochs_of, with_unlabelled
 
 STEPS = 50  # of an epoch without data, where the recipe does not say: DFAD's
+
+_FIRST = 64  # images that a quantised student's ranges start from
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,30 @@ class Prepared(Inputs):
 
     def new_student(self) -> models.Normalized:
         """Build the student with its normalisation; torch's global generator decides the weights."""
+        network = self._unrounded()
+        quantize = self.recipe.student.quantize
+        return network if quantize is None else self._quantised(network, quantize)
+
+    def _quantised(self, network: models.Normalized, wanted: Quantize) -> Quantised:
+        """Return the student behind the rounding of its export, with ranges of the first images that it will see."""
+        where = placed(
+            network,
+            self.data.input_shape,
+            weights=wanted.weights,
+            activations=wanted.activations,
+            recipe=wanted.recipe,
+        )
+        mean, std = (each.flatten().tolist() for each in (network.mean, network.std))
+        student = Quantised(network.network, mean, std, where.plan).to(self.device)
+        if self.recipe.method.needs.data:
+            images = next(iter(self.data.train.batches(_FIRST, seed=self.recipe.seed))).images
+        else:  # the training data, if any, are not looked at
+            noise = torch.Generator().manual_seed(self.recipe.seed)
+            images = torch.rand(_FIRST, *self.data.input_shape, generator=noise)
+        student.observe(images.to(self.device))
+        return student
+
+    def _unrounded(self) -> models.Normalized:
         config, data = self.recipe.student, self.data
         if config.init is None:
             bare = models.build(config.arch, classes=len(data.classes), input_shape=data.input_shape)
@@ -87,7 +114,8 @@ class Prepared(Inputs):
         if not given.stated:
             given = given.normalised(data.mean, data.std)
         assert isinstance(given.module, models.Normalized)
-        return given.module.to(self.device)
+        network = given.module.plain() if isinstance(given.module, Quantised) else given.module
+        return network.to(self.device)
 
 
 def require_known(recipe: Recipe) -> None:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from compressor.artifacts.formats import exporter_for, exporter_of, format_of
 from compressor.artifacts.opening import file_facts, located
 from compressor.artifacts.proof import NOISE, graph_images, prove
+from compressor.artifacts.rounding import Rounding
 from compressor.errors import InputRejected
 from compressor.files import explained
 from compressor.progress import Tell
@@ -40,7 +41,7 @@ class Source:
     `trunk` writes the fp32 graph in an operator set to a path. `reference` answers as every artifact must, `images`
     `[N, C, H, W]` are what it is asked. `calibration` gives images for INT8 and how many of them lie on the boundary;
     `drop` measures on held-out labelled images how many points of top-1 a runner loses against the reference.
-    `metadata` is what a file says of itself.
+    `metadata` is what a file says of itself. `rounding` is what the reference was trained to be rounded by, if it was.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Source:
     calibration: Callable[[Calibration], tuple[Images, int]]
     drop: Callable[[Runner], float]
     metadata: Mapping[str, str]
+    rounding: Rounding | None = None
 
 
 def build(
@@ -66,6 +68,8 @@ def build(
         InputRejected: there are no images to calibrate with, or the folder cannot be written to.
     """
     exporter = exporter_for(target)
+    if source.rounding is not None:
+        source.rounding.expect_carried(target, exporter)
     with explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=BUILDING, dir=folder) as place:
@@ -74,7 +78,15 @@ def build(
             with _without(finished, Path(place)):
                 graph, calibration = _graph(source, target, exporter, Path(place), tell)
                 built = _built(source, target, exporter, graph, finished)
-                known, sentence = _proved(source.reference, source.images, exporter, built, graph, provider)
+                known, sentence = _proved(
+                    source.reference,
+                    source.images,
+                    exporter,
+                    built,
+                    graph,
+                    provider,
+                    rounded=source.rounding is not None,
+                )
             for each in sorted(finished.iterdir(), key=lambda file: file == built.path):  # the file itself comes last
                 each.replace(folder / each.name)
     path = folder / built.path.name
@@ -121,7 +133,9 @@ def _graph(
     """Write the ONNX file that has the precision and the borders of the target."""
     graph, calibration = place / f"{source.name}.onnx", None
     source.trunk(graph, target.operators)
-    if target.precision == "int8" and precision_of(onnx.census(graph)) == "int8":  # quantised by whoever made it
+    if source.rounding is not None:
+        graph, calibration = source.rounding.write(graph, target)
+    elif target.precision == "int8" and precision_of(onnx.census(graph)) == "int8":  # quantised by whoever made it
         quantize.expect_scheme(graph, recipe_of(target, exporter))
         tell("the graph is INT8 already, with the ranges that it has")
     elif target.precision == "int8":
@@ -161,7 +175,9 @@ def _quantized(
 ) -> tuple[Path, record.Calibration]:
     recipe = recipe_of(target, exporter)
     images, boundary = source.calibration(target.calibration)
-    tell(f"calibrating INT8 ({recipe}) on {len(images)} training images, {boundary} of them on the boundary")
+    kind = target.calibration.images
+    near = f", {boundary} of them on the boundary" if kind == "training" else ""
+    tell(f"calibrating INT8 ({recipe}) on {len(images)} {kind} images{near}")
     path = trunk.with_name("int8.onnx")
     opened = partial(_runnable, exporter)
     if target.calibration.method == "auto":
@@ -189,6 +205,7 @@ def _quantized(
         boundary=boundary,
         kept_fp32=quantized.kept,
         drop=quantized.drop,
+        images=kind,
     )
 
 
@@ -241,26 +258,33 @@ def _built(source: Source, target: Export, exporter: Exporter, graph: Path, fini
 
 
 def _proved(
-    reference: Runner, images: Images, exporter: Exporter, built: Built, graph: Path, provider: str
+    reference: Runner,
+    images: Images,
+    exporter: Exporter,
+    built: Built,
+    graph: Path,
+    provider: str,
+    *,
+    rounded: bool = False,
 ) -> tuple[dict[str, Any], str]:
     """Return what is known of the artifact, and a sentence: it answers as its source does, or cannot run here."""
     try:
         runner = exporter.load(built.path, provider=provider)
     except RuntimeMissing as missing:
-        note = f"built, not run here: {missing.message}{_proof_of_graph(reference, images, graph)}"
+        note = f"built, not run here: {missing.message}{_proof_of_graph(reference, images, graph, rounded)}"
         return {"format": built.format, "precision": built.precision, "provider": None, "note": note}, note
-    proof = prove(runner, reference, images)
+    proof = prove(runner, reference, images, rounded=rounded)
     ran = {"format": runner.format, "precision": runner.precision, "provider": runner.provider}
     return {**ran, "parity": proof}, f"{proof.samples} images, largest error of a logit {proof.max_error:.2g}"
 
 
-def _proof_of_graph(reference: Runner, images: Images, graph: Path) -> str:
+def _proof_of_graph(reference: Runner, images: Images, graph: Path, rounded: bool) -> str:
     """Prove at least the graph that an artifact was built from, where ONNX Runtime can run that on the CPU."""
     try:
         runner = onnx.load(graph)
     except RuntimeMissing:
         return ""
-    proof = prove(runner, reference, images)
+    proof = prove(runner, reference, images, rounded=rounded)
     return f"; the ONNX graph that it was built from was: largest error of a logit {proof.max_error:.2g}"
 
 

@@ -1,4 +1,7 @@
-"""The images that INT8 ranges are read from: training images, and some on the boundary, where rounding matters most."""
+"""The images that INT8 ranges are read from: training images, and some on the boundary, where rounding matters most.
+
+Or images that the network's own statistics make, where none of the training may be looked at.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,14 @@ import torch
 from numpy.typing import NDArray
 
 from compressor import checkpoint
+from compressor.artifacts.synthetic import synthetic_images
 from compressor.data import Dataset
 from compressor.errors import InputRejected
 from compressor.measure.hard_images import boundary_set
 from compressor.measure.scores import first
+from compressor.recipe import Calibration
 
+MOST_SYNTHETIC = 128  # more of them take long to make, and do no more for ranges
 SHARE = 0.25  # of boundary supporting samples, where a network is at hand and nothing else is asked for
 
 
@@ -51,6 +57,39 @@ def calibration_images(
     walked = _walked(data, network, round(share * total), seed, device)
     plain = [images.cpu().numpy() for images, _ in first(data.train, total - len(walked), 256, seed=seed)]
     return np.concatenate([*plain, walked]), len(walked)
+
+
+def wanted_images(
+    wanted: Calibration,
+    data: Dataset | None,
+    network: checkpoint.Network | None,
+    *,
+    walks: checkpoint.Network | None,
+    seed: int,
+    device: torch.device,
+) -> tuple[NDArray[np.float32], int]:
+    """Return the images that a target asks for, and how many of them lie on the boundary.
+
+    Args:
+        network: what is quantised, where it has gradients.
+        walks: whose boundary is walked to.
+
+    Raises:
+        InputRejected: there are no data, or no network that could make images.
+    """
+    if wanted.images == "synthetic":
+        if network is None:
+            raise InputRejected(
+                "synthetic images are made from the BatchNorm of a network, and an ONNX file has it folded away",
+                hint="--teacher FILE gives the network it came from",
+            )
+        made = synthetic_images(
+            network.module, network.input_shape, network.classes, samples=min(wanted.samples, MOST_SYNTHETIC), seed=seed
+        )
+        return made, 0
+    if data is None:
+        raise InputRejected("INT8 needs images to calibrate with", hint="--data folder:PATH, never random ones")
+    return calibration_images(data, walks, samples=wanted.samples, boundary=wanted.boundary, seed=seed, device=device)
 
 
 def _walked(

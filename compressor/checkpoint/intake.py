@@ -15,6 +15,7 @@ from compressor.checkpoint.own_files import Card, read_card
 from compressor.checkpoint.reading import Tensors, read_tensors
 from compressor.errors import InputRejected, UsageError
 from compressor.files import sha256
+from compressor.models.quantised import Quantised
 from compressor.plugins import is_plugin
 from compressor.recipe import Teacher
 from compressor.runs.folder import Run
@@ -97,7 +98,7 @@ def load_network(
     card = read_card(read.metadata, path)
     read, fit = _fit(path, read, card, arch, classes, input_shape)
     _refuse_other_classes(path, fit.classes, classes)
-    summary = _summary(read, fit)
+    summary = _summary(read, fit, card)
     return _normalised(path, fit.module, fit.arch, fit.classes, fit.input_shape, card, mean, std, bgr, summary)
 
 
@@ -171,7 +172,7 @@ def _normalised(
             hint="give one value for each channel",
         )
     return Network(
-        module=models.Normalized(module, means, stds, bgr=bgr).eval(),
+        module=_pixels_in(path, module, means, stds, card, bgr=bgr),
         arch=arch,
         classes=classes,
         class_names=card.class_names if card else None,
@@ -186,6 +187,20 @@ def _normalised(
         sha256=sha256(path),
         summary=summary,
     )
+
+
+def _pixels_in(
+    path: Path, module: nn.Module, mean: Sequence[float], std: Sequence[float], card: Card | None, *, bgr: bool
+) -> models.Normalized:
+    """Return the network behind its normalisation, and behind its rounding where it was trained with that."""
+    if card is None or card.quantised is None:
+        return models.Normalized(module, mean, std, bgr=bgr).eval()
+    if bgr or tuple(mean) != card.mean or tuple(std) != card.std:
+        raise UsageError(
+            f"{path} was trained to be quantised under the mean and std in it, and takes no others",
+            hint="leave mean and std out",
+        )
+    return Quantised(module, mean, std, card.quantised).eval()
 
 
 def _file(path: Path) -> Path:
@@ -207,10 +222,11 @@ def _refuse_other_classes(path: Path, found: int, wanted: int | None) -> None:
         )
 
 
-def _summary(read: Tensors, fit: Fit) -> str:
+def _summary(read: Tensors, fit: Fit, card: Card | None) -> str:
     renamed = ", keys renamed" if fit.renamed else ""
     renamed += "; one logit z, taken as two classes with the logits 0 and z" if fit.binary else ""
     notes = "".join(f"; {note}" for note in read.notes)
+    notes += f"; {card.quantised.sentence}" if card is not None and card.quantised is not None else ""
     return (
         f"{models.title(fit.arch)}, {fit.classes} classes, {_size(fit.module)}, "
         f"{fit.matched}/{len(read.tensors)} tensors matched{renamed}{notes}"

@@ -18,6 +18,7 @@ from compressor.checkpoint import pickles
 from compressor.checkpoint.formats import Format, damaged, sniff
 from compressor.errors import InputRejected
 from compressor.files import replacing
+from compressor.models.quantised import Plan
 
 _MOST_CLASSES = 1_000_000
 _LARGEST_IMAGE = 2**27  # numbers of an image
@@ -27,6 +28,7 @@ KEY = "compressor"  # a single key: the order of several would differ from one w
 class Card(BaseModel):
     """The metadata of a student file, version 1. Keys of later versions that this one does not know are ignored.
 
+    `quantised` tells where and how the network rounds, where it was trained to; the weights are those before rounding.
     `mean` and `std` hold one value a channel; `data` is the data set's name as a recipe has it; `metrics` is what was
     measured when the file was written, in the units of `docs/result.md`.
     """
@@ -44,6 +46,7 @@ class Card(BaseModel):
     metrics: dict[str, float | None] = {}
     teacher_sha256: str | None = None
     recipe_name: str | None = None
+    quantised: Plan | None = None
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> "Card":
@@ -71,6 +74,7 @@ def save_student(
     metrics: Mapping[str, float | None] | None = None,
     teacher_sha256: str | None = None,
     recipe_name: str | None = None,
+    quantised: Plan | None = None,
 ) -> None:
     """Write a network without its `Normalized`: the same weights and metadata give the same bytes."""
     card = Card(
@@ -84,6 +88,7 @@ def save_student(
         metrics=dict(metrics or {}),
         teacher_sha256=teacher_sha256,
         recipe_name=recipe_name,
+        quantised=quantised,
     )
     # Copies: tensors that share memory, as tied weights do, are refused by the format.
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in network.state_dict().items()}

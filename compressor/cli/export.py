@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from compressor.choices import ExportInput, ExportOutput, ExportPrecision, Quantization
+from compressor.choices import CalibrationImages, ExportInput, ExportOutput, ExportPrecision, Quantization
 from compressor.cli.options import (
     Allow,
     Device,
@@ -66,6 +66,11 @@ class ArtifactOptions:
         Quantization | None,
         typer.Option(help="INT8: for ONNX Runtime and OpenVINO (cpu), or for TensorRT (trt)."),
         Key("export.0.quantization"),
+    ] = None
+    calibration: Annotated[
+        CalibrationImages | None,
+        typer.Option(help="INT8: ranges from training images, or from synthetic ones, made without data."),
+        Key("export.0.calibration.images"),
     ] = None
     batch: Annotated[
         str | None,

@@ -47,6 +47,16 @@ def _named(data: str | None) -> str | None:
     return data
 
 
+def _bits(option: str, text: str) -> dict[str, int]:
+    found = re.fullmatch(r"w([2-8])a([2-8])", "w8a8" if text.lower() == "int8" else text.lower())
+    if found is None:
+        raise UsageError(
+            f"{option} takes int8, or the bits of weights and activations from 2 to 8, not {text!r}",
+            hint=f"{option} int8, {option} w4a4",
+        )
+    return {"weights": int(found[1]), "activations": int(found[2])}
+
+
 RecipeOption = Annotated[str | None, typer.Option("--recipe", "-r", help="A recipe file, or a name from `recipes ls`.")]
 Teacher = Annotated[
     Path | None, typer.Option(help="Teacher: a checkpoint, or the folder of a run."), Key("teacher.checkpoint")
@@ -73,6 +83,11 @@ Student = Annotated[
     str | None, typer.Option(help="resnet20, torchvision/NAME, timm/NAME, pkg.mod:make."), Key("student.arch")
 ]
 Init = Annotated[Path | None, typer.Option(help="Weights to start from, instead of random ones."), Key("student.init")]
+Quantize = Annotated[
+    str | None,
+    typer.Option(help="Learn through the rounding of the export: int8, or bits such as w4a4."),
+    Key("student.quantize", _bits),
+]
 Data = Annotated[
     str | None,
     typer.Option(callback=_named, help=f"{DATA}."),

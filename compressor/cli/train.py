@@ -21,6 +21,7 @@ from compressor.cli.options import (
     Init,
     Json,
     Key,
+    Quantize,
     Quiet,
     RecipeOption,
     Resume,
@@ -49,6 +50,7 @@ class NetworkOptions:
 
     arch: Annotated[str | None, typer.Option(help="What to train, such as resnet20."), Key("student.arch")] = None
     init: Init = None
+    quantize: Quantize = None
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ class StudentOptions:
 
     student: Student = None
     init: Init = None
+    quantize: Quantize = None
     method: Annotated[
         str | None, typer.Option(help="bss, kd, cckd or ce; see `compress methods`."), Key("method.kind")
     ] = None

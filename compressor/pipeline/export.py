@@ -11,13 +11,15 @@ from pathlib import Path
 from compressor import checkpoint
 from compressor.artifacts.building import Source, build
 from compressor.artifacts.building import rebuild as build_again
-from compressor.artifacts.calibration import calibration_images
+from compressor.artifacts.calibration import wanted_images
 from compressor.artifacts.formats import exporter_for, provider_of
 from compressor.artifacts.opening import torch_runner
 from compressor.artifacts.proof import accuracy_drop, proof_images
+from compressor.artifacts.rounding import Rounding
 from compressor.errors import UsageError
 from compressor.inputs import Prepared
 from compressor.measure.made import noise_bytes, read_generated, stand_in
+from compressor.models.quantised import Quantised
 from compressor.pipeline.finished_run import FinishedRun, open_run, stored_recipe
 from compressor.pipeline.identity import stage_inputs
 from compressor.progress import Tell
@@ -46,7 +48,7 @@ def export(
         ExportFailed: a file could not be made, or does not answer as the network does; it is not left behind.
     """
     folder = find(where)
-    instead = Override(("export",), [{}])
+    instead = Override(("export",), [{"precision": load(folder.recipe).usual_precision}])
     if overrides:  # all that is exported is what this command names
         targets = load(folder.recipe, [instead, *overrides]).export
         allow = [*allow, *(each.format for each in targets)]
@@ -101,23 +103,25 @@ def export_stage(opened: FinishedRun, targets: Sequence[Export], tell: Tell) -> 
 def _source(opened: FinishedRun, tell: Tell) -> Source:
     prepared, student, seed = _with_images(opened, tell), opened.student, opened.prepared.recipe.seed
     reference = torch_runner(student, device=prepared.device)
+    quantised = student.module if isinstance(student.module, Quantised) else None
     return Source(
         name="student",
         trunk=_tracer(student),
         reference=reference,
         images=proof_images(prepared, student, seed=seed),
         calibration=cache(
-            lambda wanted: calibration_images(
+            lambda wanted: wanted_images(
+                wanted,
                 prepared.data,
-                prepared.teacher or student,
-                samples=wanted.samples,
-                boundary=wanted.boundary,
+                student,
+                walks=prepared.teacher or student,
                 seed=seed,
                 device=prepared.device,
             )
         ),
         drop=accuracy_drop(reference, lambda: prepared.data),
         metadata=_metadata(opened),
+        rounding=None if quantised is None else Rounding.of(quantised, student.input_shape),
     )
 
 
@@ -136,13 +140,14 @@ def _with_images(opened: FinishedRun, tell: Tell) -> Prepared:
 
 def _tracer(network: checkpoint.Network) -> Callable[[Path, int], None]:
     """Return what writes the fp32 graph of a network: tracing takes seconds, and is done once for an operator set."""
+    module = network.module.plain() if isinstance(network.module, Quantised) else network.module
     traced: dict[int, bytes] = {}
 
     def trunk(path: Path, opset: int) -> None:
         if opset in traced:
             path.write_bytes(traced[opset])
             return
-        onnx.export(network.module, path, input_shape=network.input_shape, opset=opset)
+        onnx.export(module, path, input_shape=network.input_shape, opset=opset)
         traced[opset] = path.read_bytes()
 
     return trunk

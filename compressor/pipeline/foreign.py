@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from compressor import checkpoint
 from compressor.artifacts.building import Source, build
-from compressor.artifacts.calibration import calibration_images
+from compressor.artifacts.calibration import wanted_images
 from compressor.artifacts.formats import exporter_for, exporter_of, provider_of
 from compressor.artifacts.opening import Normalised
 from compressor.artifacts.proof import accuracy_drop, graph_images
@@ -212,15 +212,8 @@ def _exported(foreign: ForeignGraph, target: Export, folder: Path, tell: Tell, *
 
     def calibration(wanted: Calibration) -> tuple[NDArray[np.float32], int]:
         if inputs is None:
-            raise InputRejected("INT8 needs images to calibrate with", hint="--data folder:PATH, never random ones")
-        return calibration_images(
-            inputs.data,
-            inputs.teacher,
-            samples=wanted.samples,
-            boundary=wanted.boundary,
-            seed=0,
-            device=inputs.device,
-        )
+            return wanted_images(wanted, None, None, walks=None, seed=0, device=torch.device("cpu"))
+        return wanted_images(wanted, inputs.data, inputs.teacher, walks=inputs.teacher, seed=0, device=inputs.device)
 
     source = Source(
         name=path.stem,

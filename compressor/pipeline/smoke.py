@@ -52,7 +52,7 @@ def _teacher(tiny: Recipe) -> Recipe:
         name="teacher",
         device=tiny.device,
         data=_DATA.model_copy(update={"batch_size": 32}),
-        student=tiny.student,
+        student=Student(arch=_NETWORK),
         method=CE(),
         train=training,
     )
@@ -81,7 +81,9 @@ def _tiny(recipe: Recipe) -> Recipe:
     }
     few = {name: min(count, _SAMPLES) for name, count in measured.items()}
     exports = tuple(
-        target.model_copy(update={"calibration": target.calibration.model_copy(update={"samples": _SAMPLES})})
+        target
+        if recipe.student.quantize is not None  # which has its ranges from its training
+        else target.model_copy(update={"calibration": target.calibration.model_copy(update={"samples": _SAMPLES})})
         for target in recipe.export
     )
     quick = {"warmup_s": 0.01, "duration_s": 0.05, "min_iterations": 3}
@@ -89,7 +91,7 @@ def _tiny(recipe: Recipe) -> Recipe:
         update={
             "data": _DATA.model_copy(update=_streams(recipe.data)),
             "method": method,
-            "student": Student(arch=_NETWORK),
+            "student": Student(arch=_NETWORK, quantize=recipe.student.quantize),
             "train": training,
             "export": exports,
             "validation": recipe.validation.model_copy(update=few),

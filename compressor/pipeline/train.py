@@ -14,6 +14,7 @@ from compressor.files import write_text
 from compressor.gates import require_same_data, unmeasurable
 from compressor.inputs import Prepared, prepare, require_known
 from compressor.machine.hardware import clashes, hardware, versions
+from compressor.models.quantised import Quantised
 from compressor.pipeline.epochs import new_state, reported, run_epochs
 from compressor.pipeline.finished_run import FinishedRun, require_same, stored_recipe, teachers_of
 from compressor.pipeline.identity import FINGERPRINT, training_inputs
@@ -101,7 +102,8 @@ def new_training(
         _assist(prepared, state)
     if group.world > 1:
         tell(f"{group.world} processes train together, each on its part of a step")
-    tell(f"{recipe.trains}: {models.described(recipe.student.arch, state.student)}")
+    rounding = f"; {state.student.plan.sentence}" if isinstance(state.student, Quantised) else ""
+    tell(f"{recipe.trains}: {models.described(recipe.student.arch, state.student)}{rounding}")
     with new_run(recipe.name, out=out, overwrite=overwrite, latest=latest) as folder:
         tell.keep(folder.log)
         tell(f"run: {folder.folder}")

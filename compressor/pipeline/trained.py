@@ -17,6 +17,7 @@ from compressor.measure.evaluation import EvaluationSet, evaluate
 from compressor.measure.made import MadeImages, keep_generated, kept_count, made_images, read_generated
 from compressor.measure.scores import Predictions, predict
 from compressor.methods import Objective
+from compressor.models.quantised import Quantised
 from compressor.pipeline.finished_run import FinishedRun
 from compressor.runs import record
 from compressor.runs.folder import Run
@@ -39,6 +40,7 @@ def write_student(prepared: Prepared, network: models.Normalized, run: Run) -> c
         metrics={"validation_top1": run.epochs()[-1]["validation_top1"]},
         teacher_sha256=None if teacher is None else teacher.sha256,
         recipe_name=recipe.name,
+        quantised=network.described() if isinstance(network, Quantised) else None,
     )
     return checkpoint.load_network(run.student, arch=recipe.student.arch)
 
@@ -131,11 +133,14 @@ def _training(prepared: Prepared, run: Run) -> record.Training:
 
 def _network(network: checkpoint.Network, runner: Runner, run: Run) -> record.Network:
     """Return what is known of a PyTorch network before anything is measured."""
+    quantised = network.module if isinstance(network.module, Quantised) else None
+    plain = network.module if quantised is None else quantised.plain()
     return record.Network(
         **facts(runner, relative_to=run.folder),
         arch=network.arch,
         classes=network.classes,
         input_shape=network.input_shape,
         parameters=network.parameters,
-        macs=None if network.arch is None else models.macs(network.module, network.input_shape),
+        quantized=None if quantised is None else quantised.plan.title,
+        macs=None if network.arch is None else models.macs(plain, network.input_shape),
     )

@@ -135,6 +135,12 @@ class Network(Metrics):
     input_shape: tuple[int, int, int]
     parameters: int | None
     macs: int | None
+    quantized: str | None = None
+
+    @property
+    def label(self) -> str:
+        """See `Metrics.label`; the bits are told where it was trained to be rounded."""
+        return super().label + (f", {self.quantized}" if self.quantized else "")
 
     @property
     def guesses(self) -> bool:
@@ -145,7 +151,10 @@ class Network(Metrics):
 
 
 class Calibration(Record):
-    """How an INT8 file was quantised."""
+    """How a file was quantised. `images` are what its ranges come from: `training`, `synthetic`, or `trained` with it.
+
+    `simulated` is set where no runtime computes in so few bits, and floating point rounds in their place.
+    """
 
     recipe: str
     method: str
@@ -153,6 +162,8 @@ class Calibration(Record):
     boundary: int
     kept_fp32: tuple[str, ...]
     drop: float | None
+    images: Literal["training", "synthetic", "trained"] = "training"
+    simulated: str | None = None
 
 
 class Artifact(Metrics):
@@ -172,6 +183,8 @@ class Artifact(Metrics):
         unusual = [each for each in (self.input, self.output) if each not in ("float32", "logits")]
         if self.format == "onnx" and self.calibration is not None and self.calibration.recipe != "cpu":
             unusual.append(self.calibration.recipe)
+        if self.calibration is not None and self.calibration.simulated is not None:
+            unusual.append(f"{self.calibration.simulated} simulated")
         return " ".join([super().label, *unusual])
 
 

@@ -9,7 +9,8 @@ would make ties between classes.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,22 +18,32 @@ from numpy.typing import NDArray
 
 from exporters import onnx
 from exporters.files import write_whole
-from exporters.quantize.calibrated import calibrate
+from exporters.onnx.graph import sign, write
+from exporters.quantize.calibrated import Calibrated, calibrate
 from exporters.quantize.graph import Quantized, expect_symmetric
-from exporters.quantize.scheme import METHODS, RECIPES, Method, Recipe
+from exporters.quantize.places import Place, Places, places_of
+from exporters.quantize.scheme import METHODS, RECIPES, SCHEMES, Method, Range, Recipe
 from exporters.quantize.search import Search
+from exporters.quantize.simulated import simulated
 from exporters.quantize.source import store_constants
 
 __all__ = [
     "METHODS",
     "RECIPES",
+    "SCHEMES",
     "Method",
+    "Place",
+    "Places",
     "Quantized",
+    "Range",
     "Recipe",
     "expect_scheme",
+    "places",
     "quantize",
+    "quantize_trained",
     "quantize_within",
     "sensitive_first",
+    "simulate",
 ]
 
 
@@ -133,3 +144,58 @@ def quantize_within(
         content, result = Search(calibrated, drop, max_drop).run()
     write_whole(path, content)
     return result
+
+
+def places(source: Path, *, recipe: Recipe, suited: bool = True) -> Places:
+    """Return where the INT8 form of an fp32 classifier rounds, and what all of it is on two images of noise.
+
+    Args:
+        suited: the `cpu` form, rewritten for integer kernels, see `kernels.suit_cpu`.
+
+    Raises:
+        ArtifactRejected, ExportFailed, RuntimeMissing: see `quantize`.
+    """
+    with tempfile.TemporaryDirectory(prefix="compress.") as folder:
+        return places_of(_calibrated(source, recipe, Path(folder), {}, suited=suited))
+
+
+def quantize_trained(source: Path, path: Path, *, recipe: Recipe, ranges: Mapping[str, Range]) -> Quantized:
+    """Write the INT8 form of a classifier that was trained to be rounded, with the ranges that it was trained with.
+
+    Args:
+        ranges: by the names of `places`.
+
+    Raises:
+        ArtifactRejected, ExportFailed, RuntimeMissing: see `quantize`.
+    """
+    with tempfile.TemporaryDirectory(prefix="compress.") as folder:
+        content, result = _calibrated(source, recipe, Path(folder), ranges, suited=True).build()
+    write_whole(path, content)
+    return replace(result, samples=0)
+
+
+def simulate(source: Path, path: Path, *, recipe: Recipe, ranges: Mapping[str, Range], weights: int) -> None:
+    """Write a classifier that was trained to be rounded as an fp32 graph, which holds that rounding.
+
+    Its weights are at their levels, and operators between the others round as `ranges` say.
+
+    Args:
+        ranges: by the names of `places`, not suited.
+        weights: bits of a weight.
+
+    Raises:
+        ArtifactRejected, ExportFailed, RuntimeMissing: see `quantize`.
+    """
+    with tempfile.TemporaryDirectory(prefix="compress.") as folder:
+        model = simulated(_calibrated(source, recipe, Path(folder), ranges, suited=False), ranges, weights)
+    sign(model)
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    model.ClearField("metadata_props")
+    write(model, path, metadata)
+
+
+def _calibrated(source: Path, recipe: Recipe, folder: Path, ranges: Mapping[str, Range], *, suited: bool) -> Calibrated:
+    """Prepare a graph on noise: its own ranges do not count."""
+    shape = onnx.load(source).input_shape
+    noise = np.random.default_rng(0).random((2, *shape), dtype=np.float32)
+    return calibrate(source, noise, recipe, "minmax", (), folder, suited=suited, trained=ranges)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from exporters.quantize.scheme import (
     SCHEMES,
     WEIGHTED,
     Method,
+    Range,
     Recipe,
     computed_first,
     followers,
@@ -51,11 +52,12 @@ class Calibrated:
     recipe: Recipe
     method: Method
     folder: Path
+    pixels: Mapping[str, tuple[float, float]]  # the range of what the first convolution reads, see `suit_cpu`
 
     def build(self, kept: Sequence[str] = ()) -> tuple[bytes, Quantized]:
         """Quantise all layers but `always` and `kept`; return a finished file, and what is in it."""
         spared = self.always.union(kept)
-        model = self._quantised([node for node in self.nodes if node.name not in spared])
+        model = self.quantised([node for node in self.nodes if node.name not in spared])
         census = weights_by_type(model)
         if precision_of(census) != "int8":
             share = 100 * census.get("int8", 0) // sum(census.values())
@@ -89,13 +91,13 @@ class Calibrated:
         harms = {}
         for node in self.nodes:
             if node.name not in self.always:
-                model = self._quantised([node])
+                model = self.quantised([node])
                 del model.metadata_props[:]  # its precision is the source's, which one large layer may change
                 runner = self._opened(serialised(model))
                 harms[node.name] = float(np.mean((runner(probes) - expected) ** 2)) / signal
         return dict(sorted(harms.items(), key=lambda harm: -harm[1]))
 
-    def _quantised(self, chosen: Sequence[NodeProto]) -> ModelProto:
+    def quantised(self, chosen: Sequence[NodeProto]) -> ModelProto:
         """Return the graph with these layers in 8 bits."""
         from onnxruntime.quantization import QDQQuantizer, QuantType
 
@@ -140,9 +142,22 @@ class Calibrated:
 
 
 def calibrate(
-    source: Path, images: NDArray[np.float32], recipe: Recipe, method: Method, keep: Sequence[str], folder: Path
+    source: Path,
+    images: NDArray[np.float32],
+    recipe: Recipe,
+    method: Method,
+    keep: Sequence[str],
+    folder: Path,
+    *,
+    suited: bool = True,
+    trained: Mapping[str, Range] | None = None,
 ) -> Calibrated:
-    """Check the graph and the images, prepare the graph, and measure the ranges of its activations."""
+    """Check the graph and the images, prepare the graph, and measure the ranges of its activations.
+
+    Args:
+        suited: rewrite it for integer kernels, where the recipe is for those.
+        trained: ranges that the images do not decide, by the tensors of the prepared graph.
+    """
     for kind, name, known in (("recipe", recipe, RECIPES), ("calibration method", method, METHODS)):
         if name not in known:
             raise ExportFailed(f"there is no {kind} {name!r} for INT8", hint=f"known: {', '.join(known)}")
@@ -151,7 +166,7 @@ def calibrate(
     runner = onnx.load(source)
     expect_pixels(source, images, runner.input_shape)
     model = prepared(source, given, folder)
-    pixels = suit_cpu(model) if recipe == "cpu" else {}
+    pixels = suit_cpu(model) if recipe == "cpu" and suited else {}
     nodes = layers(model, SCHEMES[recipe])
     names = [node.name for node in nodes]
     if not any(node.op_type in WEIGHTED for node in nodes):
@@ -168,7 +183,7 @@ def calibrate(
         size=runner.batch or _CHUNK,
         recipe=recipe,
         method=method,
-        known=pixels,
+        known={**pixels, **{name: (each.low, each.high) for name, each in (trained or {}).items()}},
         folder=folder,
     )
-    return Calibrated(source, model, nodes, frozenset(keep), found, images, runner, recipe, method, folder)
+    return Calibrated(source, model, nodes, frozenset(keep), found, images, runner, recipe, method, folder, pixels)

@@ -19,6 +19,15 @@ WEIGHTED = frozenset({"Conv", "Gemm", "MatMul"})
 
 
 @dataclass(frozen=True)
+class Range:
+    """What the levels of an activation span, and how many bits tell them apart."""
+
+    low: float
+    high: float
+    bits: int = 8
+
+
+@dataclass(frozen=True)
 class Scheme:
     """How a runtime wants its graph."""
 

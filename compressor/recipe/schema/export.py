@@ -6,11 +6,12 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveInt, field_validator, model_validator
 
-from compressor.choices import ExportInput, ExportOutput, ExportPrecision, Quantization
+from compressor.choices import CalibrationImages, ExportInput, ExportOutput, ExportPrecision, Quantization
 from compressor.errors import did_you_mean
 from compressor.methods import Config
 from compressor.methods.protocol import refusal
 from compressor.plugins import PLUGIN, is_plugin
+from compressor.recipe.schema.networks import Quantize
 from compressor.recipe.schema.numbers import Fraction
 from exporters import EXPORTERS, PRECISIONS, Exporter, exporter
 
@@ -36,6 +37,9 @@ Format = Annotated[
 class Calibration(Config):
     """The images that the ranges of INT8 are read from: of the training split, never augmented, never random."""
 
+    images: CalibrationImages = Field(
+        default="training", description="or synthetic: made from the statistics in the network's BatchNorm, 128 of them"
+    )
     samples: PositiveInt = 512
     boundary: Fraction | None = Field(
         default=None,
@@ -46,6 +50,12 @@ class Calibration(Config):
         default="minmax",
         description="how ranges follow from images; auto: the one that loses least on validation images",
     )
+
+    @model_validator(mode="after")
+    def _boundary_is_of_training_images(self) -> Self:
+        if self.images == "synthetic" and self.boundary:
+            raise refusal("is walked to from training images, not from synthetic ones", key="boundary")
+        return self
 
 
 class Engine(Config):
@@ -113,6 +123,22 @@ class Export(Config):
         if self.precision not in precisions:
             return "precision", f"must be {' or '.join(precisions)} for the format {self.format}, got {self.precision}"
         return None
+
+    def unsuited(self, quantize: Quantize, exporter: Exporter) -> tuple[str, str] | None:
+        """Return a setting that a student of so many bits cannot be exported with, and what is wrong with it."""
+        kept = f"a student quantised to {quantize.title}"
+        if self.precision not in ("int8", "fp32"):
+            return "precision", f"{kept} is exported in fp32 with its rounding, or in int8, not in {self.precision}"
+        if self.precision == "fp32":
+            return None
+        if not quantize.integer:
+            return "precision", f"{kept} is no INT8: fp32 holds its rounding, computed in floating point"
+        if quantize.recipe not in exporter.QUANTIZATIONS or self.quantization not in (None, quantize.recipe):
+            wanted = self.quantization or exporter.QUANTIZATIONS[0]
+            return "quantization", f"{kept} learned the rounding of {quantize.recipe}, and this would round as {wanted}"
+        fields = type(self).model_fields
+        idle = [name for name in ("calibration", "max_drop") if getattr(self, name) != fields[name].default]
+        return (idle[0], f"{kept} has its ranges from its training, and all its layers in INT8") if idle else None
 
     @property
     def operators(self) -> int:

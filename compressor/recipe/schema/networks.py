@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from compressor.choices import ChannelOrder, Normalize
+from compressor.choices import ChannelOrder, Normalize, Quantization
 from compressor.methods import Config
 from compressor.methods.protocol import refusal
 
@@ -41,6 +41,26 @@ class Teacher(Config):
         return self
 
 
+class Quantize(Config):
+    """How many bits a student learns to be computed in; see docs/quantisation.md."""
+
+    weights: Annotated[int, Field(ge=2, le=8)] = Field(default=8, description="bits of a weight")
+    activations: Annotated[int, Field(ge=2, le=8)] = Field(
+        default=8, description="bits of what a convolution or a matrix product reads; sums between them have 8"
+    )
+    recipe: Quantization = Field(default="cpu", description="round as the INT8 file for CPUs does, or for TensorRT")
+
+    @property
+    def title(self) -> str:
+        """`W8A8`."""
+        return f"W{self.weights}A{self.activations}"
+
+    @property
+    def integer(self) -> bool:
+        """Whether an INT8 file carries it."""
+        return self.weights == self.activations == 8
+
+
 class Student(Config):
     """`resnet20`, `torchvision/mobilenet_v3_small`, `timm/NAME` or `package.module:factory`."""
 
@@ -48,3 +68,6 @@ class Student(Config):
         description="resnet20, torchvision/NAME, timm/NAME or package.module:factory"
     )
     init: Path | None = Field(default=None, description="weights to start from")
+    quantize: Quantize | None = Field(
+        default=None, description="learn through the rounding that the export will have; null: in floating point"
+    )

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
+from compressor.choices import ExportPrecision
 from compressor.methods import AnyMethod, Config
 from compressor.methods.bss import BSS
 from compressor.methods.protocol import refusal
@@ -14,6 +15,7 @@ from compressor.recipe.schema.measures import Bench, Gates, Validate
 from compressor.recipe.schema.networks import Student, Teacher
 from compressor.recipe.schema.tracking import MLflow, Tracking
 from compressor.recipe.schema.training import Training
+from exporters import EXPORTERS, exporter
 
 
 class Recipe(Config):
@@ -78,6 +80,28 @@ class Recipe(Config):
         if twice:
             raise refusal(f"lists {twice[0]} twice, and both would be the same file")
         return exports
+
+    @model_validator(mode="after")
+    def _exports_carry_the_quantisation(self) -> Self:
+        quantize = self.student.quantize
+        if quantize is None:
+            return self
+        if self.train.compile:
+            raise refusal("must be false where student.quantize is set", key="train.compile")
+        if "export" not in self.model_fields_set:
+            self.__dict__["export"] = (Export(precision=self.usual_precision),)  # for the model is frozen
+        for index, target in enumerate(self.export):
+            known = target.format in EXPORTERS  # a plug-in is asked when it is loaded
+            found = target.unsuited(quantize, exporter(target.format)) if known else None
+            if found is not None:
+                raise refusal(found[1], key=f"export.{index}.{found[0]}")
+        return self
+
+    @property
+    def usual_precision(self) -> ExportPrecision:
+        """Of an export that states none: what the student was trained for."""
+        quantize = self.student.quantize
+        return "int8" if quantize is not None and quantize.integer else "fp32"
 
     @field_validator("tracking")
     @classmethod
