@@ -1,6 +1,9 @@
-"""What boundary supporting samples among the calibration images do for INT8.
+"""What the calibration images do for INT8: boundary supporting samples among them, synthetic ones, or noise.
 
     python benchmarks/calibration.py --teacher resnet20_cifar10.th --data folder:cifar10
+    python benchmarks/calibration.py --teacher resnet20_cifar10.th --data folder:cifar10 \
+        --images training synthetic noise --boundary 0 --samples 128 --seeds 3 --limit 2000 \
+        --json benchmarks/evidence/calibration.json
 
 Quantises a trained network for CPUs and for TensorRT, calibrated on training images of which a share was walked to the
 network's decision boundary. Each file is scored on the same test images, and on test images walked to the boundary,
@@ -10,18 +13,23 @@ on the CPU, which computes in TensorRT's the same sums, if slowly.
 """
 
 import argparse
+import json
 import statistics
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from compressor import checkpoint
 from compressor.artifacts.calibration import calibration_images
+from compressor.artifacts.synthetic import synthetic_images
 from compressor.data import Dataset, open_data
 from compressor.machine.hardware import versions
 from compressor.measure.hard_images import BoundarySet, boundary_agreement, boundary_set
@@ -30,6 +38,7 @@ from compressor.recipe import Data
 from exporters import Runner, onnx, quantize
 
 SHARES, SAMPLES, RECIPES = (0.0, 0.25, 0.5, 1.0), (128, 512), ("cpu", "trt")
+KINDS = ("training", "synthetic", "noise")
 CPU = torch.device("cpu")
 
 
@@ -64,22 +73,37 @@ def main() -> None:
         reference = onnx.load(trunk)
         evaluation = evaluation_of(data, network, reference, options)
         print(heading(options, evaluation))
-        print("| recipe | images | boundary share | top-1, % | agreement | boundary agreement |")
-        print("|---|---|---|---|---|---|")
-        row("fp32", "", "", [scored(reference, evaluation)])
-        for recipe, samples, share in product(options.recipes, options.samples, options.boundary):
+        print("| recipe | images | of | boundary share | top-1, % | agreement | boundary agreement |")
+        print("|---|---|---|---|---|---|---|")
+        rows = [row("fp32", "", "", "", [scored(reference, evaluation)])]
+        plans = product(options.recipes, options.samples, options.images, options.boundary)
+        for recipe, samples, kind, share in plans:
+            if kind != "training" and share:
+                continue  # nothing is walked to the boundary
             found = []
             for seed in range(options.seeds):
-                print(f"{recipe}, {samples} images, share {share:g}, seed {seed}", file=sys.stderr)
-                images, walked = calibration_images(
-                    data, network, samples=samples, boundary=share, seed=seed, device=CPU
-                )
-                if walked != round(share * samples):
-                    print(f"only {walked} of {samples} images crossed the boundary", file=sys.stderr)
+                print(f"{recipe}, {samples} {kind} images, share {share:g}, seed {seed}", file=sys.stderr)
+                images = chosen(kind, data, network, samples, share, seed)
                 path = Path(place) / "int8.onnx"
                 quantize.quantize(trunk, path, images, recipe=recipe, method=options.method)
                 found.append(scored(onnx.load(path), evaluation))
-            row(recipe, str(samples), f"{share:g}", found)
+            rows.append(row(recipe, str(samples), kind, f"{share:g}", found))
+    if options.json is not None:
+        facts = {"heading": heading(options, evaluation).strip(), "versions": versions(), "rows": rows}
+        options.json.write_text(json.dumps(facts, indent=1) + "\n")
+
+
+def chosen(
+    kind: str, data: Dataset, network: checkpoint.Network, samples: int, share: float, seed: int
+) -> NDArray[np.float32]:
+    if kind == "noise":
+        return np.random.default_rng(seed).random((samples, *network.input_shape), dtype=np.float32)
+    if kind == "synthetic":
+        return synthetic_images(network.module, network.input_shape, network.classes, samples=samples, seed=seed)
+    images, walked = calibration_images(data, network, samples=samples, boundary=share, seed=seed, device=CPU)
+    if walked != round(share * samples):
+        print(f"only {walked} of {samples} images crossed the boundary", file=sys.stderr)
+    return images
 
 
 def evaluation_of(
@@ -114,13 +138,21 @@ def heading(options: argparse.Namespace, evaluation: EvaluationSet) -> str:
     )
 
 
-def row(recipe: str, samples: str, share: str, found: Sequence[Scored]) -> None:
+def row(recipe: str, samples: str, kind: str, share: str, found: Sequence[Scored]) -> dict[str, Any]:
+    """Print a row of the table, and return it with what each seed gave."""
     cells = (
         spread([each.top1 for each in found], 2),
         spread([each.agreement for each in found], 4),
         spread([each.boundary_agreement for each in found], 4),
     )
-    print(f"| {' | '.join((recipe, samples, share, *cells))} |", flush=True)
+    print(f"| {' | '.join((recipe, samples, kind, share, *cells))} |", flush=True)
+    return {
+        "recipe": recipe,
+        "samples": samples,
+        "images": kind,
+        "share": share,
+        "seeds": [asdict(each) for each in found],
+    }
 
 
 def spread(values: Sequence[float], digits: int) -> str:
@@ -136,6 +168,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=5, help="how many draws of calibration images")
     parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=RECIPES)
     parser.add_argument("--samples", nargs="+", type=int, default=SAMPLES, help="numbers of calibration images")
+    parser.add_argument("--images", nargs="+", choices=KINDS, default=KINDS[:1], help="which calibration images")
+    parser.add_argument("--json", type=Path, help="also write what each seed gave into this file")
     parser.add_argument("--boundary", nargs="+", type=float, default=SHARES, help="shares of boundary samples")
     parser.add_argument("--method", choices=quantize.METHODS, default="minmax", help="how ranges are taken")
     parser.add_argument("--limit", type=int, help="test images to score; default: all")
