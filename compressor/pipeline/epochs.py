@@ -15,6 +15,7 @@ from compressor.inputs import Prepared
 from compressor.machine.interrupt import interruptible
 from compressor.measure.scores import correct, predict
 from compressor.methods import Setting
+from compressor.pipeline.teachers import frozen_teachers
 from compressor.progress import Tell
 from compressor.runs.folder import Run, resume_command
 from compressor.tracking import Trackers
@@ -30,7 +31,7 @@ def new_state(prepared: Prepared) -> TrainingState:
     student = prepared.new_student()
     setting = Setting(
         student=student,
-        teachers=[each.module for each in prepared.teachers[: recipe.method.needs.most]],
+        teachers=frozen_teachers(prepared),
         classes=len(data.classes),
         input_shape=data.input_shape,
         samples=len(data.train) if recipe.method.needs.data else 0,

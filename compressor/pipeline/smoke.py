@@ -66,6 +66,7 @@ def _tiny(recipe: Recipe) -> Recipe:
             "lr": min(recipe.train.lr, 0.05),
             "schedule": Schedule(kind="constant"),
             "compile": False,
+            "teacher_runtime": "torch",
             "steps_per_epoch": None if recipe.method.needs.data else 2,
         }
     )

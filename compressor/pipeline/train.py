@@ -18,6 +18,7 @@ from compressor.models.quantised import Quantised
 from compressor.pipeline.epochs import new_state, reported, run_epochs
 from compressor.pipeline.finished_run import FinishedRun, require_same, stored_recipe, teachers_of
 from compressor.pipeline.identity import FINGERPRINT, training_inputs
+from compressor.pipeline.teachers import settled
 from compressor.pipeline.trained import first_record, write_generated, write_student
 from compressor.progress import Tell
 from compressor.recipe import Recipe, dump, require_runnable
@@ -94,7 +95,7 @@ def new_training(
         inputs: its `training_inputs`.
         latest: let `runs/latest` point to the new folder.
     """
-    prepared = prepare(recipe, tell, group=group)
+    prepared = settled(prepare(recipe, tell, group=group), tell)
     require_same_data(recipe.gates, prepared.data.fingerprint)
     require_same_start(group, {**inputs, "data fingerprint": prepared.data.fingerprint})
     state = new_state(prepared)

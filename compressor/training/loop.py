@@ -252,7 +252,7 @@ class TrainingState:
 
     def _run(self) -> dict[str, Any]:
         """What must be the same for a resumed run to end in the same weights."""
-        settings = self.config.model_dump(mode="json", exclude={"compile"})
+        settings = self.config.model_dump(mode="json", exclude={"compile", "teacher_runtime"})
         return {**settings, "seed": self.seed, "steps_per_epoch": self.steps_per_epoch}
 
     def _placed(self, batch: Batch) -> Batch:

@@ -37,6 +37,11 @@ class Training(Config):
     precision: TrainPrecision = "fp32"
     channels_last: bool = True
     compile: bool = False
+    teacher_runtime: Literal["torch", "onnxruntime", "openvino", "auto"] = Field(
+        default="torch",
+        description="what answers for the teacher where no gradient is asked for, on the CPU; auto: the fastest that "
+        "is installed, measured once before the first step (torch in a comparison, whose cells must not differ in it)",
+    )
     clip_norm: PositiveFloat | None = Field(
         default=None, description="largest norm of all the student's gradients together"
     )
