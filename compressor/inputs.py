@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from compressor import checkpoint, data, models
 from compressor.batch import Batch
@@ -79,7 +79,10 @@ class Prepared(Inputs):
         return size
 
     def new_student(self) -> models.Normalized:
-        """Build the student with its normalisation; torch's global generator decides the weights."""
+        """Build the student with its normalisation; torch's global generator decides the weights.
+
+        Weights to start from are those of a network of other classes too: its head is then new.
+        """
         network = self._unrounded()
         quantize = self.recipe.student.quantize
         return network if quantize is None else self._quantised(network, quantize)
@@ -105,17 +108,28 @@ class Prepared(Inputs):
 
     def _unrounded(self) -> models.Normalized:
         config, data = self.recipe.student, self.data
-        if config.init is None:
-            bare = models.build(config.arch, classes=len(data.classes), input_shape=data.input_shape)
+        bare = models.build(config.arch, classes=len(data.classes), input_shape=data.input_shape)
+        if self.initial is not None:
+            own = bare.state_dict()
+            bare.load_state_dict({**_weights(self.initial), **{name: own[name] for name in self.new_weights(bare)}})
+        if self.initial is None or not self.initial.stated:
             return models.Normalized(bare, data.mean, data.std).to(self.device)
-        given = checkpoint.load_network(
-            config.init, arch=config.arch, classes=len(data.classes), input_shape=data.input_shape
-        )
-        if not given.stated:
-            given = given.normalised(data.mean, data.std)
-        assert isinstance(given.module, models.Normalized)
-        network = given.module.plain() if isinstance(given.module, Quantised) else given.module
-        return network.to(self.device)
+        return models.Normalized(bare, self.initial.mean, self.initial.std, bgr=self.initial.bgr).to(self.device)
+
+    @cached_property
+    def initial(self) -> checkpoint.Network | None:
+        """The network whose weights the student starts from, where the recipe names one."""
+        config = self.recipe.student
+        if config.init is None:
+            return None
+        return checkpoint.load_network(config.init, arch=config.arch, input_shape=self.data.input_shape)
+
+    def new_weights(self, bare: nn.Module) -> tuple[str, ...]:
+        """Return which tensors of a student its initial weights do not give, by name: those that count the classes."""
+        if self.initial is None or self.initial.classes == len(self.data.classes):
+            return ()
+        given = _weights(self.initial)
+        return tuple(name for name, tensor in bare.state_dict().items() if given[name].shape != tensor.shape)
 
 
 def require_known(recipe: Recipe) -> None:
@@ -282,6 +296,13 @@ def _as_trained(source: Data, networks: Sequence[checkpoint.Network | None], tel
     return source.model_copy(
         update={"image_size": size, "channels": source.channels or (channels if channels in (1, 3) else None)}
     )
+
+
+def _weights(network: checkpoint.Network) -> dict[str, Tensor]:
+    """Return the tensors of a network without its normalisation, and without the rounding that it was trained with."""
+    assert isinstance(network.module, models.Normalized)
+    plain = network.module.plain() if isinstance(network.module, Quantised) else network.module
+    return plain.network.state_dict()
 
 
 def _labelled(data: Dataset, recipe: Recipe, size: int, shard: Shard) -> Source:

@@ -1,5 +1,6 @@
 """A teacher as a fixed function: the same answers, gradients and losses, whatever computes them."""
 
+import copy
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -82,6 +83,29 @@ def test_inner_outputs_are_those_of_the_network(tiny, images):
         with Taps(frozen, ["body.0", "body.1"]) as found:
             frozen(images())
             assert all(torch.equal(found[path], expected[path]) for path in expected.paths)
+
+
+def test_what_goes_into_an_inner_module_can_be_watched_too(tiny, images):
+    frozen, seen = Frozen(normalized(tiny())), []
+    norm = frozen.network.body[1]
+    with norm.register_forward_pre_hook(lambda _module, given: seen.append(given[0])):
+        frozen(images())
+    assert len(seen) == 1
+    assert norms(frozen.network) == 2
+
+
+def test_a_copy_is_the_network_again_and_can_be_trained(tiny, images):
+    frozen = Frozen(normalized(tiny()))
+    frozen(images())
+    copied = copy.deepcopy(frozen)
+    before = ask(copied, images())
+    torch.testing.assert_close(before, ask(frozen, images()))
+    with torch.no_grad():
+        copied.network.head.bias += 1
+    torch.testing.assert_close(ask(copied, images()), before + 1)
+    torch.testing.assert_close(ask(frozen, images()), before)
+    copied.requires_grad_(True)(images()).sum().backward()
+    assert all(parameter.grad is not None for parameter in copied.parameters())
 
 
 def test_another_runtime_answers_only_where_no_gradient_is_asked_for(tiny, images):

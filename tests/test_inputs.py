@@ -1,5 +1,6 @@
 """From a recipe to what it names: several teachers, and whichever batches the method needs."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -153,3 +154,26 @@ def test_a_teacher_that_nothing_tells_the_images_of_is_tried_with_those_of_the_d
     ).teacher
 
     assert network.input_shape == (1, 8, 8)
+
+
+def test_initial_weights_of_other_classes_give_all_but_the_head(here, monkeypatch):
+    """The file has ten classes; the data are made to have three of them."""
+    start = Student(arch="lenet5-half", init=Path("runs/student-1/student/student.safetensors"))
+    wanted = recipe(NoData(), ["teacher-1"], steps_per_epoch=1).model_copy(update={"student": start})
+    prepared = prepare(wanted, QUIET, examine=False)
+    weights = load_file(start.init)
+    whole = prepared.new_student().network.state_dict()
+    assert prepared.new_weights(prepared.new_student().network) == ()
+    assert all(torch.equal(whole[name], tensor) for name, tensor in weights.items())
+
+    fewer = replace(prepared, data=replace(prepared.data, classes=("a", "b", "c")))
+    torch.manual_seed(0)
+    student = fewer.new_student()
+    head = fewer.new_weights(student.network)
+    own = student.network.state_dict()
+    assert [own[name].shape[0] for name in head] == [3, 3]
+    assert all(torch.equal(own[name], tensor) for name, tensor in weights.items() if name not in head)
+    assert len(head) < len(weights)
+    assert student.mean.flatten().tolist() == pytest.approx(prepared.initial.mean)
+    torch.manual_seed(1)
+    assert not torch.equal(fewer.new_student().network.state_dict()[head[0]], own[head[0]])  # the seed decides it

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +26,8 @@ class Frozen(Normalized):
     """The function that `network` is in evaluation mode.
 
     Where an inner module is watched by a hook, the network itself runs, module by module; so inner outputs are what
-    they were. Weights that change later do not show.
+    they were. Weights that change later do not show; a copy
+    is the network again, which may be trained.
 
     Args:
         clean: answers images `[B, C, H, W]` with logits where no gradient is asked for, in place of the network.
@@ -41,8 +43,13 @@ class Frozen(Normalized):
         self._inside = tuple(self.network.modules())  # listed once, asked at every call
         self._fixed: tuple[Callable[[Tensor], Tensor]] | None = None  # in a tuple, where it is no module of this one
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Normalized:
+        network = copy.deepcopy(self.network, memo)
+        plain = Normalized(network, self.mean.flatten().tolist(), self.std.flatten().tolist())
+        return plain.to(self.mean.device).train(self.training)
+
     def forward(self, images: Tensor) -> Tensor:
-        if any(module._forward_hooks for module in self._inside):
+        if any(module._forward_hooks or module._forward_pre_hooks for module in self._inside):
             return super().forward(images)
         if self._clean is not None and not (torch.is_grad_enabled() and images.requires_grad):
             return self._clean(images)

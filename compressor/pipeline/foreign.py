@@ -22,7 +22,7 @@ from compressor.artifacts.opening import Normalised
 from compressor.artifacts.proof import accuracy_drop, graph_images
 from compressor.checkpoint.network import Shape
 from compressor.choices import EMBEDDED, OFFICIAL
-from compressor.errors import InputRejected, UsageError
+from compressor.errors import UsageError
 from compressor.files import sha256
 from compressor.inputs import Inputs, open_inputs
 from compressor.machine.devices import choose_device

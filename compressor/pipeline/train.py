@@ -14,6 +14,7 @@ from compressor.files import write_text
 from compressor.gates import require_same_data, unmeasurable
 from compressor.inputs import Prepared, prepare, require_known
 from compressor.machine.hardware import clashes, hardware, versions
+from compressor.methods.taps import unwrap
 from compressor.models.quantised import Quantised
 from compressor.pipeline.epochs import new_state, reported, run_epochs
 from compressor.pipeline.finished_run import FinishedRun, require_same, stored_recipe, teachers_of
@@ -105,6 +106,12 @@ def new_training(
         tell(f"{group.world} processes train together, each on its part of a step")
     rounding = f"; {state.student.plan.sentence}" if isinstance(state.student, Quantised) else ""
     tell(f"{recipe.trains}: {models.described(recipe.student.arch, state.student)}{rounding}")
+    new = prepared.new_weights(unwrap(state.student))
+    if prepared.initial is not None and new:
+        tell(
+            f"{recipe.trains}: starts from {recipe.student.init}, but for its head ({', '.join(new)}), which is new: "
+            f"that file has {prepared.initial.classes} classes and the data have {len(prepared.data.classes)}"
+        )
     with new_run(recipe.name, out=out, overwrite=overwrite, latest=latest) as folder:
         tell.keep(folder.log)
         tell(f"run: {folder.folder}")

@@ -67,7 +67,7 @@ class Student(Config):
     arch: Annotated[str, Field(min_length=1)] = Field(
         description="resnet20, torchvision/NAME, timm/NAME or package.module:factory"
     )
-    init: Path | None = Field(default=None, description="weights to start from")
+    init: Path | None = Field(default=None, description="weights to start from; of other classes, all but the head")
     quantize: Quantize | None = Field(
         default=None, description="learn through the rounding that the export will have; null: in floating point"
     )
