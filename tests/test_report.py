@@ -16,17 +16,8 @@ from compressor.runs.record import Artifact, Gate, Network, Parity, Result, Timi
 
 METRICS = [
     *("path", "format", "precision", "provider", "sha256", "size_bytes", "samples", "top1", "top1_ci", "top5"),
-    *(
-        "target_top1",
-        "target_top1_ci",
-        "ece",
-        "nll",
-        "agreement",
-        "boundary_agreement",
-        "made_agreement",
-        "accuracy_drop",
-    ),
-    *("accuracy_drop_ci", "worst_class_drop"),
+    *("target_top1", "target_top1_ci", "ece", "nll", "agreement", "boundary_agreement", "made_agreement"),
+    *("accuracy_drop", "accuracy_drop_ci", "worst_class_drop"),
     *("teacher_mistakes_fixed", "new_mistakes", "confidence_drop", "confidence_spread", "confidence_changed"),
     *("class_accuracy", "class_change", "fgsm_top1", "pgd_top1", "magsim", "angsim", "similarity_walks"),
     "latency_ms",
