@@ -16,9 +16,10 @@ from compressor.choices import FOLDER, NOTHING
 from compressor.data import Dataset, Shard, Split
 from compressor.errors import InputRejected, UsageError
 from compressor.machine.devices import choose_device
+from compressor.methods import Method
 from compressor.models.quantised import Quantised, placed
 from compressor.progress import Tell
-from compressor.recipe import Data, Quantize, Recipe, Teacher
+from compressor.recipe import Data, Quantize, Recipe, Teacher, Training
 from compressor.recipe.code import is_code
 from compressor.training.distributed import ALONE, Processes
 from compressor.training.sources import Source, empty_batches, in_epochs_of, with_unlabelled
@@ -155,15 +156,15 @@ def prepare(recipe: Recipe, tell: Tell, *, examine: bool = True, group: Processe
     """
     device = choose_device(recipe.device, local=group.local)
     inputs = open_inputs(recipe.data, recipe.teachers, tell, device=device, examine=examine)
-    if recipe.method.needs.gradients:
+    if any(part.method.needs.gradients for part in recipe.parts):
         for network in inputs.teachers:
             refuse_undifferentiable(network.module, inputs.data.input_shape, network.called)
     known = [
         given.model_copy(update={"arch": network.arch, **network.preparation})
         for given, network in zip(recipe.teachers, inputs.teachers, strict=True)
     ]
-    images = len(inputs.data.train) if recipe.method.needs.data else None
-    size, training = recipe.data.step(images), recipe.train
+    images = len(inputs.data.train) if any(part.method.needs.data for part in recipe.parts) else None
+    size = recipe.data.step(images)
     if recipe.data.batch_size is None:
         which = "generated" if images is None else f"of {images:,} training"
         tell(f"data: {size} {which} images a step; --batch-size chooses another")
@@ -172,12 +173,20 @@ def prepare(recipe: Recipe, tell: Tell, *, examine: bool = True, group: Processe
             f"a step of {size} images is too small for {group.world} processes",
             hint=f"--batch-size {2 * group.world} or more",
         )
-    if images is None and training.steps_per_epoch is None:
-        training = training.model_copy(update={"steps_per_epoch": STEPS})
+    if any(_counts(part.method, part.train) != part.train for part in recipe.parts):
         tell(f"data: {STEPS} steps are an epoch; --set train.steps_per_epoch=100 chooses another number")
+    stages = [part.model_copy(update={"train": _counts(part.method, part.train)}) for part in recipe.stages]
     named = recipe.data.called(inputs.data.source).model_copy(update={"batch_size": size})
-    found = recipe.model_copy(update={"data": named, "train": training})
+    counted = {"train": _counts(recipe.method, recipe.train), "stages": tuple(stages)}
+    found = recipe.model_copy(update={"data": named, **counted})
     return Prepared(inputs.device, inputs.data, inputs.teachers, found.with_teachers(known), group)
+
+
+def _counts(method: Method, training: Training) -> Training:
+    """Return how a stage is trained, with the steps of an epoch where there are no images to count."""
+    if method.needs.data or training.steps_per_epoch is not None:
+        return training
+    return training.model_copy(update={"steps_per_epoch": STEPS})
 
 
 def open_inputs(

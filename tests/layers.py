@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from compressor.pipeline import epochs
+from compressor.pipeline import course
 
 Fixture = TypeVar("Fixture", bound=Callable[..., Any])
 
@@ -28,7 +28,7 @@ _BEGINNINGS = (
     ("starts", multiprocessing.process.BaseProcess, "start"),
     ("starts", os, "fork"),
     ("starts", os, "posix_spawn"),
-    ("trains", epochs, "fit"),
+    ("trains", course, "fit"),
 )
 _marks: frozenset[str] | None = None  # those of the running test
 

@@ -151,7 +151,7 @@ def _show_plan(planned: Plan, *, as_json: bool) -> None:
         {
             "cell": cell.name,
             "done": planned.epochs(cell),
-            "epochs": recipe.train.epochs,
+            "epochs": recipe.epochs,
             "finished": planned.finished(cell),
         }
         for cell, recipe in planned.recipes.items()

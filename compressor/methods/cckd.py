@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from compressor.batch import Batch
-from compressor.methods.kd import Distillation, SoftTargets, ask
+from compressor.methods.kd import Distillation, SoftTargets, answers
 from compressor.methods.protocol import Moment, Needs, Objective, Setting, Update, refusal
 from compressor.methods.weights import Weight
 
@@ -45,7 +45,7 @@ class CCKD(Distillation):
         default=None,
         description="how fast the margin grows below which right answers teach, such as 0.01; null: all do",
     )
-    needs: ClassVar[Needs] = Needs()
+    needs: ClassVar[Needs] = Needs(cached=True)
 
     @model_validator(mode="after")
     def _keys_fit_the_form(self) -> Self:
@@ -66,7 +66,7 @@ class _Conditioned(SoftTargets):
 
     def updates(self, batch: Batch, moment: Moment) -> Iterator[Update]:
         config = self.config
-        taught = ask(self.setting.teachers[0], batch.images)
+        taught = answers(self.setting, batch)[0]
         logits = self.setting.student(batch.images).float()
         losses = self._losses(logits, taught, batch.labels, moment.elapsed)
         if config.self_regulation is None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from compressor.batch import Batch
-from compressor.methods.kd import SoftTeaching, ask
+from compressor.methods.kd import SoftTeaching, answers
 from compressor.methods.losses.protocol import LogitTerm
 from compressor.methods.protocol import Moment, Needs, Objective, Setting, Update
 from compressor.methods.weights import Weight
@@ -25,7 +25,7 @@ class Ensemble(SoftTeaching):
     temperature: PositiveFloat = 4.0
     kd_weight: Weight = Weight(1.0)
     t2: bool = True
-    needs: ClassVar[Needs] = Needs(teachers=2, most=None)
+    needs: ClassVar[Needs] = Needs(teachers=2, most=None, cached=True)
 
 
 class Average(Ensemble):
@@ -68,7 +68,7 @@ class Lessons(Objective):
 
     def updates(self, batch: Batch, moment: Moment) -> Iterator[Update]:
         config, elapsed = self.config, moment.elapsed
-        taught = torch.stack([ask(teacher, batch.images) for teacher in self.setting.teachers])
+        taught = torch.stack(tuple(answers(self.setting, batch)))
         logits = self.setting.student(batch.images).float()
         losses = [soft(logits, answer, batch.labels) for soft, answer in zip(self.soft, taught, strict=True)]
         weighed = (self.weigh(taught, batch.labels) * torch.stack(losses)).sum(dim=0)

@@ -1,6 +1,6 @@
 """Knowledge distillation: the student learns the teacher's softened predictions beside the labels."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import ClassVar, Literal, Self
 
 import torch
@@ -66,7 +66,7 @@ class KD(Distillation):
     """
 
     kind: Literal["kd"] = "kd"
-    needs: ClassVar[Needs] = Needs()
+    needs: ClassVar[Needs] = Needs(cached=True)
 
     def build(self, setting: Setting) -> Objective:
         return SoftTargets(self, setting)
@@ -88,13 +88,18 @@ class SoftTargets(Objective):
     def lesson(self, batch: Batch, moment: Moment) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         """Return the terms on the images themselves, and the teacher's and the student's logits, `[B, K]` each."""
         config, elapsed = self.config, moment.elapsed
-        taught = ask(self.setting.teachers[0], batch.images)
+        taught = answers(self.setting, batch)[0]
         logits = self.setting.student(batch.images).float()
         terms = {
             "ce": config.ce_weight.at(elapsed) * F.cross_entropy(logits, batch.labels),
             "kd": config.kd_weight.at(elapsed) * self.soft(logits, taught, batch.labels).mean(),
         }
         return terms | self.features.terms(batch, moment), taught, logits
+
+
+def answers(setting: Setting, batch: Batch) -> Sequence[Tensor]:
+    """Return the logits of every teacher on a batch's images, `[B, K]` each: those that it brings, else asked now."""
+    return batch.taught or [ask(teacher, batch.images) for teacher in setting.teachers]
 
 
 def ask(teacher: nn.Module, images: Tensor) -> Tensor:

@@ -150,7 +150,8 @@ class Needs:
     `teachers` are the fewest and `most` the most that it learns from, None without a limit. One teacher may be named
     beyond that: the first is what a student is compared with. `data`: labelled images, else batches are empty.
     `unlabelled`: a second stream. `target`: one of another domain. `views`: how many augmentations of each labelled
-    image. `gradients`: whether it differentiates teachers by their images.
+    image. `gradients`: whether it differentiates teachers by their images. `cached`: whether all it asks its teachers
+    is their logits on a batch's images, which the batch may then bring (`Batch.taught`).
     """
 
     teachers: int = 1
@@ -160,6 +161,7 @@ class Needs:
     target: bool = False
     views: int = 1
     gradients: bool = False
+    cached: bool = False
 
 
 class NotLoadedMethod(NotLoaded):

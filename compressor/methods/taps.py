@@ -3,10 +3,12 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import finalize
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
+from torch.utils.hooks import RemovableHandle
 
 from compressor.attack import as_found
 from compressor.errors import UsageError, did_you_mean
@@ -41,7 +43,7 @@ class Taps:
 
     `Taps(student, ["layer3"])` then `student(images)` then `taps["layer3"]`. Paths are those of the network inside its
     wrappers. With `inputs` it is what the modules are given that is kept, their first argument. Call `close` (or leave
-    the `with` block) to remove the hooks.
+    the `with` block) to remove the hooks; else they go when nobody holds the taps any more.
 
     Raises:
         UsageError: the network has no such module; the hint names the nearest.
@@ -53,16 +55,14 @@ class Taps:
     outputs: dict[str, Any] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
-        modules = _modules(self.network)
-        for path in self.paths:
-            if path not in modules:
-                raise UsageError(f"the network has no module {path!r}", hint=_near(path, list(modules)))
+        modules = {path: inner(self.network, path) for path in self.paths}
         self._hooks = [
-            modules[path].register_forward_pre_hook(_keep_given(self.outputs, path))
+            module.register_forward_pre_hook(_keep_given(self.outputs, path))
             if self.inputs
-            else modules[path].register_forward_hook(_keep(self.outputs, path))
-            for path in self.paths
+            else module.register_forward_hook(_keep(self.outputs, path))
+            for path, module in modules.items()
         ]
+        finalize(self, _remove, self._hooks).atexit = False
         _compile_again(self.network)
 
     def __getitem__(self, path: str) -> Tensor:
@@ -81,8 +81,7 @@ class Taps:
         return output
 
     def close(self) -> None:
-        for hook in self._hooks:
-            hook.remove()
+        _remove(self._hooks)
         self.outputs.clear()
         _compile_again(self.network)
 
@@ -91,6 +90,18 @@ class Taps:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def inner(network: nn.Module, path: str) -> nn.Module:
+    """Return the module of a path.
+
+    Raises:
+        UsageError: the network has no such module; the hint names the nearest.
+    """
+    modules = _modules(network)
+    if path not in modules:
+        raise UsageError(f"the network has no module {path!r}", hint=_near(path, list(modules)))
+    return modules[path]
 
 
 def shapes(
@@ -117,6 +128,11 @@ def linear_head(network: nn.Module, classes: int) -> tuple[str, nn.Linear] | Non
     layers += [("", bare)] if isinstance(bare := unwrap(network), nn.Linear) else []
     fitting = [(path, layer) for path, layer in layers if layer.out_features == classes]
     return fitting[-1] if fitting else None
+
+
+def _remove(hooks: Sequence[RemovableHandle]) -> None:
+    for hook in hooks:
+        hook.remove()
 
 
 def _modules(network: nn.Module) -> dict[str, nn.Module]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from compressor.inputs import prepare
 from compressor.methods.ce import CE
@@ -12,7 +13,7 @@ from compressor.methods.kd import Distillation
 from compressor.pipeline.run import run
 from compressor.pipeline.train import check, train
 from compressor.progress import Tell
-from compressor.recipe import Data, Recipe, Schedule, Student, Teacher, Training
+from compressor.recipe import Data, Part, Recipe, Schedule, Student, Teacher, Training
 from compressor.runs import record
 
 _NETWORK = "lenet5-half"
@@ -58,8 +59,8 @@ def _teacher(tiny: Recipe) -> Recipe:
     )
 
 
-def _tiny(recipe: Recipe) -> Recipe:
-    """Return the recipe with digits, a tiny student, two batches, and as little measuring as there can be."""
+def _shortest(recipe: Recipe) -> dict[str, Any]:
+    """Return method and train of a recipe of one stage for an epoch of tiny networks, which have other modules."""
     training = recipe.train.model_copy(
         update={
             "epochs": 1,
@@ -68,13 +69,22 @@ def _tiny(recipe: Recipe) -> Recipe:
             "compile": False,
             "teacher_runtime": "torch",
             "steps_per_epoch": None if recipe.method.needs.data else 2,
+            "freeze": (),
+            "cache_teacher": False,
         }
     )
     method = recipe.method
     if isinstance(method, Distillation):
-        method = method.model_copy(update={"features": ()})  # the tiny networks have other modules
+        method = method.model_copy(update={"features": ()})
     if isinstance(method, DataFree):
         method = method.for_any_teacher()
+    return {"method": method, "train": training}
+
+
+def _tiny(recipe: Recipe) -> Recipe:
+    """Return the recipe with digits, a tiny student, two batches, and as little measuring as there can be."""
+    *earlier, last = (_shortest(part) for part in recipe.parts)
+    stages = (*(Part(**each) for each in earlier), Part(**last)) if recipe.stages else ()
     measured = {
         "boundary_samples": recipe.validation.boundary_samples,
         "attack_samples": recipe.validation.attack_samples,
@@ -91,9 +101,9 @@ def _tiny(recipe: Recipe) -> Recipe:
     return recipe.model_copy(
         update={
             "data": _DATA.model_copy(update=_streams(recipe.data)),
-            "method": method,
+            **last,
+            "stages": stages,
             "student": Student(arch=_NETWORK, quantize=recipe.student.quantize),
-            "train": training,
             "export": exports,
             "validation": recipe.validation.model_copy(update=few),
             "bench": recipe.bench.model_copy(update=quick),

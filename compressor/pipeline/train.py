@@ -12,11 +12,12 @@ from compressor import checkpoint, models, tracking
 from compressor.errors import UsageError
 from compressor.files import write_text
 from compressor.gates import require_same_data, unmeasurable
-from compressor.inputs import Prepared, prepare, require_known
+from compressor.inputs import prepare, require_known
 from compressor.machine.hardware import clashes, hardware, versions
 from compressor.methods.taps import unwrap
 from compressor.models.quantised import Quantised
-from compressor.pipeline.epochs import new_state, reported, run_epochs
+from compressor.pipeline.course import Course, reported, try_out
+from compressor.pipeline.epochs import run_epochs
 from compressor.pipeline.finished_run import FinishedRun, require_same, stored_recipe, teachers_of
 from compressor.pipeline.identity import FINGERPRINT, training_inputs
 from compressor.pipeline.teachers import settled
@@ -27,7 +28,6 @@ from compressor.runs import manifest, record
 from compressor.runs.folder import Run, find, new_run, working
 from compressor.runs.stages import Stages
 from compressor.training.distributed import Processes, join, require_same_start
-from compressor.training.loop import TrainingState
 
 
 def check(recipe: Recipe) -> None:
@@ -99,14 +99,16 @@ def new_training(
     prepared = settled(prepare(recipe, tell, group=group), tell)
     require_same_data(recipe.gates, prepared.data.fingerprint)
     require_same_start(group, {**inputs, "data fingerprint": prepared.data.fingerprint})
-    state = new_state(prepared)
+    try_out(prepared)
+    course = Course(prepared)
     if not group.leads:
-        _assist(prepared, state)
+        _assist(course)
     if group.world > 1:
         tell(f"{group.world} processes train together, each on its part of a step")
-    rounding = f"; {state.student.plan.sentence}" if isinstance(state.student, Quantised) else ""
-    tell(f"{recipe.trains}: {models.described(recipe.student.arch, state.student)}{rounding}")
-    new = prepared.new_weights(unwrap(state.student))
+    student = course.state.student
+    rounding = f"; {student.plan.sentence}" if isinstance(student, Quantised) else ""
+    tell(f"{recipe.trains}: {models.described(recipe.student.arch, student)}{rounding}")
+    new = prepared.new_weights(unwrap(student))
     if prepared.initial is not None and new:
         tell(
             f"{recipe.trains}: starts from {recipe.student.init}, but for its head ({', '.join(new)}), which is new: "
@@ -122,7 +124,7 @@ def new_training(
         for clash in clashes():
             tell(f"warning: {clash}")
         group.first(str(folder.folder))
-        yield _trained(prepared, state, folder, tell)
+        yield _trained(course, folder, tell)
 
 
 def resumed_training(folder: Run, tell: Tell, group: Processes, *, allow: Sequence[str]) -> FinishedRun:
@@ -142,45 +144,46 @@ def resumed_training(folder: Run, tell: Tell, group: Processes, *, allow: Sequen
     stages = Stages(folder)
     begun = stages.inputs("train")
     require_same(folder, prepared, fingerprint=begun.get(FINGERPRINT), teachers=teachers_of(begun))
-    state = new_state(prepared)
+    course = Course(prepared)
     if folder.last.exists():
         with checkpoint.guarded(folder.last):
-            state.load_state_dict(checkpoint.load_state(folder.last))
+            course.load_state_dict(checkpoint.load_state(folder.last))
     inputs = training_inputs(recipe)
     require_same_start(
-        group, {**inputs, "data fingerprint": prepared.data.fingerprint, "state": (state.epoch, state.batch)}
+        group, {**inputs, "data fingerprint": prepared.data.fingerprint, "state": (course.epoch, course.state.batch)}
     )
     if not group.leads:
-        _assist(prepared, state)
+        _assist(course)
     group.first(str(folder.folder))
     if not begun:  # a folder that was laid out and not begun, such as the cell of a comparison
         stages.begin("train", {**inputs, FINGERPRINT: prepared.data.fingerprint})
-    folder.keep_epochs(state.epoch)
-    tell(f"run: {folder.folder}, resuming after {state.epoch} of {prepared.recipe.train.epochs} epochs")
-    return _trained(prepared, state, folder, tell)
+    folder.keep_epochs(course.epoch)
+    tell(f"run: {folder.folder}, resuming after {course.epoch} of {prepared.recipe.epochs} epochs")
+    return _trained(course, folder, tell)
 
 
-def _assist(prepared: Prepared, state: TrainingState) -> NoReturn:
+def _assist(course: Course) -> NoReturn:
     """Train beside the first process, which writes and talks, and end with the training."""
-    group, silent = prepared.group, Tell(quiet=True)
+    group, silent = course.whole.group, Tell(quiet=True)
     folder = Run(Path(group.first("")))
-    run_epochs(prepared, state, folder, silent, tracking.Trackers([], silent))
+    run_epochs(course, folder, silent, tracking.Trackers([], silent))
     group.leave()
     raise SystemExit(0)
 
 
-def _trained(prepared: Prepared, state: TrainingState, folder: Run, tell: Tell) -> FinishedRun:
+def _trained(course: Course, folder: Run, tell: Tell) -> FinishedRun:
     """Train to the last epoch, write the student, and put it beside its teacher on the test split.
 
     Raises:
         Interrupted: by a signal; the state was saved first.
         Diverged: a loss term is NaN or infinite; the last finished epoch was saved.
     """
+    prepared = course.whole
     with tracking.tracking(prepared.recipe, folder, tell) as trackers:
-        run_epochs(prepared, state, folder, tell, trackers)
+        run_epochs(course, folder, tell, trackers)
         prepared.group.leave()
-        write_generated(prepared, state.objective, folder)
-        student = write_student(prepared, reported(state), folder)
+        write_generated(prepared, course.state.objective, folder)
+        student = write_student(prepared, reported(course.state), folder)
         run = first_record(prepared, student, folder)
         run.result.write(folder.folder)
         manifest.write(folder, run.result)

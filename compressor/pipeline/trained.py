@@ -123,7 +123,11 @@ def _training(prepared: Prepared, run: Run) -> record.Training:
     return record.Training(
         method=recipe.method.kind,
         seed=recipe.seed,
-        epochs=recipe.train.epochs,
+        epochs=recipe.epochs,
+        stages=tuple(
+            record.Part(method=part.method.kind, epochs=part.train.epochs, frozen=part.train.freeze)
+            for part in (recipe.parts if recipe.stages else ())
+        ),
         seconds=sum(row["seconds"] for row in rows),
         validation_top1=rows[-1]["validation_top1"],
         best_validation_top1=best["validation_top1"],

@@ -11,7 +11,7 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -78,7 +78,10 @@ class _Draft:
         return Source(self.source)
 
     def set(self, override: Override) -> None:
-        """Put one value in the place of what was there."""
+        """Put one value in the place of what was there; with `stages`, `method` and `train` are those of the last."""
+        stages = self.values.get("stages")
+        if override.place[0] in ("method", "train") and isinstance(stages, list | tuple) and stages:
+            override = replace(override, place=("stages", len(stages) - 1, *override.place))
         _set(self.values, override)
         self.lines = {place: line for place, line in self.lines.items() if not _within(place, override.place)}
         self.overrides = [each for each in self.overrides if not _within(each.place, override.place)]
@@ -116,20 +119,24 @@ def build(values: Mapping[str, Any], overrides: Sequence[str | Override] = (), *
 def with_method(recipe: Recipe, path: Path) -> Recipe:
     """Return a recipe with the `method` of a file in place of its own; what else the file says, as a recipe, is left.
 
-    The file is the user's own: a plug-in that it names is imported.
+    A file with `stages` brings all of them, with their epochs. The file is the user's own: a plug-in that it names is
+    imported.
 
     Raises:
         UsageError: the file has no such section, or it is wrong. The message has the line.
     """
     document = parse(read(path), str(path))
     written = document.values if isinstance(document.values, dict) else {}
-    if "method" not in written:
+    if not {"method", "stages"} & written.keys():
         hint = "put kind and its keys below method:" if "kind" in written else "method: {kind: kd, temperature: 4}"
         raise UsageError(f"{path} has no section method", hint=hint)
-    lines = {place: line for place, line in document.lines.items() if place[:1] == ("method",)}
-    own = _absolute(recipe.model_dump(mode="json", by_alias=True), Path.cwd())
-    values = {**own, "method": written["method"]}
-    return _recipe(_Draft(_absolute(values, path.absolute().parent), str(path), lines), (), trusted=True)
+    brought = {key: written[key] for key in ("method", "stages") if key in written}
+    values = _absolute(recipe.parts[-1].model_dump(mode="json", by_alias=True), Path.cwd())
+    if "stages" in brought:
+        del values["method"], values["train"]
+    lines = {place: line for place, line in document.lines.items() if place and place[0] in brought}
+    draft = _Draft(_absolute({**values, **brought}, path.absolute().parent), str(path), lines)
+    return _recipe(draft, (), trusted=True)
 
 
 def section(kind: type[AnySection], place: Place, overrides: Sequence[Override]) -> AnySection:

@@ -74,7 +74,7 @@ def _front_matter(result: record.Result) -> str:
 def _method(run: Run) -> str:
     """Return the sections of the recipe that training went by, as a block of YAML."""
     recipe = yaml.safe_load(run.recipe.read_text(encoding="utf-8"))
-    sections = {name: recipe[name] for name in ("method", "train") if name in recipe}
+    sections = {name: recipe[name] for name in ("method", "train", "stages") if name in recipe}
     return yaml.safe_dump(sections, sort_keys=False, allow_unicode=True).rstrip()
 
 

@@ -135,13 +135,23 @@ def _environment(result: Result) -> str:
         "created": result.created,
         "recipe": f"{result.name}, sha256 {result.recipe_sha256[:12]}",
         "data": f"{result.data.source}, {result.data.measured}",
-        "training": f"{result.training.method}, seed {result.training.seed}, epochs {result.training.epochs}, "
+        "training": f"{_stages(result)}, seed {result.training.seed}, epochs {result.training.epochs}, "
         f"{result.training.seconds:.0f} s",
         **{key: str(value) for key, value in result.hardware.items() if value not in (None, [])},
         **result.versions,
     }
     table = _table(["", ""], [[name, value] for name, value in facts.items()])
     return f"<details><summary>Environment</summary>\n\n{table}\n\n</details>"
+
+
+def _stages(result: Result) -> str:
+    """Return the method, or those of all stages in their order."""
+    if not result.training.stages:
+        return result.training.method
+    return " then ".join(
+        f"{stage.method} for {stage.epochs}" + (f" without {', '.join(stage.frozen)}" if stage.frozen else "")
+        for stage in result.training.stages
+    )
 
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: int = 0) -> str:

@@ -232,12 +232,21 @@ class Data(Record):
         return "no test images; made ones: " + ", ".join(f"{count:,} {kind}" for kind, count in self.made.items())
 
 
+class Part(Record):
+    """One stage of a training that has several; `frozen` modules of the student stayed as they were."""
+
+    method: str
+    epochs: int
+    frozen: tuple[str, ...] = ()
+
+
 class Training(Record):
     """How the student was trained; its accuracies are of the validation images."""
 
     method: str
     seed: int
     epochs: int
+    stages: tuple[Part, ...] = ()
     seconds: float
     validation_top1: float | None
     best_validation_top1: float | None

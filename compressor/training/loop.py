@@ -22,6 +22,7 @@ from compressor.errors import UsageError
 from compressor.methods.protocol import Moment, Objective, Update
 from compressor.recipe import Training
 from compressor.training.distributed import ALONE, Processes, require_equal
+from compressor.training.freezing import frozen
 from compressor.training.losses import Losses
 from compressor.training.optimiser import STUDENT, players, rate_factor
 from compressor.training.sources import Batches
@@ -117,6 +118,7 @@ class TrainingState:
 
         for teacher in objective.setting.teachers:
             teacher.requires_grad_(False)
+        self.frozen = frozen(student, config.freeze)
         if config.channels_last:
             for network in (student, *objective.setting.teachers):
                 network.to(memory_format=torch.channels_last)
@@ -137,10 +139,12 @@ class TrainingState:
         return self.student if self.average is None else self.average
 
     def enter_training(self) -> None:
-        """Put the student and the objective's networks in training mode and the teachers in eval mode."""
+        """Put the student and the objective's networks in training mode, teachers and frozen modules in eval mode."""
         self.student.train()
         self.objective.setting.student.train()
         self.objective.train()
+        for module in self.frozen:
+            module.eval()
         for teacher in self.objective.setting.teachers:  # last: an objective may hold one as its submodule
             teacher.eval()
 
@@ -215,7 +219,9 @@ class TrainingState:
         Raises:
             UsageError: the saved run had other settings, another seed or another number of steps in an epoch.
         """
-        then, now = saved["run"], self._run()
+        now = self._run()
+        added = {key: value for key, value in Training().model_dump(mode="json").items() if key in now}
+        then = added | saved["run"]  # a key that came since had its default
         for key in sorted(then.keys() | now.keys()):
             if then.get(key) != now.get(key):
                 raise UsageError(
@@ -274,9 +280,8 @@ class TrainingState:
     def _updates(self, batch: Batch, moment: Moment) -> Iterator[Update]:
         """Yield the objective's updates, each computed under autocast, which is left while the loop works with it."""
         updates = self.objective.updates(batch, moment)
-        dtype = _DTYPES.get(self.config.precision)
         while True:
-            with torch.autocast(self.device.type, dtype, enabled=dtype is not None):
+            with autocast(self.device, self.config.precision):
                 update = next(updates, None)
             if update is None:
                 return
@@ -325,6 +330,12 @@ def _statistics(*networks: nn.Module) -> Iterator[Tensor]:
     for module in dict.fromkeys(chain.from_iterable(network.modules() for network in networks)):
         if isinstance(module, _BatchNorm):
             yield from (each for each in (module.running_mean, module.running_var) if each is not None)
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """Return the context of a training's arithmetic."""
+    dtype = _DTYPES.get(precision)
+    return torch.autocast(device.type, dtype, enabled=dtype is not None)
 
 
 def _mixed(stream: str, seed: int, step: int, rank: int) -> int:

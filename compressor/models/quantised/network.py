@@ -115,8 +115,8 @@ class _Rounding(Calls):
         pixels = self.network.plan.pixels
         assert pixels is not None
         one = 1 - pixels.centre
-        ends = (self.images.new_tensor(end) for end in (-pixels.centre, one))
-        image = rounded(self.images - pixels.centre, grid(*ends, 8, symmetric=False))
+        low, high = (self.images.new_tensor(end) for end in (-pixels.centre, one))
+        image = rounded(self.images - pixels.centre, grid(low, high, 8, symmetric=False))
         return torch.cat([image, torch.full_like(image[:, :1], one)], dim=1)
 
     def _for_pixels(self, weight: Tensor) -> Tensor:

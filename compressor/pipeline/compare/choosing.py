@@ -23,7 +23,7 @@ _FLAGS = {  # of what varies in another way
     "method": "--methods kd,mine.yaml",
     "method.kind": "--methods kd,bss",
 }
-_OF_TRAINING = ("method", "train", "student", "device")  # sections that what is trained depends on, and pairs do not
+_OF_TRAINING = ("method", "train", "stages", "student", "device")  # what a training depends on, and its pair does not
 _OF_STEPS = ("data.batch_size", "data.augment", "data.unlabelled_batch")  # of data: the images stay the same
 
 

@@ -15,7 +15,7 @@ from compressor.inputs import Prepared, prepare
 from compressor.measure.paired import Cell
 from compressor.pipeline.compare.choosing import choices
 from compressor.pipeline.compare.sharing import of_cell, shares
-from compressor.pipeline.epochs import new_state
+from compressor.pipeline.course import try_out
 from compressor.pipeline.finished_run import teachers_of
 from compressor.pipeline.train import check
 from compressor.progress import Tell
@@ -57,7 +57,7 @@ class Plan:
     @property
     def lengths(self) -> tuple[int, ...]:
         """How many epochs the trainings take: one number, where that does not vary."""
-        return tuple(sorted({recipe.train.epochs for recipe in self.recipes.values()}))
+        return tuple(sorted({recipe.epochs for recipe in self.recipes.values()}))
 
     def epochs(self, cell: Cell) -> int:
         """Return how many epochs of a cell are done."""
@@ -123,10 +123,10 @@ def plan(
 
 def _try_out(trial: Prepared) -> None:
     """Build what a cell trains: a layer that is not there, or a teacher without gradients, is known before hours."""
-    if trial.recipe.method.needs.gradients:
+    if any(part.method.needs.gradients for part in trial.recipe.parts):
         for network in trial.teachers:
             refuse_undifferentiable(network.module, trial.data.input_shape, network.called)
-    new_state(trial)
+    try_out(trial)
 
 
 def _require_same(run: Run, wanted: Prepared) -> None:

@@ -113,7 +113,7 @@ def _bar(planned: Plan, tell: Tell) -> Iterator[Any]:
     """Show the epochs of all cells as one bar on a terminal; yields what moves it."""
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
     shown = not tell.quiet and tell.console.is_terminal
-    total = sum(recipe.train.epochs for recipe in planned.recipes.values())
+    total = sum(recipe.epochs for recipe in planned.recipes.values())
     looked = 0.0
     with Progress(*columns, TimeRemainingColumn(), console=tell.console, transient=True, disable=not shown) as bar:
         task = bar.add_task("epochs", total=total)

@@ -12,7 +12,7 @@ import torch
 from compressor.inputs import Prepared
 from compressor.machine.hardware import cores
 from compressor.measure.paired import Cell
-from compressor.pipeline.epochs import new_state
+from compressor.pipeline.course import new_state
 from compressor.recipe import Recipe
 
 _THREADS = 4  # of a training on a CPU: small networks gain little from more
@@ -61,7 +61,7 @@ def _cuda_memory(prepared: Prepared, recipes: Mapping[Cell, Recipe]) -> tuple[fl
 
 def dry_step(prepared: Prepared, recipe: Recipe) -> None:
     """Train one step of a cell and throw it away."""
-    trial = of_cell(prepared, recipe)
+    trial = of_cell(prepared, recipe.parts[-1])
     state = new_state(trial)
     state.enter_training()
     state.advance(next(iter(trial.source.batches(0, 0))))

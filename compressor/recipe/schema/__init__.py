@@ -4,6 +4,7 @@ from compressor.recipe.schema.data import Data
 from compressor.recipe.schema.export import ENGINES, FORMATS, Calibration, Engine, Export, Format
 from compressor.recipe.schema.measures import Bench, Gates, PerBatch, Validate
 from compressor.recipe.schema.networks import Quantize, Student, Teacher
+from compressor.recipe.schema.part import Part
 from compressor.recipe.schema.runnable import require_runnable
 from compressor.recipe.schema.tracking import MLflow, TensorBoard, Tracking
 from compressor.recipe.schema.training import Schedule, Training
@@ -20,6 +21,7 @@ __all__ = [
     "Format",
     "Gates",
     "MLflow",
+    "Part",
     "PerBatch",
     "Quantize",
     "Recipe",

@@ -16,6 +16,17 @@ def require_runnable(recipe: Recipe) -> None:
         UsageError: teachers are missing or too many, there is no data set and no teacher to tell it, or the recipe has
             a second stream that the method does not take, or lacks what it does.
     """
+    parts = recipe.parts
+    for part in parts:
+        _require_given(part)
+    unused = [_unused(part) for part in parts]
+    for what, said in unused[-1].items():
+        if all(what in each for each in unused):  # what one stage has no use for, another may have
+            raise UsageError(said[0], hint=said[1])
+
+
+def _require_given(recipe: Recipe) -> None:
+    """See that a recipe, of one stage, has all that its method needs."""
     needs, name = recipe.method.needs, f"method {recipe.method.kind}"
     _require_teachers(needs, name, len(recipe.teachers))
     if recipe.data.name is None and recipe.teacher is None:
@@ -34,6 +45,41 @@ def require_runnable(recipe: Recipe) -> None:
             f"{name} compares {needs.views} views of an image, and without augmentation they are the same",
             hint="--set data.augment=auto",
         )
+    if recipe.train.cache_teacher:
+        _require_cacheable(recipe, name)
+
+
+def _require_cacheable(recipe: Recipe, name: str) -> None:
+    """See that a teacher would say of each image the same in every epoch, and is asked for nothing else."""
+    hint = "leave out train.cache_teacher"
+    if recipe.data.augment != "none":
+        raise UsageError(
+            "train.cache_teacher keeps one answer an image, and augmented images are others in every epoch",
+            hint=f"--set data.augment=none, or {hint}",
+        )
+    if not recipe.method.needs.cached:
+        raise UsageError(f"train.cache_teacher is not for {name}, which asks its teacher more than logits", hint=hint)
+    if getattr(recipe.method, "features", ()):
+        raise UsageError(
+            "train.cache_teacher keeps logits, and method.features compares inner outputs of the teacher", hint=hint
+        )
+
+
+def _unused(recipe: Recipe) -> dict[str, tuple[str, str]]:
+    """Return what a recipe, of one stage, names and its method has no use for: a sentence and a hint for each."""
+    needs, name, given = recipe.method.needs, f"method {recipe.method.kind}", len(recipe.teachers)
+    found = {}
+    if needs.most is not None and given > max(needs.most, 1):  # the first is what results are compared with
+        most = f"{_teachers(needs.most)} at most" if needs.most > 1 else _teachers(needs.most)
+        found["teachers"] = (f"{name} learns from {most}, and the recipe names {given}", "leave the others out")
+    if not needs.unlabelled and recipe.data.unlabelled is not None:
+        found["unlabelled"] = (f"{name} has no use for unlabelled images", "leave out data.unlabelled")
+    if not needs.target and recipe.data.target is not None:
+        found["target"] = (
+            f"{name} has no use for a target domain",
+            "leave out data.target; compress validate FILE --data NAME measures what is trained on other images",
+        )
+    return found
 
 
 def _require_teachers(needs: Needs, name: str, given: int) -> None:
@@ -47,9 +93,6 @@ def _require_teachers(needs: Needs, name: str, given: int) -> None:
             f"{name} learns from {_teachers(needs.teachers)}, and the recipe names {given}",
             hint="teachers: [{checkpoint: FILE}, {checkpoint: FILE}] in the recipe",
         )
-    if needs.most is not None and given > max(needs.most, 1):  # the first is what results are compared with
-        most = f"{_teachers(needs.most)} at most" if needs.most > 1 else _teachers(needs.most)
-        raise UsageError(f"{name} learns from {most}, and the recipe names {given}", hint="leave the others out")
 
 
 def _require_streams(needs: Needs, name: str, data: Data) -> None:
@@ -58,16 +101,9 @@ def _require_streams(needs: Needs, name: str, data: Data) -> None:
             f"{name} learns from unlabelled images too, and the recipe names none",
             hint="--unlabelled folder:PATH, or --labels 100 to use the labels of so many images alone",
         )
-    if not needs.unlabelled and data.unlabelled is not None:
-        raise UsageError(f"{name} has no use for unlabelled images", hint="leave out data.unlabelled")
     if needs.target and data.target is None:
         raise UsageError(
             f"{name} adapts to another domain, and the recipe names none", hint="--target folder:PATH, or a data set"
-        )
-    if not needs.target and data.target is not None:
-        raise UsageError(
-            f"{name} has no use for a target domain",
-            hint="leave out data.target; compress validate FILE --data NAME measures what is trained on other images",
         )
 
 

@@ -42,6 +42,12 @@ class Training(Config):
         description="what answers for the teacher where no gradient is asked for, on the CPU; auto: the fastest that "
         "is installed, measured once before the first step (torch in a comparison, whose cells must not differ in it)",
     )
+    freeze: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
+        default=(), description="modules of the student, by their paths, that stay as they are, statistics included"
+    )
+    cache_teacher: bool = Field(
+        default=False, description="ask the teachers once for each image, where images are not augmented"
+    )
     clip_norm: PositiveFloat | None = Field(
         default=None, description="largest norm of all the student's gradients together"
     )

@@ -13,6 +13,7 @@ from compressor.recipe.schema.data import Data
 from compressor.recipe.schema.export import Export
 from compressor.recipe.schema.measures import Bench, Gates, Validate
 from compressor.recipe.schema.networks import Student, Teacher
+from compressor.recipe.schema.part import Part
 from compressor.recipe.schema.tracking import MLflow, Tracking
 from compressor.recipe.schema.training import Training
 from exporters import EXPORTERS, exporter
@@ -35,6 +36,9 @@ class Recipe(Config):
     student: Student
     method: AnyMethod = BSS()
     train: Training = Training()
+    stages: tuple[Part, ...] = Field(
+        default=(), description="several trainings one after the other, in place of method and train"
+    )
     export: tuple[Export, ...] = (Export(),)
     validation: Validate = Field(default=Validate(), alias="validate")
     bench: Bench = Bench()
@@ -54,12 +58,37 @@ class Recipe(Config):
     def _keep_teachers(self, teachers: tuple[Teacher, ...]) -> None:
         self.__dict__.update(teacher=teachers[0] if teachers else None, teachers=teachers)  # for the model is frozen
 
+    @model_validator(mode="after")
+    def _stages_are_said_once(self) -> Self:
+        """Let `method` and `train` be those of the last stage, whose student is the run's."""
+        if not self.stages:
+            return self
+        if {"method", "train"} & self.model_fields_set:
+            raise refusal("stands beside method or train", key="stages", hint="move these into the last of the stages")
+        self.__dict__.update(method=self.stages[-1].method, train=self.stages[-1].train)  # for the model is frozen
+        return self
+
     @model_serializer(mode="wrap")
-    def _one_teacher_by_itself(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Write `teacher` or `teachers`, as a recipe may have it."""
+    def _as_a_recipe_has_it(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Write `teacher` or `teachers`, and `stages` or `method` and `train`."""
         values: dict[str, Any] = handler(self)
         values.pop("teacher" if len(self.teachers) > 1 else "teachers", None)
+        if not values.get("stages"):
+            values.pop("stages", None)
+        elif "method" in values:  # which a copy may have changed
+            values["stages"] = [*values["stages"][:-1], {key: values.pop(key) for key in ("method", "train")}]
         return values
+
+    @property
+    def parts(self) -> "tuple[Recipe, ...]":
+        """The recipe of each stage by itself, one after the other; the recipe alone where it has no stages."""
+        earlier = ({"method": part.method, "train": part.train} for part in self.stages[:-1])
+        return tuple(self.model_copy(update={**each, "stages": ()}) for each in (*earlier, {}))
+
+    @property
+    def epochs(self) -> int:
+        """Those of all stages together."""
+        return sum(part.train.epochs for part in self.parts)
 
     def with_teachers(self, teachers: Sequence[Teacher]) -> Self:
         """Return the recipe with other teachers."""
