@@ -17,6 +17,7 @@ from compressor.data import Dataset, Shard, Split
 from compressor.errors import InputRejected, UsageError
 from compressor.machine.devices import choose_device
 from compressor.methods import Method
+from compressor.methods.protocol import Altering
 from compressor.models.quantised import Quantised, placed
 from compressor.progress import Tell
 from compressor.recipe import Data, Quantize, Recipe, Teacher, Training
@@ -41,6 +42,11 @@ class Inputs:
     def teacher(self) -> checkpoint.Network | None:
         """The first teacher, where there is one."""
         return self.teachers[0] if self.teachers else None
+
+    @property
+    def walkable(self) -> checkpoint.Network | None:
+        """The first teacher, where it can be walked to its boundary."""
+        return self.teacher if self.teacher is not None and self.teacher.differentiable else None
 
 
 @dataclass(frozen=True)
@@ -84,8 +90,10 @@ class Prepared(Inputs):
 
         Weights to start from are those of a network of other classes too: its head is then new.
         """
-        network = self._unrounded()
-        quantize = self.recipe.student.quantize
+        network, method, quantize = self._unrounded(), self.recipe.method, self.recipe.student.quantize
+        if isinstance(method, Altering):
+            teachers = [each.module for each in self.teachers]
+            method.alter(network, teachers, input_shape=self.data.input_shape)
         return network if quantize is None else self._quantised(network, quantize)
 
     def _quantised(self, network: models.Normalized, wanted: Quantize) -> Quantised:
@@ -158,6 +166,11 @@ def prepare(recipe: Recipe, tell: Tell, *, examine: bool = True, group: Processe
     inputs = open_inputs(recipe.data, recipe.teachers, tell, device=device, examine=examine)
     if any(part.method.needs.gradients for part in recipe.parts):
         for network in inputs.teachers:
+            if not network.differentiable:
+                raise InputRejected(
+                    f"method {recipe.method.kind} needs gradients through its teacher, and an ONNX file only answers",
+                    hint="give the checkpoint that it was exported from, or choose a method without, such as kd",
+                )
             refuse_undifferentiable(network.module, inputs.data.input_shape, network.called)
     known = [
         given.model_copy(update={"arch": network.arch, **network.preparation})
@@ -236,6 +249,8 @@ def open_inputs(
             checked = checkpoint.check_teacher(networks[place], opened, normalize=teacher.normalize)
             tell(f"{title}: {checked.sentence}")
             networks[place] = checked.network
+        else:
+            networks[place], _ = checkpoint.by_names(networks[place], opened.classes)
     return Inputs(device, opened, tuple(networks))
 
 
@@ -259,8 +274,10 @@ def _without_data(source: Data, teachers: Sequence[Teacher], tell: Tell, device:
     for number, network in enumerate(networks, 1):
         title = "teacher" if len(networks) == 1 else f"teacher {number}"
         tell(f"{title}: {network.summary}")
-        checkpoint.named_order(network, opened.classes)
-        fitting = replace(checkpoint.fitted(network, opened), called=network.called if len(networks) == 1 else title)
+        fits, note = checkpoint.by_names(checkpoint.fitted(network, opened), opened.classes)
+        if note:
+            tell(f"{title}: {note}")
+        fitting = replace(fits, called=network.called if len(networks) == 1 else title)
         fitting.module.to(device)
         found.append(fitting)
     return Inputs(device, opened, tuple(found))

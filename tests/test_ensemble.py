@@ -16,7 +16,7 @@ from compressor.checkpoint.match import fitted
 from compressor.data import open_data
 from compressor.errors import InputRejected, UsageError
 from compressor.methods import AnyMethod, Moment, Setting
-from compressor.methods.ensemble import CAMKD, Average, confidence_weights, equal_weights
+from compressor.methods.ensemble import CAMKD, Average, _resized, confidence_weights, equal_weights
 from compressor.methods.losses.ctkd import CTKD
 from compressor.methods.losses.wkd_l import WKDL
 from compressor.recipe import Data, Recipe, Student, Teacher, require_runnable
@@ -138,6 +138,49 @@ def test_each_teacher_has_a_loss_of_its_own_that_is_trained_and_resumed(tiny):
 
     costs = [soft.term.cost for soft in Average(soft=WKDL()).build(setting(student, *teachers, classes=4)).soft]
     assert not torch.equal(costs[0], costs[1])  # of each teacher's own classifier
+
+
+def test_features_are_weighed_by_what_each_teachers_classifier_makes_of_them(tiny, images):
+    student, teachers = tiny(), [tiny(width=12, seed=1), tiny(seed=2)]
+    config = CAMKD(intermediate={"student": "body", "teachers": ["body"], "weight": 3.0})
+    objective = config.build(setting(student, *teachers, classes=4)).eval()
+    batch = Batch(images(4), torch.arange(4), torch.arange(4))
+
+    (update,) = objective.updates(batch, MOMENT)
+
+    embedded = [embed(student.body(batch.images)) for embed in objective.inner.embeddings]
+    apart = [(e - t.body(batch.images)).square().mean(dim=(1, 2, 3)) for e, t in zip(embedded, teachers, strict=True)]
+    answers = torch.stack([t.head(e.mean(dim=(2, 3))) for e, t in zip(embedded, teachers, strict=True)])
+    expected = 3 * (confidence_weights(answers, batch.labels) * torch.stack(apart)).sum(dim=0).mean()
+    torch.testing.assert_close(update.terms["intermediate"], expected)
+    sum(update.terms.values()).backward()
+    assert all(parameter.grad is not None for parameter in objective.parameters())
+    assert all(parameter.grad is None for teacher in teachers for parameter in teacher.parameters())
+    held = {id(parameter) for teacher in teachers for parameter in teacher.parameters()}
+    assert not held & {id(parameter) for parameter in objective.parameters()}  # nothing of a teacher is saved again
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [((1, 2, 4, 4), (2, 2)), ((1, 2, 2, 2), (4, 4)), ((1, 2, 3, 3), (3, 3))])
+def test_maps_meet_at_the_teachers_size(ours, theirs):
+    resized = _resized(torch.ones(ours), torch.Size(theirs))
+
+    assert resized.shape[2:] == theirs
+    assert resized.unique().tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    ("teachers", "sentence"),
+    [
+        (["body", "body", "body"], "names 3 modules, and there are 2 teachers"),
+        (["head"], r"classifier of teacher 1 cannot weigh head, which gives \[4\]: it takes 8"),
+        (["body", "bodi"], "no module 'bodi'"),
+    ],
+)
+def test_taps_that_do_not_fit_the_teachers_are_refused(tiny, teachers, sentence):
+    config = CAMKD(intermediate={"student": "body", "teachers": teachers})
+
+    with pytest.raises(UsageError, match=sentence):
+        config.build(setting(tiny(), tiny(seed=1), tiny(seed=2), classes=4))
 
 
 # Refusals

@@ -33,10 +33,11 @@ _ADVICE = {
 def proof_images(inputs: Inputs, student: checkpoint.Network, *, seed: int) -> NDArray[np.float32]:
     """Return what an export must answer as the network does: noise, test images, and images on the boundary.
 
-    A wrong rounding flips the class on the boundary first. It is the teacher's, or the student's own without one.
+    A wrong rounding flips the class on the boundary first. It is the teacher's where that
+    has gradients, else the student's own.
     """
     data = inputs.data
-    network = inputs.teacher or student
+    network = inputs.walkable or student
     boundary = boundary_set(
         network.module,
         data.test,

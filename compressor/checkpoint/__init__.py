@@ -1,7 +1,7 @@
 """Checkpoints: any teacher in, our own students and training states in and out. Nothing in a file is executed."""
 
 from compressor.checkpoint.blackbox import open_graph
-from compressor.checkpoint.class_order import named_order
+from compressor.checkpoint.class_order import by_names
 from compressor.checkpoint.formats import guarded
 from compressor.checkpoint.intake import load_network, load_teacher, shape_unsaid
 from compressor.checkpoint.match import fitted
@@ -14,6 +14,7 @@ __all__ = [
     "Checked",
     "Network",
     "Tensors",
+    "by_names",
     "check_teacher",
     "default_data",
     "fitted",
@@ -21,7 +22,6 @@ __all__ = [
     "load_network",
     "load_state",
     "load_teacher",
-    "named_order",
     "open_graph",
     "open_tensors",
     "read_tensors",

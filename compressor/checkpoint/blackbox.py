@@ -5,6 +5,7 @@ of torch.export is loaded only when it is seen to be data (`exported`). Both mee
 (`trial`).
 """
 
+import json
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -165,6 +166,9 @@ def open_graph(
     _tried(path)
     runner = onnx.load(path)
     channels = runner.input_shape[0]
+    inside = _OURS in runner.metadata or runner.pixels == "uint8"
+    if inside and mean is not None and std is not None and not any(mean) and set(std) == {1.0}:
+        mean = std = None  # as the recipe of a run has it that began with this file
     if (mean is None) != (std is None):
         raise UsageError("--mean and --std go together")
     if bgr and (mean is None or channels != 3):
@@ -183,7 +187,7 @@ def open_graph(
         module=Normalized(Graph(runner), mean, std, bgr=bgr).eval(),
         arch=None,
         classes=runner.classes,
-        class_names=None,
+        class_names=_class_names(runner),
         input_shape=runner.input_shape,
         mean=mean,
         std=std,
@@ -195,4 +199,15 @@ def open_graph(
         sha256=sha256(path),
         summary=f"{runner.precision} ONNX, {runner.classes} classes, images of {shape}",
         called=path.name,
+        differentiable=False,
     )
+
+
+def _class_names(runner: Runner) -> tuple[str, ...] | None:
+    """Return the names of the classes that a file of ours tells, None where it does not, or not one a class."""
+    try:
+        names = json.loads(runner.metadata.get("compress.classes", "null"))
+    except (ValueError, RecursionError):
+        return None
+    whole = isinstance(names, list) and len(names) == runner.classes and all(isinstance(name, str) for name in names)
+    return tuple(names) if whole else None

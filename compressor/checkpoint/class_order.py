@@ -1,13 +1,14 @@
 """The order of the classes: does the teacher's agree with the data's?"""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from scipy.optimize import linear_sum_assignment  # type: ignore[import-untyped]  # comes with scikit-learn
 from torch import Tensor
 
-from compressor.checkpoint.network import Network
-from compressor.errors import InputRejected
+from compressor.checkpoint.network import Network, device_of
+from compressor.models import Normalized, Selected
 
 
 def best_order(predictions: Tensor, labels: Tensor, classes: int) -> Tensor:
@@ -25,18 +26,24 @@ def apply_order(order: Tensor, predictions: Tensor) -> Tensor:
     return order[predictions]
 
 
-def named_order(network: Network, names: Sequence[str]) -> None:
-    """Refuse a teacher whose file names the data's classes in another order.
+def covers(network: Network, names: Sequence[str]) -> bool:
+    """Whether a network's file names all of the data's classes, in whatever order and among others."""
+    return network.class_names is not None and set(names) <= set(network.class_names)
 
-    Raises:
-        InputRejected: the names are the same and their order is not.
+
+def by_names(network: Network, names: Sequence[str]) -> tuple[Network, str]:
+    """Return a network that answers for the data's classes in their order, and a note of what was chosen, or `""`.
+
+    Only names in its file are gone by. Where they are not all of the data's, it stays as it is.
     """
     theirs = network.class_names
-    if theirs is None or theirs == tuple(names) or sorted(theirs) != sorted(names):
-        return
-    at = next(k for k, (one, other) in enumerate(zip(theirs, names, strict=True)) if one != other)
-    raise InputRejected(
-        f"{network.called}'s classes have another order than the data's: its class {at} is {theirs[at]!r}, "
-        f"the data's is {names[at]!r}",
-        hint="--set data.class_order=FILE takes the teacher's, one name a line: " + ", ".join(theirs[:10]),
-    )
+    if theirs is None or theirs == tuple(names) or not covers(network, names):
+        return network, ""
+    order = [theirs.index(name) for name in names]
+    assert isinstance(network.module, Normalized)
+    chosen = Selected(network.module.network, order).to(device_of(network.module))
+    module = Normalized(chosen, network.mean, network.std, bgr=network.bgr).eval().to(device_of(network.module))
+    more = len(theirs) > len(names)
+    note = f"by their names, {len(names)} of its {len(theirs)} classes are used" if more else "its classes are put"
+    note += "" if more else " in the data's order by their names"
+    return replace(network, module=module, classes=len(names), class_names=tuple(names)), note

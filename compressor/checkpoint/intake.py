@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from torch import nn
 
 from compressor import models
-from compressor.checkpoint.blackbox import open_blackbox, with_logarithms
+from compressor.checkpoint.blackbox import open_blackbox, open_graph, with_logarithms
 from compressor.checkpoint.formats import Format, sniff
 from compressor.checkpoint.match import Fit, candidate, head_classes, parts, strict
 from compressor.checkpoint.network import Network, Shape
@@ -22,12 +23,24 @@ from compressor.runs.folder import Run
 
 
 def load_teacher(config: Teacher, *, input_shape: Shape | None = None) -> Network:
-    """Open the teacher of a recipe; a run's folder means its student. See `load_network`.
+    """Open the teacher of a recipe; a run's folder means its student, an ONNX file only answers. See `load_network`.
 
     Raises:
         UsageError: it is said to answer with probabilities, and its architecture is known, which gives logits.
     """
-    network = load_network(
+    network = _graph(config) if _is_graph(config.checkpoint) else _checkpoint(config, input_shape)
+    if config.answers == "logits":
+        return network
+    if network.arch is not None:
+        raise UsageError(
+            f"{config.checkpoint} holds the weights of {network.arch}, which answers with logits",
+            hint="leave teacher.answers out: it is for TorchScript, torch.export and ONNX files",
+        )
+    return with_logarithms(network)
+
+
+def _checkpoint(config: Teacher, input_shape: Shape | None) -> Network:
+    return load_network(
         config.checkpoint,
         arch=config.arch,
         weights=config.weights,
@@ -37,14 +50,6 @@ def load_teacher(config: Teacher, *, input_shape: Shape | None = None) -> Networ
         std=config.std,
         bgr=config.channel_order == "bgr",
     )
-    if config.answers == "logits":
-        return network
-    if network.arch is not None:
-        raise UsageError(
-            f"{config.checkpoint} holds the weights of {network.arch}, which answers with logits",
-            hint="leave teacher.answers out: it is for TorchScript and torch.export files",
-        )
-    return with_logarithms(network)
 
 
 def shape_unsaid(config: Teacher) -> bool:
@@ -53,8 +58,28 @@ def shape_unsaid(config: Teacher) -> bool:
     Raises:
         InputRejected: there is no such file, or it is none that is known.
     """
+    if _is_graph(config.checkpoint):
+        return False
     format_ = sniff(_file(config.checkpoint))
     return format_ in {Format.TORCHSCRIPT, Format.EXPORTED} or (config.arch is not None and is_plugin(config.arch))
+
+
+def _is_graph(path: Path) -> bool:
+    return path.suffix == ".onnx" and path.is_file()
+
+
+def _graph(config: Teacher) -> Network:
+    path = config.checkpoint
+    given = [key for key in ("arch", "weights") if getattr(config, key) is not None]
+    if given:
+        raise UsageError(
+            f"{path} is an ONNX file, which brings its own architecture and weights",
+            hint=f"leave teacher.{given[0]} out",
+        )
+    graph = open_graph(path, mean=config.mean, std=config.std, bgr=config.channel_order == "bgr")
+    network = replace(graph, called="the teacher")
+    _refuse_other_classes(path, network.classes, config.classes)
+    return network
 
 
 def load_network(
@@ -112,7 +137,13 @@ def _fit(
                 hint=f"where you trust it: --teacher-arch {card.arch}",
             )
         hint = "its metadata and its weights do not belong together: write it again"
-        return read, strict(path, read, card.arch, card.classes, shape or card.input_shape, hint=hint)
+        try:
+            size = shape or card.input_shape
+            return read, strict(path, read, card.arch, card.classes, size, changes=card.changes, hint=hint)
+        except UsageError as error:
+            if not card.changes:
+                raise
+            raise InputRejected(f"{path} contradicts itself: {error.message}", hint=hint) from error
     try:
         return read, _whole(path, read, arch, classes, shape)
     except InputRejected as refusal:

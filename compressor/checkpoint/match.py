@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from compressor import models
+from compressor.checkpoint.class_order import covers
 from compressor.checkpoint.network import Network, Shape, answer, classes_of
 from compressor.checkpoint.reading import Tensors, strip_prefixes
 from compressor.errors import InputRejected, UsageError
@@ -96,10 +97,20 @@ def parts(read: Tensors) -> list[Tensors]:
     return found
 
 
-def strict(path: Path, read: Tensors, arch: str, classes: int, shape: Shape | None, *, hint: str | None = None) -> Fit:
+def strict(
+    path: Path,
+    read: Tensors,
+    arch: str,
+    classes: int,
+    shape: Shape | None,
+    *,
+    changes: Sequence[models.Change] = (),
+    hint: str | None = None,
+) -> Fit:
     """Build the named architecture and load every tensor: under its own name, with its prefix put back, or renamed.
 
     Args:
+        changes: what was changed in the architecture before it was trained.
         hint: what to do about tensors that do not fit; else what they would fit is looked for.
 
     Raises:
@@ -108,7 +119,7 @@ def strict(path: Path, read: Tensors, arch: str, classes: int, shape: Shape | No
     """
     size = shape or _usual(arch, _channels(read.tensors))
     binary, classes = classes == 1, max(classes, 2)
-    expected = _expected(arch, classes, size)
+    expected = _expected(arch, classes, size, changes)
     attempts = [{prefix + name: tensor for name, tensor in read.tensors.items()} for prefix in _prefixes(read.prefixes)]
     if binary:
         attempts = [_two_classes(tensors, expected) for tensors in attempts]
@@ -116,7 +127,7 @@ def strict(path: Path, read: Tensors, arch: str, classes: int, shape: Shape | No
         attempts += [_mapped(one, read.tensors) for one in _renamed(read, arch, classes)]
     for number, tensors in enumerate(attempts):
         if not any(_problems(tensors, expected).values()):
-            module = models.build(arch, classes=classes, input_shape=size)
+            module = _changed(models.build(arch, classes=classes, input_shape=size), changes)
             _fill(module, tensors)
             renamed = number > len(read.prefixes)
             return Fit(module.eval(), arch, classes, size, len(tensors), renamed, binary)
@@ -201,14 +212,20 @@ def _suggestion(tensors: Mapping[str, Tensor], arch: str) -> str:
     return f"{models.explain(tensors)}; {OPAQUE}"
 
 
-def _expected(arch: str, classes: int, size: Shape) -> Mapping[str, Tensor]:
+def _changed(module: nn.Module, changes: Sequence[models.Change]) -> nn.Module:
+    for change in changes:
+        change.apply(module)
+    return module
+
+
+def _expected(arch: str, classes: int, size: Shape, changes: Sequence[models.Change] = ()) -> Mapping[str, Tensor]:
     """Return the tensors of an architecture: without memory, so that a file cannot ask for a network of any size.
 
     Code of a user or of timm is not written for that, and is named by the user alone.
     """
     if ":" in arch or arch.startswith("timm/"):
-        return models.build(arch, classes=classes, input_shape=size).state_dict()
-    return models.outline(arch, classes=classes, input_shape=size).state_dict()
+        return _changed(models.build(arch, classes=classes, input_shape=size), changes).state_dict()
+    return _changed(models.outline(arch, classes=classes, input_shape=size), changes).state_dict()
 
 
 def _fill(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
@@ -263,10 +280,13 @@ def fitted(network: Network, dataset: Described) -> Network:
     Raises:
         InputRejected: the number of classes, the channels or the image size do not fit.
     """
-    if network.classes != len(dataset.classes):
+    if network.classes != len(dataset.classes) and not covers(network, dataset.classes):
+        lacking = [name for name in dataset.classes if name not in (network.class_names or ())]
+        named = network.class_names is not None
         raise InputRejected(
             f"{network.called} has {network.classes} classes, but {dataset.name} has {len(dataset.classes)}",
-            hint="give the data that it was trained on",
+            hint="give the data that it was trained on"
+            + (f": its file names none that is called {', '.join(map(repr, lacking[:_SHOWN]))}" if named else ""),
         )
     shape = dataset.input_shape
     if network.input_shape[0] != shape[0]:
@@ -306,6 +326,7 @@ def _built(network: Network, shape: Shape) -> Network:
     """Return the network with its weights in a new module of its architecture."""
     assert network.arch is not None
     module = models.build(network.arch, classes=network.classes, input_shape=shape)
+    _changed(module, models.changes_of(network.module))
     module.load_state_dict(_weights(network))
     return replace(network, module=models.Normalized(module, network.mean, network.std, bgr=network.bgr).eval())
 

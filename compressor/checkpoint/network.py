@@ -27,7 +27,7 @@ class Network:
     `std` are 0 and 1 until the teacher check has chosen; with `bgr` it takes blue first.
     `data` names the data set in the file's metadata. `path`
     is the file, in a run's folder that of its student; `summary` is one line to print; `called` is its name in
-    sentences.
+    sentences. One that is not `differentiable` only answers: it is not walked to its boundary.
     """
 
     module: nn.Module
@@ -45,6 +45,7 @@ class Network:
     sha256: str
     summary: str
     called: str = "the teacher"
+    differentiable: bool = True
 
     @property
     def trained_here(self) -> bool:

@@ -18,6 +18,7 @@ from compressor.checkpoint import pickles
 from compressor.checkpoint.formats import Format, damaged, sniff
 from compressor.errors import InputRejected
 from compressor.files import replacing
+from compressor.models import Change, changes_of
 from compressor.models.quantised import Plan
 
 _MOST_CLASSES = 1_000_000
@@ -30,7 +31,8 @@ class Card(BaseModel):
 
     `quantised` tells where and how the network rounds, where it was trained to; the weights are those before rounding.
     `mean` and `std` hold one value a channel; `data` is the data set's name as a recipe has it; `metrics` is what was
-    measured when the file was written, in the units of `docs/result.md`.
+    measured when the file was written, in the units of `docs/result.md`; `changes` is what was changed in the network
+    after its architecture was built.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
@@ -47,6 +49,7 @@ class Card(BaseModel):
     teacher_sha256: str | None = None
     recipe_name: str | None = None
     quantised: Plan | None = None
+    changes: tuple[Change, ...] = ()
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> "Card":
@@ -89,12 +92,18 @@ def save_student(
         teacher_sha256=teacher_sha256,
         recipe_name=recipe_name,
         quantised=quantised,
+        changes=changes_of(network),
     )
     # Copies: tensors that share memory, as tied weights do, are refused by the format.
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in network.state_dict().items()}
-    content = save(tensors, metadata={KEY: json.dumps(card.model_dump(mode="json"), sort_keys=True)})
+    content = save(tensors, metadata={KEY: json.dumps(_written(card), sort_keys=True)})
     with replacing(path) as temporary:
         temporary.write_bytes(content)
+
+
+def _written(card: Card) -> dict[str, Any]:
+    """Return what a file says of its student; of changes only where there are any, as in files of before there were."""
+    return card.model_dump(mode="json", exclude=None if card.changes else {"changes"})
 
 
 def read_card(metadata: Mapping[str, Any], path: Path) -> Card | None:

@@ -7,13 +7,13 @@ and by more than `SIGMAS` standard errors of the paired difference.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import sqrt
 from typing import Literal, Protocol
 
 from torch import Tensor
 
-from compressor.checkpoint.class_order import best_order, named_order
+from compressor.checkpoint.class_order import best_order, by_names
 from compressor.checkpoint.match import fitted, in_other_form
 from compressor.checkpoint.network import Network, Shape
 from compressor.checkpoint.normalisation import Split, Statistics, Tried, chosen, predict, try_all
@@ -94,7 +94,8 @@ def check_teacher(
             guessing, or gives probabilities; or there are no images to try.
     """
     network = fitted(network, dataset)
-    named_order(network, dataset.classes)
+    other = in_other_form(network)
+    network, mapped = by_names(network, dataset.classes)
     split, kind = _choosing(dataset)
     count = _count(split, limit // 2, dataset.input_shape)
     if count == 0:
@@ -106,8 +107,8 @@ def check_teacher(
     _refuse_probabilities(network, tried)
 
     images = f"of {count:,} {kind} images"
-    other = in_other_form(network)
     if other is not None:
+        other, _ = by_names(other, dataset.classes)
         _refuse_other_form(network, tried, other, try_all(other, given and given[0], options, split, count), images)
     _refuse_shuffled(network, tried, dataset.classes, images)
     _refuse_guessing(network, tried, images)
@@ -115,7 +116,8 @@ def check_teacher(
         best, why = _best(tried, dataset, images)
     else:
         best, why = _settled(network, tried, images, automatic=normalize == "auto")
-    return _stated(network, best, why, dataset, limit, images)
+    checked = _stated(network, best, why, dataset, limit, images)
+    return replace(checked, sentence=f"{checked.sentence}; {mapped}") if mapped else checked
 
 
 def _choosing(dataset: Data) -> tuple[Split, str]:

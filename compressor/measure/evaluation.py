@@ -29,7 +29,7 @@ from exporters.pytorch import TorchRunner
 
 @dataclass(frozen=True)
 class EvaluationSet:
-    """What a file is asked. Without a teacher there is nothing to agree with, and no boundary.
+    """What a file is asked. Without a teacher there is nothing to agree with, without its gradients no boundary.
 
     Without test images there is no accuracy: agreement on images that were made is all that is known.
     """
@@ -88,6 +88,7 @@ def evaluation_set(
     made = None
     if teacher is not None and teacher_runner is not None and (generated is not None or len(data.test) == 0):
         made = made_images(teacher, generated, teacher_runner, seed=seed, device=device)
+    teacher = inputs.walkable
     if len(data.test) == 0 and made is not None:
         return EvaluationSet(data, made=made)
     if len(data.test) == 0:

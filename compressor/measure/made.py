@@ -74,8 +74,9 @@ def made_images(
     noise = noise_bytes(teacher.input_shape, seed)
     kinds = {NOISE: noise} if generated is None else {NOISE: noise, GENERATED: generated[:COUNT]}
     images = {kind: to_pixels(given).contiguous().numpy() for kind, given in kinds.items()}
-    walked = boundary_of(teacher, kinds[GENERATED if generated is not None else NOISE], seed=seed, device=device)
-    images[BOUNDARY] = walked.images
+    if teacher.differentiable:
+        walked = boundary_of(teacher, kinds[GENERATED if generated is not None else NOISE], seed=seed, device=device)
+        images[BOUNDARY] = walked.images
     return MadeImages(images, {kind: infer(runner, each) for kind, each in images.items()})
 
 

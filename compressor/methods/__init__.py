@@ -29,6 +29,7 @@ from compressor.methods.protocol import (
 )
 from compressor.methods.pskd import PSKD
 from compressor.methods.robust import ARD, DGAD, PGDAT, RSLAD, AdaAD
+from compressor.methods.simkd import SimKD
 from compressor.methods.taps import Taps
 from compressor.methods.ugan import UGAN
 
@@ -42,6 +43,7 @@ METHODS: dict[str, type[Any]] = {
     "ps-kd": PSKD,
     "ai-kd": AIKD,
     "ackd": ACKD,
+    "simkd": SimKD,
     "pgd-at": PGDAT,
     "ard": ARD,
     "rslad": RSLAD,

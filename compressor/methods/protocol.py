@@ -8,7 +8,7 @@ networks after that step; this is how a discriminator and a student take turns w
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Protocol, Self
+from typing import Any, ClassVar, Literal, Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -183,3 +183,20 @@ class Method(Protocol):
     def model_dump(self) -> dict[str, Any]: ...
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None) -> Self: ...
+
+
+@runtime_checkable
+class Altering(Protocol):
+    """What a method may also be: one whose student is trained, kept and exported with other layers than it was built
+    with.
+    """
+
+    def alter(self, student: nn.Module, teachers: Sequence[nn.Module], *, input_shape: tuple[int, int, int]) -> None:
+        """Change a new student in place, once, before the objective is built.
+
+        Only by a `models.Change`, which the student's file tells, so that it is loaded as it was trained. A parameter
+        without `requires_grad` stays as it is.
+
+        Raises:
+            UsageError: it cannot be changed so.
+        """

@@ -12,7 +12,7 @@ from torch.utils.hooks import RemovableHandle
 
 from compressor.attack import as_found
 from compressor.errors import UsageError, did_you_mean
-from compressor.models import Normalized
+from compressor.models import Normalized, Selected
 
 _COMPILED = "_orig_mod"  # what torch.compile(network) calls the network inside
 
@@ -20,7 +20,7 @@ _COMPILED = "_orig_mod"  # what torch.compile(network) calls the network inside
 def unwrap(network: nn.Module) -> nn.Module:
     """Return the network itself, without normalisation, `torch.compile` and distributed wrappers around it."""
     while True:
-        if isinstance(network, Normalized):
+        if isinstance(network, Normalized | Selected):
             network = network.network
         elif isinstance(network, DataParallel | DistributedDataParallel):
             network = network.module
@@ -122,8 +122,11 @@ def shapes(
 def linear_head(network: nn.Module, classes: int) -> tuple[str, nn.Linear] | None:
     """Return the path and the module of the last linear layer with one output a class, None where there is none.
 
-    The path is empty where the network is nothing but that layer.
+    The path is empty where the network is nothing but that layer. Of a network whose classes are `models.Selected`
+    there is none: its rows are in another order than its logits.
     """
+    if any(isinstance(module, Selected) for module in network.modules()):
+        return None
     layers = [(path, module) for path, module in _modules(network).items() if isinstance(module, nn.Linear)]
     layers += [("", bare)] if isinstance(bare := unwrap(network), nn.Linear) else []
     fitting = [(path, layer) for path, layer in layers if layer.out_features == classes]
@@ -170,6 +173,8 @@ def _compile_again(network: nn.Module) -> None:
 
 
 def _near(path: str, modules: Sequence[str]) -> str:
+    if not modules:
+        return "it has none inside that can be named, as an ONNX file has not"
     close = did_you_mean(path, modules)
     top = [name for name in modules if "." not in name]
     return close or "the outermost are " + ", ".join(top[:12])

@@ -1,9 +1,24 @@
-"""The wrapper that puts mean, standard deviation and the order of the colours inside the network."""
+"""The wrappers around a network: mean, std and the order of colours before it, a choice among its classes behind."""
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+
+
+class Selected(nn.Module):
+    """Some of a network's classes, in another order: `network(images)[:, order]`."""
+
+    order: Tensor
+
+    def __init__(self, network: nn.Module, order: Sequence[int]) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("order", torch.tensor(order), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.network(images)
+        return logits.index_select(1, self.order)
 
 
 class Normalized(nn.Module):

@@ -114,7 +114,7 @@ def _source(opened: FinishedRun, tell: Tell) -> Source:
                 wanted,
                 prepared.data,
                 student,
-                walks=prepared.teacher or student,
+                walks=prepared.walkable or student,
                 seed=seed,
                 device=prepared.device,
             )

@@ -127,7 +127,8 @@ def open_foreign(
                 hint="--data folder:PATH finds out; --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 says it",
             )
         if inputs is not None:
-            checked = checkpoint.check_teacher(network, inputs.data, normalize=given.normalize)
+            unnamed = replace(network, class_names=None)  # it is measured as it answers, in its own order of classes
+            checked = checkpoint.check_teacher(unnamed, inputs.data, normalize=given.normalize)
             tell(f"{path.name}: {checked.sentence}")
             network = checked.network
         yield ForeignGraph(file, network, inputs)
@@ -213,7 +214,7 @@ def _exported(foreign: ForeignGraph, target: Export, folder: Path, tell: Tell, *
     def calibration(wanted: Calibration) -> tuple[NDArray[np.float32], int]:
         if inputs is None:
             return wanted_images(wanted, None, None, walks=None, seed=0, device=torch.device("cpu"))
-        return wanted_images(wanted, inputs.data, inputs.teacher, walks=inputs.teacher, seed=0, device=inputs.device)
+        return wanted_images(wanted, inputs.data, inputs.teacher, walks=inputs.walkable, seed=0, device=inputs.device)
 
     source = Source(
         name=path.stem,

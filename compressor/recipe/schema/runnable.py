@@ -59,10 +59,11 @@ def _require_cacheable(recipe: Recipe, name: str) -> None:
         )
     if not recipe.method.needs.cached:
         raise UsageError(f"train.cache_teacher is not for {name}, which asks its teacher more than logits", hint=hint)
-    if getattr(recipe.method, "features", ()):
-        raise UsageError(
-            "train.cache_teacher keeps logits, and method.features compares inner outputs of the teacher", hint=hint
-        )
+    for key in ("features", "intermediate"):
+        if getattr(recipe.method, key, None):
+            raise UsageError(
+                f"train.cache_teacher keeps logits, and method.{key} compares inner outputs of the teacher", hint=hint
+            )
 
 
 def _unused(recipe: Recipe) -> dict[str, tuple[str, str]]:
