@@ -326,12 +326,14 @@ def test_a_teacher_that_guesses_is_refused(teacher, data):
     rejected(lambda: check_teacher(teacher(stated=EQUAL), random), "at best, hardly more than guessing (25.0 %)")
 
 
-def test_the_same_class_names_in_another_order_are_refused_unseen(teacher, data):
+def test_class_names_in_another_order_are_gone_by_and_found_out_where_they_are_not_true(teacher, data):
     swapped = ("dark", "light", "dim", "bright")
 
+    checked = check_teacher(teacher(stated=EQUAL, order=(0, 2, 1, 3), class_names=swapped), data())
+    assert checked.sentence.endswith("; its classes are put in the data's order by their names")
     rejected(
         lambda: check_teacher(teacher(stated=EQUAL, class_names=swapped), data()),
-        "its class 1 is 'light', the data's is 'dim'",
+        "the order of the classes looks shuffled",
     )
     check_teacher(teacher(stated=EQUAL, class_names=("0", "1", "2", "3")), data())
 
