@@ -899,7 +899,8 @@ def test_a_shipped_recipe_is_right_and_needs_no_file_of_ours(path, tmp_path):
     assert recipe.name == path.stem
     assert conforms(parse(path.read_text(encoding="utf-8"), "x").values, schema(), schema()["$defs"])
     assert (recipe.teacher, recipe.student.init, recipe.data.root) == (None, None, None)
-    require_runnable(load(path, [Override(("teacher", "checkpoint"), tmp_path / "t.pt")]))
+    files = [tmp_path / f"{number}.pt" for number in range(max(1, recipe.method.needs.teachers))]
+    require_runnable(recipe.with_teachers([Teacher(checkpoint=file) for file in files]))
     load(path, ["train.epochs=3"])
 
 

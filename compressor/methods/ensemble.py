@@ -171,7 +171,7 @@ def _resized(output: Tensor, size: torch.Size) -> Tensor:
     """Return maps `[B, C, H, W]` at another height and width: averaged to a smaller, interpolated to a larger one."""
     if output.shape[2] > size[0]:
         return F.adaptive_avg_pool2d(output, (size[0], size[1]))
-    return output if output.shape[2:] == size else F.interpolate(output, tuple(size), mode="bilinear")
+    return output if output.shape[2:] == size else F.interpolate(output, (size[0], size[1]), mode="bilinear")
 
 
 class _Soft(nn.Module):

@@ -102,8 +102,8 @@ class _Features(Objective):
 def map_distance(learnt: Tensor, taught: Tensor) -> Tensor:
     """Return the mean squared difference of maps `[B, C, H, W]`, averaged to the smaller height and width, `[B]`."""
     size = min(learnt.shape[2], taught.shape[2]), min(learnt.shape[3], taught.shape[3])
-    small, target = (F.adaptive_avg_pool2d(each, size) for each in (learnt, taught))
-    return F.mse_loss(small, target, reduction="none").flatten(1).mean(dim=1)
+    ours, theirs = (F.adaptive_avg_pool2d(each, size) for each in (learnt, taught))
+    return (ours - theirs).square().flatten(1).mean(dim=1)
 
 
 def _classes(network: nn.Module, input_shape: tuple[int, int, int], device: torch.device) -> int:
