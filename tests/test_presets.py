@@ -78,9 +78,9 @@ def test_a_file_wins_over_a_shipped_name_and_a_folder_does_not(tmp_path, monkeyp
     [
         ("smok", "there is no recipe 'smok'", "did you mean 'smoke'?"),
         ("my/smoke.yml", "there is no recipe 'my/smoke.yml'", "did you mean 'smoke'?"),
-        ("zzz", "there is no recipe 'zzz'", "smoke"),
-        (".", ". is a folder, not a recipe", "smoke"),
-        ("", "is a folder, not a recipe", "smoke"),
+        ("zzz", "there is no recipe 'zzz'", "compress recipes ls"),
+        (".", ". is a folder, not a recipe", "compress recipes ls"),
+        ("", "is a folder, not a recipe", "compress recipes ls"),
     ],
 )
 def test_an_unknown_name_is_refused_with_what_is_known(name, said, hint):

@@ -27,8 +27,8 @@ KEYS = {
     "hardware",
     record.Data: "source fingerprint classes train validation test unlabelled target target_test "
     "boundary_samples attack_samples made epsilon",
-    record.Training: "method seed epochs seconds validation_top1 best_validation_top1 best_epoch",
-    record.Network: [*METRICS, "arch", "classes", "input_shape", "parameters", "macs"],
+    record.Training: "method seed epochs stages seconds validation_top1 best_validation_top1 best_epoch",
+    record.Network: [*METRICS, "arch", "classes", "input_shape", "parameters", "macs", "quantized"],
     record.Artifact: [*METRICS, "input", "output", "companions", "census", "calibration", "parity", "note"],
     record.Parity: "max_error mean_error relative_error rms_error pixel_error agreement samples batch_sizes",
     record.Timing: "p50 p90 p95 p99 mean median_ci images_per_s iterations threads transfers cuda_graph other_load "

@@ -148,9 +148,11 @@ def evaluated(linear, images):
     split.batches = lambda size, *, seed=0: ListSplit.batches(split, size, seed=seed or 0)
 
     def measure(count):
+        opened = SimpleNamespace(module=teacher, std=(0.25, 0.25, 0.25))
         inputs = SimpleNamespace(
             data=SimpleNamespace(test=split, source="made", classes=tuple("abcd"), target=None),
-            teacher=SimpleNamespace(module=teacher, std=(0.25, 0.25, 0.25)),
+            teacher=opened,
+            walkable=opened,
             device=torch.device("cpu"),
         )
         runners = [TorchRunner(network, input_shape=(3, 8, 8), classes=4) for network in (teacher, student)]
