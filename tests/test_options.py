@@ -54,8 +54,8 @@ def test_an_option_stands_for_a_key_of_the_recipe_and_offers_its_words(name):
 def test_options_with_words_are_among_them():
     assert [name for name, (kind, _) in keyed().items() if words(kind)] == [
         *("TeacherOptions.normalize", "TrainingOptions.precision", "ArtifactOptions.precision"),
-        "ArtifactOptions.calibration",
         *("ArtifactOptions.input_", "ArtifactOptions.output", "ArtifactOptions.quantization"),
+        "ArtifactOptions.calibration",
     ]
 
 
