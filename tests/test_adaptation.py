@@ -151,6 +151,14 @@ def test_without_a_discrepancy_there_are_labels_alone(config, at):
     assert update.terms.keys() == {"ce"}
 
 
+@pytest.mark.parametrize(("config", "seen"), [(UDA(mmd_weight=0), 5), (UDA(), 8)])
+def test_what_is_trained_on_the_source_alone_never_sees_the_target(config, seen):
+    student, sizes = Net(1), []
+    student.register_forward_pre_hook(lambda _, given: sizes.append(len(given[0])))
+    list(build(config, student).updates(batch(), moment(0)))
+    assert sizes == [seen]
+
+
 # Joint
 
 
@@ -186,6 +194,15 @@ def test_the_teacher_adapts_and_then_teaches():
     }
     torch.testing.assert_close(dict(second.terms), expected)
     assert next(updates, None) is None
+
+
+@pytest.mark.parametrize(("config", "learnt"), [(KDUDA(mmd_weight=0), 5), (KDUDA(), 8)])
+def test_a_teacher_without_discrepancy_learns_from_the_source_and_teaches_on_both(config, learnt):
+    objective, sizes = build(config, Net(1), Net(2)), []
+    objective.adapted.register_forward_pre_hook(lambda _, given: sizes.append(len(given[0])))
+    first, _ = objective.updates(batch(), moment())
+    assert sizes == [learnt, 8]
+    assert ("teacher_mmd" in first.terms) == (learnt == 8)
 
 
 def test_teaching_leaves_no_gradient_in_the_teacher_and_adapting_none_in_the_student():

@@ -18,7 +18,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 from torch import nn
 from torch.nn.utils import prune
 
@@ -33,6 +33,7 @@ from compressor.checkpoint import (
     save_student,
     trial,
 )
+from compressor.checkpoint.formats import Format, sniff
 from compressor.checkpoint.reading import PREFIXES, WRAPPERS, strip_prefixes, unwrap
 from compressor.checkpoint.torchscript import pure
 from compressor.errors import CompressError, InputRejected, UsageError
@@ -1081,6 +1082,16 @@ def test_a_card_that_asks_for_more_than_its_tensors_makes_nothing(student, tmp_p
         card = {"format": 1, "arch": ARCH, "classes": 10, "input_shape": SHAPE, "mean": MEAN, "std": STD} | changes
         save_file(load_file(good), tmp_path / "bad.safetensors", metadata={"compressor": json.dumps(card)})
         rejected(lambda: load_network(tmp_path / "bad.safetensors"), words)
+
+
+@pytest.mark.parametrize("length", [0x0280, 0x0380, 0x0480, 0x0580])
+def test_a_header_whose_length_begins_like_a_pickle_is_still_one_of_safetensors(tmp_path, length):
+    path, begins = tmp_path / "x.safetensors", length.to_bytes(8, "little")
+    made = (save({"weight": torch.ones(2)}, {"a": "b" * padding}) for padding in range(length))
+    path.write_bytes(next(content for content in made if content.startswith(begins)))
+    assert path.read_bytes()[:2] == bytes([0x80, length >> 8])
+    assert sniff(path) == Format.SAFETENSORS
+    assert set(read_tensors(path).metadata["a"]) == {"b"}
 
 
 def test_safetensors_with_numbers_of_a_kind_that_is_not_computed_with_are_refused(tmp_path):

@@ -55,9 +55,11 @@ def sniff(path: Path) -> Format:
             raise InputRejected(f"{path} is {what}", hint=_HINTS.get(magic, KINDS))
     if head.startswith(b"PK"):
         return _zipped(path)
+    if head[8:9] == b"{" and head[4:8] == bytes(4):  # after the length of a JSON header, which may begin like a pickle
+        return Format.SAFETENSORS
     if head[:1] == b"\x80" and head[1:2] in {b"\x02", b"\x03", b"\x04", b"\x05"}:
         return Format.PICKLE
-    if head[8:9] == b"{":  # after the length of its JSON header
+    if head[8:9] == b"{":  # a length that no header has, which is said when it is read
         return Format.SAFETENSORS
     _refuse_text(path, head)
     if path.suffix == ".onnx":

@@ -35,7 +35,9 @@ class UDA(Config):
     """
 
     kind: Literal["uda"] = "uda"
-    mmd_weight: NonNegativeFloat = Field(default=1.0, description="factor of the discrepancy; 0: labels alone")
+    mmd_weight: NonNegativeFloat = Field(
+        default=1.0, description="factor of the discrepancy; 0: it never sees the target"
+    )
     needs: ClassVar[Needs] = Needs(teachers=0, most=0, target=True)
 
     def build(self, setting: Setting) -> Objective:
@@ -60,7 +62,9 @@ class KDUDA(Config):
     temperature: PositiveFloat = 4.0
     alpha: Annotated[float, Field(ge=0, le=1, description="share of the teacher on the labelled images")] = 0.3
     beta: tuple[_Share, _Share] = Field(default=(0.1, 0.9), description="weight of teaching, first and at the end")
-    mmd_weight: NonNegativeFloat = Field(default=1.0, description="factor of the discrepancy; 0: it does not adapt")
+    mmd_weight: NonNegativeFloat = Field(
+        default=1.0, description="factor of the discrepancy; 0: the teacher never learns from the target"
+    )
     teacher_lr: PositiveFloat = Field(default=0.001, description="falls as (1 + 10 p)^-0.75, p what is done")
     needs: ClassVar[Needs] = Needs(target=True, gradients=True)
 
@@ -77,8 +81,11 @@ class Adapting(Objective):
         self.features = Given(setting.student, setting.classes, "student")
 
     def updates(self, batch: Batch, moment: Moment) -> Iterator[Update]:
-        images, labelled = _both(batch), len(batch.images)
-        logits = self.setting.student(images).float()
+        labelled = len(batch.images)
+        if self.config.mmd_weight == 0:  # the target is not seen, not even by BatchNorm
+            yield Update({"ce": F.cross_entropy(self.setting.student(batch.images).float(), batch.labels)})
+            return
+        logits = self.setting.student(_both(batch)).float()
         terms = {"ce": F.cross_entropy(logits[:labelled], batch.labels)}
         if (weight := self.config.mmd_weight * adaptation(moment)) > 0:
             terms["mmd"] = weight * self.features.discrepancy(labelled)
@@ -114,7 +121,7 @@ class Joint(Objective):
 
     def _adapt(self, images: Tensor, batch: Batch, weight: float, moment: Moment) -> dict[str, Tensor]:
         labelled = len(batch.images)
-        logits = self.adapted(images).float()
+        logits = self.adapted(images if self.config.mmd_weight > 0 else batch.images).float()
         terms = {"teacher_ce": weight * F.cross_entropy(logits[:labelled], batch.labels)}
         if (further := weight * self.config.mmd_weight * adaptation(moment)) > 0:
             terms["teacher_mmd"] = further * self.features.discrepancy(labelled)
