@@ -18,6 +18,7 @@ DISTILL = ["distill", "--teacher", GRAPH, "--student", "lenet5-half", "--data", 
 
 
 @pytest.mark.trains
+@pytest.mark.starts
 def test_an_onnx_file_teaches_and_the_run_goes_on_with_it(here):
     ran([*DISTILL, "--method", "kd", "--name", "taught", *QUICK])
     record = json.loads(ran(["validate", "--json"]).out)
@@ -33,22 +34,26 @@ def test_an_onnx_file_teaches_and_the_run_goes_on_with_it(here):
     assert "resuming after 2 of 2 epochs" in again.err
 
 
+@pytest.mark.starts
 @pytest.mark.parametrize("method", ["bss", "adaad", "dgad"])
 def test_a_method_that_differentiates_its_teacher_refuses_one(here, method):
     words = f"method {method} needs gradients through its teacher, and an ONNX file only answers"
     refused([*DISTILL, "--method", method, *QUICK], 4, words, "give the checkpoint that it was exported from")
 
 
+@pytest.mark.starts
 def test_losses_between_inner_outputs_refuse_one(here):
     features = ["--set", "method.features=[{kind: fitnet, student: conv1, teacher: conv1}]"]
     refused([*DISTILL, "--method", "kd", *features, *QUICK], 2, "no module 'conv1'", "as an ONNX file has not")
     refused([*DISTILL, "--method", "kd", "--set", "method.soft.kind=wkd-l", *QUICK], 2, "last linear layer")
 
 
+@pytest.mark.starts
 def test_what_says_how_to_open_a_checkpoint_is_refused_for_one(here):
     refused([*DISTILL, "--teacher-arch", "lenet5", *QUICK], 2, "brings its own architecture", "leave teacher.arch out")
 
 
+@pytest.mark.starts
 def test_the_names_of_the_classes_are_read_from_a_file_of_ours(here):
     network = checkpoint.load_teacher(Teacher(checkpoint=Path(GRAPH)))
 
