@@ -119,6 +119,8 @@ class Prepared(Inputs):
         config, data = self.recipe.student, self.data
         bare = models.build(config.arch, classes=len(data.classes), input_shape=data.input_shape)
         if self.initial is not None:
+            for change in models.changes_of(self.initial.module):  # the layers that its file tells of are the student's
+                change.model_copy(update={"classes": len(data.classes)}).apply(bare)
             own = bare.state_dict()
             bare.load_state_dict({**_weights(self.initial), **{name: own[name] for name in self.new_weights(bare)}})
         if self.initial is None or not self.initial.stated:

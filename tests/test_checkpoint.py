@@ -470,6 +470,17 @@ def test_files_that_are_no_checkpoints_are_named_for_what_they_are(tmp_path):
         rejected(lambda name=name: load_network(tmp_path / name), name, words)
 
 
+def test_a_header_whose_length_begins_like_a_pickle_is_read_with_its_metadata(tmp_path):
+    path, weights = tmp_path / "x.safetensors", {"w": torch.zeros(2)}
+    for room in range(900, 1300):  # some of these headers are 0x0480 bytes long
+        save_file(weights, path, metadata={"note": "n" * room})
+        if path.read_bytes()[:2] == b"\x80\x04":
+            break
+
+    assert path.read_bytes()[:2] == b"\x80\x04"
+    assert read_tensors(path).metadata["note"] == "n" * room
+
+
 def test_a_missing_file_suggests_its_neighbour(tmp_path):
     (tmp_path / "resnet20.pt").touch()
 
