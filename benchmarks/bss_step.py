@@ -14,13 +14,13 @@ import argparse
 import copy
 import random
 import statistics
-import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import torch
+from rounds import seconds
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -38,29 +38,31 @@ CLASSES, SIZE, STEPS = 10, 64, 10
 STEEPNESS = 30.0  # median norm of a gap's gradient, by the normalised image: the published ResNet26 on CIFAR-10
 
 
-def main() -> None:
-    options = arguments()
+def main(words: list[str] | None = None) -> dict[str, float]:
+    """Return the median seconds of each step, by name, and print what follows from them."""
+    options = arguments(words)
     if options.threads:
         torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     device = torch.device(options.device)
+    batch_size, rounds = (16, 1) if options.quick else (options.batch, options.rounds)
     images, labels = (part.to(device) for part in (digits() if options.images is None else arrays(options.images)))
     teacher, student = (
         Normalized(build(arch, classes=CLASSES, input_shape=(3, 32, 32)), MEAN, STD).to(device)
-        for arch in ("resnet26", "resnet8")
+        for arch in ("resnet8" if options.quick else "resnet26", "resnet8")
     )
     if options.teacher is None:
-        warm_up(teacher, CE(), [], images, labels, steps=40)
+        warm_up(teacher, CE(), [], images, labels, steps=2 if options.quick else 40)
         steepen(teacher.eval(), images[:64])
     else:
         teacher.network.load_state_dict(state(options.teacher))
     teacher.eval()
-    warm_up(student, KD(), [teacher], images, labels, steps=25)
+    warm_up(student, KD(), [teacher], images, labels, steps=2 if options.quick else 25)
     batches = [
         Batch(images[rows], labels[rows], rows)
-        for rows in torch.randint(len(images), (options.rounds + 1, options.batch), device=device)
+        for rows in torch.randint(len(images), (rounds + 1, batch_size), device=device)
     ]
-    print(f"{device.type}, {torch.get_num_threads()} threads, batch {options.batch}, {options.rounds} rounds")
+    print(f"{device.type}, {torch.get_num_threads()} threads, batch {batch_size}, {rounds} rounds")
     print(
         f"teacher: {options.teacher or 'trained for a moment, scaled'}; images: {options.images or 'digits, enlarged'}"
     )
@@ -76,14 +78,10 @@ def main() -> None:
     times: dict[str, list[float]] = {name: [] for name in steps}
     for number, batch in enumerate(batches):
         for name, step in steps.items():
-            synchronise(device)
-            started = time.perf_counter()
-            step(batch, number)
-            synchronise(device)
-            times[name].append(time.perf_counter() - started)
-    medians = {name: statistics.median(seconds[1:]) for name, seconds in times.items()}  # the first round warms up
-    for name, seconds in medians.items():
-        print(f"  {name:<22}{seconds * 1000:8.1f} ms")
+            times[name].append(seconds(lambda step=step, batch=batch, number=number: step(batch, number), device))
+    medians = {name: statistics.median(each[1:]) for name, each in times.items()}  # the first round warms up
+    for name, median in medians.items():
+        print(f"  {name:<22}{median * 1000:8.1f} ms")
     plain = medians["BSS, straightforward"]
     print(
         f"faster than straightforward: {plain / medians['BSS']:.2f}x in fp32 (goal 1.5, on a GPU 10), "
@@ -94,6 +92,7 @@ def main() -> None:
         f"{medians['BSS, bf16'] / medians['KD, bf16']:.2f} in bf16, "
         f"{plain / medians['KD']:.2f} straightforward"
     )
+    return medians
 
 
 def ours(method: Method, teacher: nn.Module, student: nn.Module, *, bfloat16: bool) -> Callable[[Batch, int], None]:
@@ -251,12 +250,7 @@ def setting(student: nn.Module, teachers: list[nn.Module]) -> Setting:
     return Setting(student, teachers, CLASSES, (3, 32, 32), 0, torch.tensor(STD, device=device), device)
 
 
-def synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def arguments() -> argparse.Namespace:
+def arguments(words: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--teacher", type=Path, help="weights of a CIFAR ResNet26, a plain state dict")
     parser.add_argument("--images", type=Path, help="array file with x and y")
@@ -264,7 +258,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, help="default: what PyTorch chooses")
     parser.add_argument("--device", default="cpu")
-    return parser.parse_args()
+    parser.add_argument("--quick", action="store_true", help="tiny: whether it works, no numbers")
+    return parser.parse_args(words)
 
 
 if __name__ == "__main__":

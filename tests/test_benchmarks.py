@@ -1,0 +1,158 @@
+"""The benchmarks run, tiny; what they state of results is right, what they say of time is not looked at."""
+
+import importlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from shell import ran
+
+FOLDER = Path(__file__).parent.parent / "benchmarks"
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def benchmark(monkeypatch):
+    """A function that imports one of the benchmarks by its name."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    return importlib.import_module
+
+
+# All that waits for a GPU
+
+
+@pytest.fixture
+def gpu(benchmark, monkeypatch):
+    """The script, whose parts say what they are told to instead of running."""
+    script = benchmark("gpu")
+    monkeypatch.setattr(script.gpu_parts, "commit", lambda: "c0ffee")
+    return script
+
+
+def stand_in(gpu, monkeypatch, code):
+    """Let all parts be a child that runs `code`; `RESULT` is the file to write. Returns the parts that were begun."""
+    begun, real = [], subprocess.Popen
+
+    def started(command, **settings):
+        begun.append(command[command.index("--part") + 1])
+        place = repr(command[command.index("--result") + 1])
+        return real([sys.executable, "-S", "-c", code.replace("RESULT", place)], **settings)
+
+    monkeypatch.setattr(gpu.subprocess, "Popen", started)
+    return begun
+
+
+WRITES = "import json; open(RESULT, 'w').write(json.dumps({'state': 'done', 'line': 'all | well', 'values': {}}))"
+
+
+@pytest.mark.starts
+def test_a_part_that_is_done_is_not_done_again(gpu, monkeypatch, tmp_path, capsys):
+    begun = stand_in(gpu, monkeypatch, WRITES)
+    words = ["--out", str(tmp_path), "--only", "precision"]
+
+    assert gpu.main(words) == gpu.main(words) == 0
+    assert begun == ["precision"]
+    assert json.loads((tmp_path / "precision.json").read_text())["commit"] == "c0ffee"
+    assert (tmp_path / "gpu.md").read_text().splitlines()[2:] == ["| precision | done | all / well |"]
+    assert capsys.readouterr().out.splitlines() == ["| precision | done | all / well |"] * 2
+
+    gpu.main([*words, "--again"])
+    monkeypatch.setattr(gpu.gpu_parts, "commit", lambda: "bead")  # other code
+    gpu.main(words)
+    gpu.main([*words, "--dry-run"])
+    assert begun == ["precision"] * 4
+
+
+@pytest.mark.starts
+@pytest.mark.parametrize(
+    ("code", "state", "line", "ends"),
+    [
+        ("print('it went wrong'); raise SystemExit(3)", "failed", "ended with code 3: it went wrong", 1),
+        ("import time; time.sleep(60)", "unfinished", "stopped after 0 s; the same command goes on", 0),
+    ],
+)
+def test_a_part_that_fails_or_takes_too_long_does_not_end_the_others(
+    gpu, monkeypatch, tmp_path, code, state, line, ends
+):
+    begun = stand_in(gpu, monkeypatch, code)
+    words = ["--out", str(tmp_path), "--only", "steps", "walks", "--seconds", "5" if ends else "0.2"]
+
+    assert gpu.main(words) == ends
+    assert begun == ["steps", "walks"]
+    assert [json.loads((tmp_path / f"{name}.json").read_text())["state"] for name in begun] == [state] * 2
+    assert json.loads((tmp_path / "walks.json").read_text())["line"] == line
+    gpu.main(words)
+    assert begun == ["steps", "walks"] * 2  # begun again
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="about machines without a GPU")
+def test_without_a_gpu_a_part_says_so(gpu, tmp_path):
+    result = tmp_path / "result.json"
+    assert gpu.main(["--out", str(tmp_path), "--part", "steps", "--result", str(result)]) == 0
+    assert json.loads(result.read_text()) == {"state": "missing", "line": "PyTorch sees no GPU"}
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("name", ["precision", "steps", "walks", "onnxruntime", "tensorrt"])
+def test_the_parts_run_on_the_cpu(gpu, tmp_path, name):
+    result = tmp_path / "result.json"
+    assert gpu.main(["--dry-run", "--out", str(tmp_path), "--part", name, "--result", str(result)]) == 0
+    found = json.loads(result.read_text())
+    if name == "tensorrt" and found["state"] == "missing":
+        assert "TensorRT" in found["line"]
+    else:
+        assert found["state"] == "done"
+
+
+def ended(said, code, commands):
+    """Return what stands in for a command: it is noted, and ends at once."""
+
+    def run(command, **_):
+        commands.append(command)
+        return SimpleNamespace(stdout=said, stderr="", returncode=code)
+
+    return run
+
+
+def test_the_comparison_can_be_planned_and_wants_a_teacher(benchmark, monkeypatch, tmp_path):
+    parts, commands = benchmark("gpu_parts"), []
+    monkeypatch.setattr(parts.subprocess, "run", ended("planned\n", 0, commands))
+    monkeypatch.setattr(parts.signal, "signal", lambda *_: None)
+    assert parts.tables(parts.Given(CPU, True, tmp_path)) == ("planned", {"folder": "tables"}, True)
+    ran(commands[0][3:])
+    with pytest.raises(parts.Missing, match="no teacher is named"):
+        parts.tables(parts.Given(CPU, False, tmp_path))
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_the_last_line_of_the_tests_is_told(benchmark, monkeypatch, tmp_path, code):
+    parts = benchmark("gpu_parts")
+    monkeypatch.setattr(parts.subprocess, "run", ended("....\n= 4 of 5 =\n", code, []))
+    assert parts.cuda_tests(parts.Given(CPU, False, tmp_path)) == ("4 of 5", {"code": code}, code == 0)
+
+
+def test_a_walk_by_masks_is_the_published_walk(benchmark, linear, images):
+    parts = benchmark("gpu_parts")
+    network, pixels, scale = linear(torch.eye(4, 3 * 64) * 8), images(8), torch.tensor([0.2, 0.5, 1.0])
+    base = network(pixels).argmax(dim=1)
+    target = (base + 1) % 4
+
+    masked = parts.masked_walk(network, pixels, base, target, scale)
+    walked = parts.BoundaryAttack()(network, pixels, base, target, scale=scale)
+
+    torch.testing.assert_close(masked, walked.images)
+    assert not torch.equal(masked, pixels)
+
+
+@pytest.mark.parametrize(("loss", "good"), [(1.04, True), (1.06, False)])
+def test_half_precision_that_ends_elsewhere_is_told(benchmark, monkeypatch, tmp_path, loss, good):
+    parts = benchmark("gpu_parts")
+    monkeypatch.setattr(
+        parts, "_trained", lambda *_, precision="fp32", **__: (None, loss if precision == "fp16" else 1.0)
+    )
+    monkeypatch.setattr(parts, "_top1", lambda *_: 90.0)
+    assert parts.precision(parts.Given(CPU, False, tmp_path))[2] is good
