@@ -39,6 +39,8 @@ MEMBERS = [
     "vgg11-pool5",
     "mobilenetv2-0.25",
     "mobilenetv2",
+    "mobilenetv2-conv",
+    "seresnet8",
     "shufflenetv2-0.5",
     "lenet5",
     "lenet5-half",

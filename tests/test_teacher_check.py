@@ -16,7 +16,7 @@ from compressor.checkpoint.normalisation import Tried, chosen
 from compressor.checkpoint.teacher_check import _clearly_better
 from compressor.data import NORMALISATIONS
 from compressor.errors import InputRejected
-from compressor.models import Normalized
+from compressor.models import Normalized, wide_stem
 
 NAMES = ("dark", "dim", "light", "bright")
 LEVELS = torch.tensor([0.2, 0.4, 0.6, 0.8])  # the brightness of each class
@@ -402,6 +402,21 @@ def test_what_batchnorm_remembers_is_not_believed_against_the_images(teacher, da
 
     assert in_other_form(forced).arch == "resnet8-centred"
     assert check_teacher(forced, answered(data, images, right)).top1 == 100
+
+
+def test_images_tell_whether_a_stem_was_pooled(teacher, data, monkeypatch):
+    monkeypatch.setattr(wide_stem, "WIDTHS", (4, 4, 4, 4))
+    torch.manual_seed(0)
+    trained = models.build("resnet18-stem3-pooled", classes=4, input_shape=(3, 8, 8)).eval()
+    torch.nn.init.normal_(trained.fc.weight)
+    images = torch.rand(400, 3, 8, 8)
+    with torch.no_grad():
+        trained.fc.bias -= trained(images).mean(dim=0)
+    known = answered(data, images, trained)
+    plain, pooled = (loaded(teacher, trained, f"resnet18-stem3{form}") for form in ("", "-pooled"))
+
+    rejected(lambda: check_teacher(plain, known), "as resnet18-stem3-pooled", "--teacher-arch resnet18-stem3-pooled")
+    assert check_teacher(pooled, known).top1 == 100
 
 
 def test_without_a_memory_there_is_no_other_form(teacher, centred, monkeypatch):

@@ -303,12 +303,15 @@ def fitted(network: Network, dataset: Described) -> Network:
 
 
 def in_other_form(network: Network) -> Network | None:
-    """Return the network that its BatchNorm remembers to have been: other shortcuts between the very same tensors.
+    """Return the network that it may have been instead, with the very same tensors.
 
-    None where it is of the form it was trained in, or where that cannot be told; see `models.candidates`.
+    That is the one which its BatchNorm remembers, or which has or lacks a pooling behind the stem, as data can tell.
+    None where it is of the form it was trained in, or where other forms are not known; see `models.candidates`.
     """
     if network.arch is None or set(":/") & set(network.arch):
         return None  # of code from elsewhere, other forms are not known
+    if (twin := models.twin(network.arch)) is not None:
+        return _built(replace(network, arch=twin), network.input_shape)
     fits = [one.arch for one in models.candidates(_weights(network)) if one.exact]
     if not fits or network.arch in fits:
         return None

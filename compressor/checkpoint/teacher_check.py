@@ -13,6 +13,7 @@ from typing import Literal, Protocol
 
 from torch import Tensor
 
+from compressor import models
 from compressor.checkpoint.class_order import best_order, by_names
 from compressor.checkpoint.match import fitted, in_other_form
 from compressor.checkpoint.network import Network, Shape
@@ -227,10 +228,12 @@ def _refuse_other_form(
 ) -> None:
     ours, theirs = (max(each, key=lambda one: one.top1) for each in (tried, others))
     if _clearly_better(theirs.right, ours.right):
+        told = other.arch != models.twin(str(network.arch))
         raise InputRejected(
             f"{network.called} is right on {ours.top1:.1f} % {images} as {network.arch}, "
             f"on {theirs.top1:.1f} % as {other.arch}, which has the same tensors",
-            hint=f"--teacher-arch {other.arch}, or leave it out: its BatchNorm tells which of them was trained",
+            hint=f"--teacher-arch {other.arch}"
+            + (", or leave it out: its BatchNorm tells which of them was trained" if told else ""),
         )
 
 

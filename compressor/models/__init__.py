@@ -6,6 +6,7 @@ from compressor.models.cost import macs, parameters
 from compressor.models.infer import Candidate, candidates, explain
 from compressor.models.normalized import Normalized, Selected
 from compressor.models.timm_zoo import owners as timm_owners
+from compressor.models.wide_stem import twin
 
 __all__ = [
     "Candidate",
@@ -26,4 +27,5 @@ __all__ = [
     "require_known",
     "timm_owners",
     "title",
+    "twin",
 ]

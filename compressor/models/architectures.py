@@ -10,11 +10,13 @@ from torch import nn
 
 from compressor.errors import UsageError, did_you_mean
 from compressor.models import (
+    densenet,
     factory,
     lenet,
     mobilenet,
     resnet,
     shufflenet,
+    squeeze,
     timm_zoo,
     torchvision_zoo,
     vgg,
@@ -50,7 +52,7 @@ class Family(Protocol):
 
 
 # To add one: its module, then this line.
-FAMILIES: tuple[Family, ...] = (resnet, wide_stem, wrn, vgg, mobilenet, shufflenet, lenet)
+FAMILIES: tuple[Family, ...] = (resnet, wide_stem, squeeze, wrn, densenet, vgg, mobilenet, shufflenet, lenet)
 
 
 @dataclass(frozen=True)

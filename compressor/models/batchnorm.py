@@ -1,4 +1,4 @@
-"""What BatchNorm remembers: residual networks whose weights fit alike are told apart by their running means.
+"""What BatchNorm remembers: residual and dense networks whose weights fit alike are told apart by their running means.
 
 A running mean is the average input that a layer had in training. Fed with noise, and normalising by the batch, a
 network of the right form shows nearly these averages again, since every layer's input then has the mean and the

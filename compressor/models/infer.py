@@ -7,7 +7,7 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
-from compressor.models import resnet, torchvision_zoo
+from compressor.models import densenet, resnet, torchvision_zoo
 from compressor.models.architectures import FAMILIES, build, title
 from compressor.models.batchnorm import misfits
 from compressor.models.layers import on_meta
@@ -188,14 +188,15 @@ def _free(shape: Sequence[int]) -> str:
 
 
 def _remembered(fits: Sequence[Candidate], state_dict: Mapping[str, Tensor]) -> list[Candidate]:
-    """Drop the residual networks that BatchNorm's memory rules out."""
-    rivals = [fit for fit in fits if fit.arch.startswith(resnet.PREFIX)]
-    if len(rivals) < 2:
-        return list(fits)
-    values = misfits([_loaded(rival, state_dict) for rival in rivals], (rivals[0].channels, 32, 32))
-    if values is None:
-        return list(fits)
-    wrong = [rival for rival, value in zip(rivals, values, strict=True) if value > DECISIVE * min(values)]
+    """Drop the residual and the dense networks that BatchNorm's memory rules out."""
+    wrong: list[Candidate] = []
+    for family in (resnet, densenet):
+        rivals = [fit for fit in fits if fit.arch.startswith(family.PREFIX)]
+        if len(rivals) < 2:
+            continue
+        values = misfits([_loaded(rival, state_dict) for rival in rivals], (rivals[0].channels, 32, 32))
+        if values is not None:
+            wrong += [rival for rival, value in zip(rivals, values, strict=True) if value > DECISIVE * min(values)]
     return [fit for fit in fits if fit not in wrong]
 
 

@@ -22,21 +22,24 @@ WIDTHS = (64, 128, 256, 512)
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 BOTTLENECKS = (50, 101, 152)
 EXPANSION = 4
+POOLED = "-pooled"
 EXAMPLES: Mapping[str, str] = {
     **{f"resnet{depth}-stem3": "ImageNet's network with a 3x3 stem and no pooling" for depth in BLOCKS},
     "resnet18-stem3-preact": "the same, normalised before each convolution",
+    **{f"resnet{depth}-stem3{POOLED}": "the same with its pooling behind the stem" for depth in (18, 34, 50)},
 }
 
 
 def build(arch: str, classes: int, input_shape: tuple[int, int, int]) -> nn.Module | None:
     """Return one of `EXAMPLES`."""
-    match = re.fullmatch(r"resnet(\d+)-stem3(-preact|)", arch)
+    match = re.fullmatch(r"resnet(\d+)-stem3(-preact|-pooled|)", arch)
     if arch not in EXAMPLES or match is None:
         return None
     depth = int(match[1])
-    if match[2]:
+    if match[2] == "-preact":
         return PreactResNet(BLOCKS[depth], classes, input_shape[0])
-    return ResNet(BLOCKS[depth], Bottleneck if depth in BOTTLENECKS else Basic, classes, input_shape[0])
+    kind = Bottleneck if depth in BOTTLENECKS else Basic
+    return ResNet(BLOCKS[depth], kind, classes, input_shape[0], pooled=match[2] == "-pooled")
 
 
 def proposals(kernels: Sequence[Sequence[int]]) -> Iterator[str]:
@@ -46,16 +49,32 @@ def proposals(kernels: Sequence[Sequence[int]]) -> Iterator[str]:
         narrow = depth in BOTTLENECKS
         inner = sum(blocks) * (3 if narrow else 2)
         if len(kernels) == 1 + inner + (4 if narrow else 3):  # the shortcuts that change the width
-            yield from (name for name in EXAMPLES if name.startswith(f"resnet{depth}-"))
+            # Not those with pooling: they have the same tensors under the same names, and are rarer; see `twin`.
+            names = (name for name in EXAMPLES if name.startswith(f"resnet{depth}-"))
+            yield from (name for name in names if not name.endswith(POOLED))
+
+
+def twin(arch: str) -> str | None:
+    """Return the network that differs by the pooling behind the stem alone, which no tensor tells."""
+    plain = arch.removesuffix(POOLED)
+    other = plain if plain != arch else f"{arch}{POOLED}"
+    return other if {arch, other} <= EXAMPLES.keys() else None
 
 
 class ResNet(nn.Module):
-    """Four stages, of which the last three halve the size."""
+    """Four stages, of which the last three halve the size; `pooled`, the stem does so first."""
 
     def __init__(
-        self, blocks: Sequence[int], kind: "type[Basic] | type[Bottleneck]", classes: int, channels: int
+        self,
+        blocks: Sequence[int],
+        kind: "type[Basic] | type[Bottleneck]",
+        classes: int,
+        channels: int,
+        *,
+        pooled: bool,
     ) -> None:
         super().__init__()
+        self.pooled = pooled
         self.conv1 = conv3x3(channels, WIDTHS[0])
         self.bn1 = nn.BatchNorm2d(WIDTHS[0])
         inputs = WIDTHS[0]
@@ -70,6 +89,8 @@ class ResNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         x = F.relu(self.bn1(self.conv1(images)))
+        if self.pooled:
+            x = F.max_pool2d(x, 3, stride=2, padding=1)
         for stage in range(len(WIDTHS)):
             x = self.get_submodule(f"layer{stage + 1}")(x)
         logits: Tensor = self.fc(x.mean(dim=(2, 3)))
