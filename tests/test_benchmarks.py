@@ -156,3 +156,53 @@ def test_half_precision_that_ends_elsewhere_is_told(benchmark, monkeypatch, tmp_
     )
     monkeypatch.setattr(parts, "_top1", lambda *_: 90.0)
     assert parts.precision(parts.Given(CPU, False, tmp_path))[2] is good
+
+
+# Beside others
+
+
+@pytest.mark.heavy
+def test_all_trainings_are_timed_in_one_run(benchmark, tmp_path, capsys):
+    peers = benchmark("peers")
+    found = peers.main(["--quick", "--out", str(tmp_path)])["rows"]
+    ours = {f"{kind} {precision}" for kind in ("KD", "BSS") for precision in ("fp32", "bf16")}
+    others = {"KD fp32, plain loop", "KD bf16, plain loop", "BSS fp32, straightforward"}
+    assert ours | others == found.keys() - {peers.TORCHDISTILL}
+    assert all(each["images_per_s"] > 0 and each["gflop"] > 0 for each in found.values())
+    # The same networks on as many images: what is counted is what KD computes, whoever runs it.
+    assert found["KD fp32"]["gflop"] == pytest.approx(found["KD fp32, plain loop"]["gflop"], rel=0.05)
+    assert "KD over KD fp32, plain loop:" in (tmp_path / "peers.md").read_text()
+    assert json.loads((tmp_path / "peers.json").read_text())["rows"].keys() == found.keys()
+    assert ("torchdistill is not installed" in capsys.readouterr().out) == (peers.TORCHDISTILL not in found)
+
+
+def test_rates_shares_and_ratios_follow_from_seconds_and_operations(benchmark):
+    peers = benchmark("peers")
+    row = peers.row("KD bf16", [0.2, 0.1, 0.4], 10**9, {"fp32": 1e9, "bf16": 2e10}, 64)
+    assert row == pytest.approx(
+        {"images_per_s": 320, "lowest": 160, "highest": 640, "ms": 200, "gflop": 1, "share_of_peak": 0.25}
+    )
+    rates = {"KD fp32": 400, "KD bf16": 800, "BSS fp32": 200, "BSS bf16": 500}
+    rates |= {"KD fp32, plain loop": 100, "BSS fp32, straightforward": 50}
+    assert peers.sentences({name: {"images_per_s": rate} for name, rate in rates.items()}) == [
+        "KD over KD fp32, plain loop: 4.00x fp32, 8.00x bf16.",
+        "BSS over BSS fp32, straightforward: 4.00x fp32, 10.00x bf16.",
+        "KD epochs that a BSS epoch costs: 2.00 in fp32, 1.60 in bf16.",
+    ]
+
+
+def test_steps_take_turns_and_the_first_of_a_turn_are_not_timed(benchmark, monkeypatch):
+    rounds, order = benchmark("rounds"), []
+    monkeypatch.setattr(rounds, "seconds", lambda step, _device: step() or len(order))
+    found = rounds.in_turns(
+        {name: (lambda name=name: order.append(name)) for name in "ab"}, rounds=2, each=2, warm=1, device=CPU
+    )
+    assert "".join(order) == "aaabbb" + "bbbaaa"
+    assert found == {"a": [2, 3, 11, 12], "b": [5, 6, 8, 9]}
+
+
+def test_operations_are_counted_both_ways(benchmark):
+    layer, images = torch.nn.Linear(6, 5), torch.ones(4, 6)
+    forward = benchmark("rounds").operations(lambda: layer(images))
+    assert forward == 2 * 4 * 6 * 5
+    assert benchmark("rounds").operations(lambda: layer(images).sum().backward()) == 2 * forward  # images need none
