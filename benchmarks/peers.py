@@ -7,9 +7,9 @@ All take their steps in turn, round by round. Ours are the product's steps with 
 what one writes first: a DataLoader whose workers crop and flip PIL images, eager KD. `straightforward BSS` is the
 published algorithm in that loop (see `bss_step`). `torchdistill` runs from its own package, where that is installed.
 Without `--data` images are a pattern for each class under noise; without `--teacher` it is trained on a few of them for
-a moment and made as steep as the published one, since how far walks go is up to the teacher. The share of the peak is the convolutions' and
-matrix products' operations a second over those of the machine's fastest matrix product in the same precision. Nothing
-depends on the figures.
+a moment and made as steep as the published one, since how far walks go is up to the teacher. The share of the peak is
+the convolutions' and matrix products' operations a second over those of the machine's fastest matrix product in the
+same precision. Nothing depends on the figures.
 """
 
 import argparse

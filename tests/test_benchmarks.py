@@ -206,3 +206,62 @@ def test_operations_are_counted_both_ways(benchmark):
     forward = benchmark("rounds").operations(lambda: layer(images))
     assert forward == 2 * 4 * 6 * 5
     assert benchmark("rounds").operations(lambda: layer(images).sum().backward()) == 2 * forward  # images need none
+
+
+# Growth and overhead
+
+
+def test_a_point_that_fails_is_named_and_the_others_are_drawn(benchmark, monkeypatch, tmp_path):
+    growth, asked = benchmark("growth"), []
+
+    def run(command, **_):
+        given = json.loads(command[command.index("--point") + 1])
+        asked.append(given)
+        if given["batch"] == 1024:
+            return SimpleNamespace(returncode=1, stdout="", stderr="Traceback\nMemoryError: too | large\n")
+        figures = {"ms": given["batch"] / 10, "epoch_s": 7.0, "memory_mb": given["batch"] ** 2}
+        return SimpleNamespace(returncode=0, stdout=f"a warning\n{json.dumps(figures)}\n", stderr="")
+
+    monkeypatch.setattr(growth.subprocess, "run", run)
+    rows = growth.main(["--only", "batch", "--out", str(tmp_path)])["rows"]["batch"]
+
+    assert asked == [{**growth.BASE, "batch": batch} for batch in (64, 256, 1024)]
+    assert [growth.exponent(rows, figure) for figure in growth.FIGURES] == pytest.approx([1.0, 0.0, 2.0])
+    table = (tmp_path / "growth.md").read_text().splitlines()
+    assert table[2:] == [
+        "| 64 | 6.4 | 7.0 | 4,096.0 |",
+        "| 256 | 25.6 | 7.0 | 65,536.0 |",
+        "| 1,024 | not measured: MemoryError: too / large |  |  |",
+        "| grows with the power | 1.00 | 0.00 | 2.00 |",
+    ]
+    assert "images a step" in (tmp_path / "growth.svg").read_text()
+
+
+@pytest.mark.heavy
+def test_a_point_is_measured(benchmark, capsys):
+    point = {"classes": 12, "images": 64, "size": 8, "attack": 4, "steps": 1, "batch": 16}
+    benchmark("growth").main(["--point", json.dumps(point), "--timed", "1", "--warm", "1"])
+    found = json.loads(capsys.readouterr().out)
+    assert found["epoch_s"] == pytest.approx(found["ms"] / 1000 * 4, rel=0.26)  # 64 images less those of the test split
+    assert found["memory_mb"] > 0
+
+
+@pytest.mark.trains
+def test_what_a_training_spends_beside_its_steps_adds_up(benchmark, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    overhead = benchmark("overhead")
+    overhead.main(["--epochs", "2", "--set", "student.arch=lenet5", "--began", "0"])
+    found = json.loads(capsys.readouterr().out)
+    parts = [found[name] for name in overhead.SPENT]
+    assert all(part > 0 for part in parts)
+    assert sum(parts) <= found["whole"] < found["first_step"]
+    assert not list(tmp_path.iterdir())
+
+
+def test_shares_of_an_epoch_are_spoken(benchmark):
+    found = {"imports": 2.0, "first_step": 3.5, "whole": 10.0, "epochs": 4}
+    found |= {"training": 9.0, "validation": 0.5, "checkpoints": 0.2, "logs": 0.1}
+    first, table, last = benchmark("overhead").spoken(found)
+    assert first == "time to the first step: 3.50 s, of which imports 2.00 s"
+    assert table.splitlines()[-1] == "| all else | 0.200 | 2.0% |"
+    assert last == "validation, logs and checkpoints: 8.0% of the time (goal: under 5%)"
