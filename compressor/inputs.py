@@ -13,7 +13,7 @@ from compressor import checkpoint, data, models
 from compressor.batch import Batch
 from compressor.checkpoint.network import refuse_undifferentiable
 from compressor.choices import FOLDER, NOTHING
-from compressor.data import Dataset, Shard, Split
+from compressor.data import Dataset, Mix, Shard, Split
 from compressor.errors import InputRejected, UsageError
 from compressor.machine.devices import choose_device
 from compressor.methods import Method
@@ -340,6 +340,8 @@ def _labelled(data: Dataset, recipe: Recipe, size: int, shard: Shard) -> Source:
     """
     samples = len(data.train)
     one_left = samples > size > 1 and samples % size == 1
+    wanted = recipe.data.augment
+    mix = Mix(wanted.mixup, wanted.cutmix) if wanted.mixes else None
 
     def batches(epoch: int, start: int) -> Iterator[Batch]:
         return data.train.batches(
@@ -350,6 +352,7 @@ def _labelled(data: Dataset, recipe: Recipe, size: int, shard: Shard) -> Source:
             drop_last=one_left,
             start=start,
             views=recipe.method.needs.views,
+            mix=mix,
             shard=shard,
         )
 

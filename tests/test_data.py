@@ -20,6 +20,7 @@ from compressor.data.images import decode, read_header
 from compressor.data.split import Held, Split
 from compressor.errors import InputRejected, UsageError
 from compressor.recipe import Data
+from compressor.recipe.schema.augment import Augment
 
 CPU = torch.device("cpu")
 
@@ -54,7 +55,7 @@ def folder(tmp_path):
 
 def split_of(count=10, *, size=8, channels=3, augmentation=None):
     images = torch.randint(0, 256, (count, size, size, channels), dtype=torch.uint8)
-    augmentation = augmentation or chosen("crop-flip", size, size)
+    augmentation = augmentation or chosen(Augment(), "crop-flip", size, size)
     return Split(Held(images), torch.arange(count), torch.arange(count) % 3, augmentation, CPU)
 
 
@@ -127,9 +128,9 @@ def test_draws_reach_every_corner_and_mirror_half():
 
 @pytest.mark.parametrize(("size", "pad"), [(32, 4), (8, 1), (28, 4), (64, 8), (224, 28), (3, 1)])
 def test_the_pad_is_four_of_thirty_two(size, pad):
-    assert chosen("crop-flip", size, size + 10) == Augmentation(pad, flip=True)
-    assert chosen("crop", size, size) == Augmentation(pad, flip=False)
-    assert chosen("none", size, size) == Augmentation()
+    assert chosen(Augment(kind="crop-flip"), "crop", size, size + 10) == Augmentation(pad, flip=True)
+    assert chosen(Augment(), "crop", size, size) == Augmentation(pad, flip=False)
+    assert chosen(Augment(kind="none"), "crop", size, size) == Augmentation()
 
 
 # Batches

@@ -2,6 +2,7 @@ import io
 import math
 import os
 import signal
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from compressor.batch import Batch
+from compressor.batch import Batch, Mixed
 from compressor.errors import Diverged, Interrupted, UsageError
 from compressor.machine.interrupt import interruptible
 from compressor.methods import Objective, Player, Setting, Update
@@ -393,8 +394,9 @@ def told(epochs):
         {"precision": "bf16", "ema": 0.9},
         {"precision": "fp16", "schedule": Schedule(kind="cosine", warmup=1)},
         {"optimizer": "adamw", "clip_norm": 0.1},
+        {"accumulate": 3},
     ],
-    ids=["sgd", "bf16-ema", "fp16-cosine", "adamw"],
+    ids=["sgd", "bf16-ema", "fp16-cosine", "adamw", "parts"],
 )
 def test_a_run_resumed_after_any_step_ends_in_the_same_bits(tiny, config, stop):
     whole = run_of(tiny, **config)
@@ -610,3 +612,84 @@ def test_the_student_learns(tiny):
     epochs = list(fit(state, lambda _, start: batches(0, start)))
 
     assert epochs[-1].losses["ce"] + epochs[-1].losses["kd"] < 0.8 * (epochs[0].losses["ce"] + epochs[0].losses["kd"])
+
+
+# Accumulation
+
+
+@pytest.mark.parametrize("parts", [2, 3, 4])
+def test_a_step_in_parts_is_the_step_of_the_whole_batch(linear, parts):
+    class Regression(Objective):
+        def updates(self, batch, moment):
+            logits = self.setting.student(batch.images.mean(dim=(2, 3))[:, :2])
+            yield Update({"error": (logits[:, 0] - batch.labels).square().mean()}, notes={"size": logits.sum() * 0 + 1})
+
+    def trained(**config):
+        student = linear(torch.tensor([[1.0, 2.0]]))
+        state = state_of(student, Regression(setting(student)), epochs=2, lr=0.05, clip_norm=1.0, **config)
+        return list(fit(state, batches)), student.weight.detach()
+
+    (whole, expected), (split, found) = trained(), trained(accumulate=parts)
+
+    torch.testing.assert_close(found, expected)
+    assert [epoch.losses["error"] for epoch in split] == pytest.approx([epoch.losses["error"] for epoch in whole])
+    assert [epoch.notes["size"] for epoch in split] == pytest.approx([1.0, 1.0])
+    assert [(epoch.images, epoch.steps) for epoch in split] == [(epoch.images, epoch.steps) for epoch in whole]
+
+
+def test_players_take_turns_between_the_updates_of_all_parts(linear):
+    class Turns(Objective):
+        def __init__(self, given):
+            super().__init__(given)
+            self.judge = nn.Linear(1, 1, bias=False)
+
+        def players(self):
+            return {"judge": Player(parameters=self.judge.parameters())}
+
+        def updates(self, batch, moment):
+            seen.append(("judge", moment.rank, moment.world, len(batch.images)))
+            yield Update({"judge": self.judge.weight.sum() * self.setting.student.weight.sum()}, player="judge")
+            seen.append(("student", moment.rank, moment.world, self.judge.weight.item()))
+            yield Update({"student": self.setting.student.weight.sum() * self.judge.weight.sum()})
+
+    seen, student = [], linear(torch.tensor([[1.0, 2.0]]))
+    objective = Turns(setting(student))
+    state = state_of(student, objective, accumulate=2, lr=0.1, momentum=0.0, weight_decay=0.0, schedule=CONSTANT)
+    before = objective.judge.weight.item()
+
+    state.advance(next(batches(0, 0)))
+
+    assert [each[:3] for each in seen] == [("judge", 0, 2), ("judge", 1, 2), ("student", 0, 2), ("student", 1, 2)]
+    assert [each[3] for each in seen[:2]] == [4, 4]
+    moved = before - 0.1 * 3.0
+    assert [each[3] for each in seen[2:]] == pytest.approx([moved, moved])
+    torch.testing.assert_close(student.weight.detach(), torch.tensor([[1.0, 2.0]]) - 0.1 * moved)
+
+
+def test_parts_have_two_images_or_more_and_all_that_belongs_to_them():
+    images = torch.rand(7, 3, 2, 2)
+    mixed = Mixed(torch.arange(7) + 10, torch.rand(7))
+    batch = Batch(images, torch.arange(7), torch.arange(7) + 20, views=(images + 1,), taught=(images.sum((2, 3)),))
+    batch = replace(batch, mixed=mixed, unlabelled=torch.rand(9, 3, 2, 2), weight=0.5, total=14)
+
+    parts = batch.parts(100)
+
+    assert [len(part.images) for part in parts] == [3, 2, 2]
+    assert sum(part.weight for part in parts) == pytest.approx(0.5)
+    assert [part.weight for part in parts] == pytest.approx([3 / 14, 1 / 7, 1 / 7])
+    assert [part.size for part in parts] == [14] * 3
+    for whole, cut in (
+        (images, [part.images for part in parts]),
+        (batch.labels, [part.labels for part in parts]),
+        (batch.indices, [part.indices for part in parts]),
+        (images + 1, [part.views[0] for part in parts]),
+        (batch.taught[0], [part.taught[0] for part in parts]),
+        (mixed.labels, [part.mixed.labels for part in parts]),
+        (mixed.share, [part.mixed.share for part in parts]),
+        (batch.unlabelled, [part.unlabelled for part in parts]),
+    ):
+        assert torch.equal(torch.cat(cut), whole)
+    empty = torch.zeros(0, dtype=torch.int64)
+    made = Batch(torch.zeros(0, 3, 2, 2), empty, empty, wanted=9).parts(2)
+    assert [(part.wanted, part.weight) for part in made] == [(5, 5 / 9), (4, 4 / 9)]
+    assert Batch(images[:3], batch.labels[:3], batch.indices[:3]).parts(2)[0].weight == 1

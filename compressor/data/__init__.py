@@ -13,6 +13,7 @@ from compressor.choices import FOLDER, NOTHING
 from compressor.data.augment import Augmentation, chosen
 from compressor.data.folder import open_folder
 from compressor.data.holdout import hold_out, keep_labels
+from compressor.data.mix import Mix
 from compressor.data.named import NORMALISATIONS, OFFICIAL, open_digits, open_official
 from compressor.data.objects import from_objects, open_factory
 from compressor.data.order import ordered
@@ -32,6 +33,7 @@ __all__ = [
     "NORMALISATIONS",
     "Dataset",
     "Held",
+    "Mix",
     "Shard",
     "Split",
     "divided",
@@ -82,7 +84,7 @@ def divided(loaded: Loaded, config: Data, *, device: torch.device, seed: int = 0
         train, validation = train.without(places), train.only(places)
 
     _, height, width = loaded.input_shape
-    augmentation = chosen(loaded.augment if config.augment == "auto" else config.augment, height, width)
+    augmentation = chosen(config.augment, loaded.augment, height, width, train_size=config.train_size)
     mean, std = loaded.statistics or measured(train.split(augmentation, device))
     parts = [train, validation, test]
     if config.labels is not None:
@@ -101,6 +103,7 @@ def divided(loaded: Loaded, config: Data, *, device: torch.device, seed: int = 0
         validation=splits[1],
         test=splits[2],
         fingerprint=_fingerprint(loaded, parts),
+        train_size=config.train_size,
         notes=tuple(notes),
     )
 

@@ -6,13 +6,20 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from compressor.data.photo import Photo
+from compressor.recipe.schema.augment import Augment
+
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Each image is moved by up to `pad` pixels either way, black coming in, and mirrored half of the time."""
+    """Each image is moved by up to `pad` pixels either way, black coming in, and mirrored half of the time.
+
+    `photo` is done before, to each image where it is read.
+    """
 
     pad: int = 0
     flip: bool = False
+    photo: Photo | None = None
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
         """Return what happens to each of `count` images: `[3, count]` int64, rows `top`, `left`, `mirrored`.
@@ -43,11 +50,24 @@ class Augmentation:
         return images
 
 
-def chosen(kind: Literal["none", "crop", "crop-flip"], height: int, width: int) -> Augmentation:
-    """Return the augmentation of a recipe's word: 4 pixels of 32, as usual for CIFAR, and in proportion otherwise."""
-    if kind == "none":
-        return Augmentation()
-    return Augmentation(pad=max(1, round(min(height, width) / 8)), flip=kind == "crop-flip")
+def chosen(
+    config: Augment, usual: Literal["crop", "crop-flip"], height: int, width: int, *, train_size: int | None = None
+) -> Augmentation:
+    """Return the augmentation of a recipe: crops are by 4 pixels of 32, as usual for CIFAR, and in proportion.
+
+    Args:
+        usual: what `auto` is.
+        train_size: height and width of a photo's crops, where they are not the images'.
+    """
+    kind = usual if config.kind == "auto" else config.kind
+    photo = Photo(
+        size=(height, width) if train_size is None else (train_size, train_size),
+        scale=config.scale if kind == "photo" else None,
+        jitter=config.jitter,
+        rand_augment=config.rand_augment,
+    )
+    pad = 0 if kind in ("none", "photo") else max(1, round(min(height, width) / 8))
+    return Augmentation(pad, flip=kind in ("crop-flip", "photo"), photo=photo if photo.changes else None)
 
 
 def to_pixels(images: Tensor) -> Tensor:

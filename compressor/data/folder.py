@@ -60,6 +60,8 @@ def open_folder(place: str, config: Data, device: torch.device, held: bool | Non
         raise InputRejected(f"{error.filename or root} cannot be read: {error.strerror}") from error
     found = [part for part in (layout.train, layout.validation, layout.test) if part is not None]
     paths = [path for part in found for path in part.paths]
+    if held is None and config.augment.kind == "photo" and config.image_size is not None:
+        held = False  # what is held is brought to one size, and crops are of the whole images
     files = open_files(
         paths,
         size=config.image_size,

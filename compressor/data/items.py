@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 
 from compressor.data.images import Pixels, pixels_of
+from compressor.data.photo import Photo
 from compressor.data.reading import batches_of
 from compressor.errors import InputRejected
 from compressor.plugins import current_folder_importable, told
@@ -127,33 +128,47 @@ class StreamedItems:
     workers: int
 
     def fetch(self, batches: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-        reader = _Reader(self.parts, self.shape, tuple(accumulate(map(len, self.parts))))
+        return self._read((rows.tolist() for rows in batches), None)
+
+    def changed(self, batches: Iterable[tuple[Tensor, Tensor]], photo: Photo) -> Iterator[tuple[Tensor, Tensor]]:
+        wanted = (list(zip(rows.tolist(), seeds.T.tolist(), strict=True)) for rows, seeds in batches)
+        return self._read(wanted, photo)
+
+    def _read(self, wanted: Iterable[list[Any]], photo: Photo | None) -> Iterator[tuple[Tensor, Tensor]]:
+        reader = _Reader(self.parts, self.shape, tuple(accumulate(map(len, self.parts))), photo)
         with current_folder_importable():  # for workers, which import the user's module anew
-            read = batches_of(reader, (rows.tolist() for rows in batches), self.workers)
+            read = batches_of(reader, wanted, self.workers)
         for pixels in read:
             if isinstance(pixels, InputRejected):
                 raise pixels
-            yield torch.from_numpy(pixels).to(self.device), torch.arange(len(pixels))
+            yield torch.from_numpy(pixels).to(self.device), torch.arange(pixels.shape[0 if photo is None else 1])
 
 
 @dataclass(frozen=True)
 class _Reader(TorchDataset[Any]):
-    """What a worker does with the rows of a batch. A refusal is returned: raised, it would come with a traceback."""
+    """What a worker does with the rows of a batch. A refusal is returned: raised, it would come with a traceback.
+
+    With `photo` a row comes with a seed for each view, and the views are `[V, B, H, W, C]`.
+    """
 
     parts: tuple[Items, ...]
     shape: Shape
     ends: tuple[int, ...]
+    photo: Photo | None = None
 
-    def __getitems__(self, rows: Sequence[int]) -> Pixels | InputRejected:
-        pixels = np.empty((len(rows), *self.shape), dtype=np.uint8)
+    def __getitems__(self, wanted: Sequence[Any]) -> Pixels | InputRejected:
         try:
-            for place, row in enumerate(rows):
-                part = bisect_right(self.ends, row)
-                first = self.ends[part] - len(self.parts[part])
-                pixels[place] = self.parts[part].read(row - first, self.shape).pixels
+            if self.photo is None:
+                return np.stack([self._pixels(row) for row in wanted])
+            views = [[self.photo(self._pixels(row), seed) for seed in seeds] for row, seeds in wanted]
         except InputRejected as refused:
             return refused
-        return pixels
+        return np.asarray(views).swapaxes(0, 1)
+
+    def _pixels(self, row: int) -> Pixels:
+        part = bisect_right(self.ends, row)
+        first = self.ends[part] - len(self.parts[part])
+        return self.parts[part].read(row - first, self.shape).pixels
 
 
 def _as_bytes(image: Any) -> tuple[Pixels | Image.Image, float]:

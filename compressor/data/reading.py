@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from compressor.data.images import Damaged, Header, Pixels, decode, listed, read_header, refuse_damage
+from compressor.data.photo import Photo
 from compressor.data.split import Held, Source
 from compressor.errors import InputRejected
 from compressor.machine.workers import end_with_starter
@@ -116,7 +117,17 @@ class Streamed:
 
     def fetch(self, batches: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         wanted = ([self.paths[row] for row in rows.tolist()] for rows in batches)
-        for pixels, places, damaged in batches_of(_Decoder(self.shape, self.size), wanted, self.workers):
+        return self._read(_Decoder(self.shape, self.size), wanted)
+
+    def changed(self, batches: Iterable[tuple[Tensor, Tensor]], photo: Photo) -> Iterator[tuple[Tensor, Tensor]]:
+        wanted = (
+            [(self.paths[row], drawn) for row, drawn in zip(rows.tolist(), seeds.T.tolist(), strict=True)]
+            for rows, seeds in batches
+        )
+        return self._read(_Changer(self.size, self.shape[2], photo), wanted)
+
+    def _read(self, reader: TorchDataset[Any], wanted: Iterable[list[Any]]) -> Iterator[tuple[Tensor, Tensor]]:
+        for pixels, places, damaged in batches_of(reader, wanted, self.workers):
             self._note(damaged)
             if len(places) == 0:
                 raise InputRejected(
@@ -158,6 +169,30 @@ class _Decoder(TorchDataset[Any]):
                 pixels[len(places)] = decoded[1]
                 places.append(place)
         return pixels[: len(places)], np.asarray(places, dtype=np.int64), damaged
+
+
+@dataclass(frozen=True)
+class _Changer(TorchDataset[Any]):
+    """What a worker does with the paths of a batch and the seeds of each, one a view: views `[V, R, H, W, C]`."""
+
+    size: int | None
+    channels: int
+    photo: Photo
+
+    def __getitems__(self, wanted: Sequence[tuple[str, Sequence[int]]]) -> tuple[Pixels, Any, list[Damaged]]:
+        views: list[list[Pixels]] = []
+        places: list[int] = []
+        damaged: list[Damaged] = []
+        whole = self.photo.scale is not None  # a part is cut from all that the file shows
+        for place, (path, seeds) in enumerate(wanted):
+            decoded = decode(path, None if whole else self.size, self.channels)
+            if isinstance(decoded, Damaged):
+                damaged.append(decoded)
+            else:
+                views.append([self.photo(decoded[1], seed) for seed in seeds])
+                places.append(place)
+        pixels = np.asarray(views, dtype=np.uint8)
+        return pixels.swapaxes(0, 1) if places else pixels, np.asarray(places, dtype=np.int64), damaged
 
 
 def batches_of(reader: TorchDataset[Any], batches: Iterable[list[Any]], workers: int) -> Iterator[Any]:

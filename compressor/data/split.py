@@ -1,15 +1,18 @@
 """A split: labelled images that come in batches, each batch a function of seed, epoch and batch number alone."""
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from compressor.batch import Batch
+from compressor.batch import Batch, Mixed
 from compressor.data.augment import Augmentation, to_pixels
+from compressor.data.mix import Mix, Mixture
+from compressor.data.photo import Photo
 
 
 class Source(Protocol):
@@ -20,6 +23,14 @@ class Source(Protocol):
 
         Images are `[R, H, W, C]` uint8 on the device; the places `[R]` int64 on the CPU count within the batch and are
         fewer than `B` only where a file turned out to be damaged.
+        """
+        ...
+
+    def changed(self, batches: Iterable[tuple[Tensor, Tensor]], photo: Photo) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield, for each batch of rows `[B]` and seeds `[V, B]`, V views `[V, R, H, W, C]` of its images, and places.
+
+        Each view of an image is what `photo` makes of it by the seed, from all that its file shows where a part of it
+        is cut out.
         """
         ...
 
@@ -39,6 +50,12 @@ class Held:
     def fetch(self, batches: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         for rows in batches:
             yield self.images.index_select(0, rows.to(self.images.device)), torch.arange(len(rows))
+
+    def changed(self, batches: Iterable[tuple[Tensor, Tensor]], photo: Photo) -> Iterator[tuple[Tensor, Tensor]]:
+        for rows, seeds in batches:
+            pixels = self.images.index_select(0, rows.to(self.images.device)).cpu().numpy()
+            views = [[photo(*each) for each in zip(pixels, view, strict=True)] for view in seeds.tolist()]
+            yield torch.from_numpy(np.asarray(views)).to(self.images.device), torch.arange(len(rows))
 
 
 @dataclass(frozen=True)
@@ -95,6 +112,7 @@ class Split:
         drop_last: bool = False,
         start: int = 0,
         views: int = 1,
+        mix: Mix | None = None,
         shard: Shard = Shard(),
     ) -> Iterator[Batch]:
         """Yield the batches of one epoch on the device, from batch number `start` on.
@@ -104,15 +122,17 @@ class Split:
                 number alone, so that `start=k` yields what batch `k` and later ones would have been.
             augment: crop and flip as the recipe says; needs a seed.
             views: how many augmentations of each image; the first is what one alone would be.
+            mix: blend each image with the next one of the whole batch, or paste a part of that; needs a seed. One whose
+                next cannot be read stays as it is.
             shard: the part of each batch of `batch_size` that is yielded. All shards yield equally many batches, which
                 side by side are those of one process; where the last batch has too few images, each has all of it.
 
         A batch's `indices` count the images of this split from 0. A batch is smaller than asked where it is the last,
         or where a streamed file cannot be decoded.
         """
-        if augment and seed is None:
+        if (augment or mix is not None) and seed is None:
             raise ValueError("augmentation is random and needs a seed")
-        if views > 1 and not augment:
+        if views > 1 and (not augment or mix is not None):
             raise ValueError("several views of an image differ by their augmentation alone")
         order = torch.arange(len(self))
         if seed is not None:
@@ -120,23 +140,63 @@ class Split:
         stop = len(self) - len(self) % batch_size if drop_last else len(self)
         picks = [order[at : at + batch_size] for at in range(start * batch_size, stop, batch_size)]
         parts = [shard.of(torch.arange(len(picked))) for picked in picks]
-        fetched = self.source.fetch(self.rows[picked[part]] for picked, part in zip(picks, parts, strict=True))
-        for number, (picked, part, (images, read)) in enumerate(zip(picks, parts, fetched, strict=True), start):
-            places = part[read]
-            indices = picked[places].to(self.device)
+        asked = [
+            part if mix is None else _with_next(part, len(picked)) for picked, part in zip(picks, parts, strict=True)
+        ]
+        drawn = [(seed, epoch, number) for number in range(start, start + len(picks))]
+        read = self._read(picks, asked, drawn, views if augment else 0)
+        for picked, part, places, chance, (pixels, found) in zip(picks, parts, asked, drawn, read, strict=True):
+            places = places[found]
+            own = places[: int(torch.isin(places, part).sum())]  # what is asked for beside them comes last
+            indices = picked[own].to(self.device)
             weight, total = shard.weight(len(picked)), len(picked)
-            if not augment:
-                yield Batch(to_pixels(images), self.labels[indices], indices, weight=weight, total=total)
-                continue
-            first, *further = (
-                to_pixels(self._augmented(images, len(picked), places, _generator(seed, epoch, number, *view)))
-                for view in [(), *((each,) for each in range(1, views))]
-            )
-            yield Batch(first, self.labels[indices], indices, views=tuple(further), weight=weight, total=total)
+            batch = Batch(pixels[0], self.labels[indices], indices, views=pixels[1:], weight=weight, total=total)
+            if mix is not None:
+                batch = self._mixed(batch, picked, places, mix.draw(_generator(*chance, "mix"), *pixels[0].shape[2:]))
+            yield batch
 
-    def _augmented(self, images: Tensor, count: int, places: Tensor, generator: torch.Generator) -> Tensor:
-        """Return the images at `places` of a batch of `count`, moved; what is drawn does not depend on the places."""
-        return self.augmentation.apply(images, self.augmentation.draw(count, generator)[:, places])
+    def _read(
+        self, picks: Sequence[Tensor], asked: Sequence[Tensor], drawn: Sequence[Sequence[object]], views: int
+    ) -> Iterator[tuple[tuple[Tensor, ...], Tensor]]:
+        """Yield the views of each batch, `[R, C, H, W]` in `[0, 1]`, and which of the places asked for they are of.
+
+        What is drawn is drawn for a whole batch and does not depend on the places. No views: the image as it is.
+        """
+        rows = (self.rows[picked[places]] for picked, places in zip(picks, asked, strict=True))
+        photo = self.augmentation.photo if views else None
+        fetched: Iterator[tuple[Tensor, Tensor]]
+        if photo is None:
+            fetched = ((images[None], read) for images, read in self.source.fetch(rows))
+        else:
+            seeds = (
+                _seeds(len(picked), chance, views)[:, places]
+                for picked, places, chance in zip(picks, asked, drawn, strict=True)
+            )
+            fetched = self.source.changed(zip(rows, seeds, strict=True), photo)
+        for picked, places, chance, (images, read) in zip(picks, asked, drawn, fetched, strict=True):
+            count, here = len(picked), places[read]
+            if not views:
+                yield (to_pixels(images[0]),), read
+                continue
+            pixels = []
+            for view in range(views):
+                generator = _generator(*chance, *((view,) if view else ()))
+                moves = self.augmentation.draw(count, generator)[:, here]
+                pixels.append(to_pixels(self.augmentation.apply(images[view if photo is not None else 0], moves)))
+            yield tuple(pixels), read
+
+    def _mixed(self, batch: Batch, picked: Tensor, places: Tensor, mixture: Mixture) -> Batch:
+        """Return the batch with each image mixed with the next one, of those at `places` of `picked`."""
+        own = torch.arange(len(batch.labels))
+        position = torch.full((len(picked),), -1)
+        position[places] = torch.arange(len(places))
+        partner = position[(places[own] + 1) % len(picked)]
+        share = torch.where(partner < 0, 1.0, mixture.share)
+        partner = torch.where(partner < 0, own, partner)
+        others = batch.images.index_select(0, partner.to(self.device))
+        labels = self.labels[picked[places[partner]].to(self.device)]
+        images = mixture.apply(batch.images[: len(own)], others)
+        return replace(batch, images=images, mixed=Mixed(labels, share.to(self.device)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +207,8 @@ class Dataset:
     path. `unlabelled` is the second stream, whose labels, if any, are not used; `target` are labelled images of another
     domain, to score the end result by and nothing else. `fingerprint` tells whether two runs saw the same images under
     the same labels in the same splits and streams; it goes by names, sizes and labels, not by pixels. `notes` are
-    sentences to print: what was decided, skipped or left out.
+    sentences to print: what was decided, skipped or left out. `input_shape` is what networks are made for, measured
+    with and exported at; `train_size` is the height and width of what is trained on, where that is another.
     """
 
     name: str
@@ -162,7 +223,25 @@ class Dataset:
     fingerprint: str
     unlabelled: Split | None = None
     target: Split | None = None
+    train_size: int | None = None
     notes: tuple[str, ...] = ()
+
+    @property
+    def train_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of an image that is trained on."""
+        return self.input_shape if self.train_size is None else (self.input_shape[0], self.train_size, self.train_size)
+
+
+def _with_next(places: Tensor, count: int) -> Tensor:
+    """Return places that follow each other in a batch of `count`, and the one after the last, where that is another."""
+    following = (places[-1:] + 1) % count
+    return places if bool(torch.isin(following, places).all()) else torch.cat([places, following])
+
+
+def _seeds(count: int, chance: Sequence[object], views: int) -> Tensor:
+    """Return what each view of each image of a batch is changed by, `[views, count]` int64."""
+    drawn = [torch.randint(2**62, (count,), generator=_generator(*chance, "photo", view)) for view in range(views)]
+    return torch.stack(drawn)
 
 
 def _generator(*parts: object) -> torch.Generator:

@@ -53,6 +53,8 @@ class CCKD(Distillation):
             raise refusal("is for form: loss; the mixed target has probabilities and no logits", key="soft")
         if self.form == "target" and self.ce_weight != Weight(1.0):
             raise refusal("is for form: loss; with form: target the labels are in the target", key="ce_weight")
+        if self.form == "target" and self.label_smoothing:
+            raise refusal("is for form: loss; with form: target there is no cross entropy", key="label_smoothing")
         if self.self_regulation is not None and self.features:
             raise refusal("does not go with self_regulation: skipped samples would teach through it", key="features")
         return self
@@ -89,7 +91,7 @@ class _Conditioned(SoftTargets):
             target = mixed_target(taught / config.temperature, labels, confidence)
             # The soft loss softens what it is given, which turns these back into the target.
             return {"kd": kd_weight * self.soft(logits, config.temperature * target.log(), labels)}
-        ce = F.cross_entropy(logits, labels, reduction="none")
+        ce = F.cross_entropy(logits, labels, reduction="none", label_smoothing=config.label_smoothing)
         return {
             "ce": config.ce_weight.at(elapsed) * (1 - confidence) * ce,
             "kd": kd_weight * confidence * self.soft(logits, taught, labels),

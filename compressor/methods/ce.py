@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
-from torch.nn import functional as F
 
 from compressor.batch import Batch
+from compressor.methods.labels import label_loss
 from compressor.methods.protocol import Config, Moment, Needs, Objective, Setting, Update
 
 
@@ -15,7 +15,7 @@ class CE(Config):
 
     kind: Literal["ce"] = "ce"
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    needs: ClassVar[Needs] = Needs(teachers=0, most=0)
+    needs: ClassVar[Needs] = Needs(teachers=0, most=0, mixed=True)
 
     def build(self, setting: Setting) -> Objective:
         return _Labels(self, setting)
@@ -28,4 +28,4 @@ class _Labels(Objective):
 
     def updates(self, batch: Batch, moment: Moment) -> Iterator[Update]:  # noqa: ARG002 (the contract's signature)
         logits = self.setting.student(batch.images).float()
-        yield Update({"ce": F.cross_entropy(logits, batch.labels, label_smoothing=self.config.label_smoothing)})
+        yield Update({"ce": label_loss(logits, batch, smoothing=self.config.label_smoothing)})

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from compressor.batch import Batch
 from compressor.errors import UsageError
 from compressor.methods.kd import SoftTeaching, answers
+from compressor.methods.labels import label_loss
 from compressor.methods.losses.protocol import LogitTerm, wide
 from compressor.methods.protocol import Config, Moment, Needs, Objective, Setting, Update
 from compressor.methods.taps import Taps, linear_head
@@ -52,6 +53,7 @@ class Average(Ensemble):
     """
 
     kind: Literal["avg"] = "avg"
+    needs: ClassVar[Needs] = Needs(teachers=2, most=None, cached=True, mixed=True)
 
     def build(self, setting: Setting) -> Objective:
         return Lessons(self, setting, equal_weights)
@@ -87,10 +89,10 @@ class Lessons(Objective):
         config, elapsed = self.config, moment.elapsed
         taught = torch.stack(tuple(answers(self.setting, batch)))
         logits = self.setting.student(batch.images).float()
-        losses = [soft(logits, answer, batch.labels) for soft, answer in zip(self.soft, taught, strict=True)]
+        losses = [soft(logits, answer, batch.true_labels) for soft, answer in zip(self.soft, taught, strict=True)]
         weighed = (self.weigh(taught, batch.labels) * torch.stack(losses)).sum(dim=0)
         terms = {
-            "ce": config.ce_weight.at(elapsed) * F.cross_entropy(logits, batch.labels),
+            "ce": config.ce_weight.at(elapsed) * label_loss(logits, batch),
             "kd": config.kd_weight.at(elapsed) * weighed.mean(),
         }
         if self.inner is not None:
@@ -181,5 +183,5 @@ class _Soft(nn.Module):
         super().__init__()
         self.term = term
 
-    def forward(self, student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+    def forward(self, student: Tensor, teacher: Tensor, labels: Tensor | None) -> Tensor:
         return self.term(student, teacher, labels)

@@ -1,15 +1,15 @@
 """Knowledge distillation: the student learns the teacher's softened predictions beside the labels."""
 
 from collections.abc import Iterator, Sequence
-from typing import ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, PositiveFloat, model_validator
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from compressor.attack import as_found
 from compressor.batch import Batch
+from compressor.methods.labels import label_loss
 from compressor.methods.losses import AnyFeatureLoss, AnyLogitLoss, Features
 from compressor.methods.losses.features import name
 from compressor.methods.losses.kl import KL
@@ -48,6 +48,9 @@ class SoftTeaching(Config):
 class Distillation(SoftTeaching):
     """The keys of a method that teaches by one teacher: beside its soft targets, by its inner outputs."""
 
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.0, description="of the labels' cross entropy: the part of its target that all classes share"
+    )
     features: tuple[AnyFeatureLoss, ...] = Field(default=(), description="losses between inner outputs, none or more")
 
     @model_validator(mode="after")
@@ -66,7 +69,7 @@ class KD(Distillation):
     """
 
     kind: Literal["kd"] = "kd"
-    needs: ClassVar[Needs] = Needs(cached=True)
+    needs: ClassVar[Needs] = Needs(cached=True, mixed=True)
 
     def build(self, setting: Setting) -> Objective:
         return SoftTargets(self, setting)
@@ -91,8 +94,8 @@ class SoftTargets(Objective):
         taught = answers(self.setting, batch)[0]
         logits = self.setting.student(batch.images).float()
         terms = {
-            "ce": config.ce_weight.at(elapsed) * F.cross_entropy(logits, batch.labels),
-            "kd": config.kd_weight.at(elapsed) * self.soft(logits, taught, batch.labels).mean(),
+            "ce": config.ce_weight.at(elapsed) * label_loss(logits, batch, smoothing=config.label_smoothing),
+            "kd": config.kd_weight.at(elapsed) * self.soft(logits, taught, batch.true_labels).mean(),
         }
         return terms | self.features.terms(batch, moment), taught, logits
 

@@ -62,8 +62,9 @@ class Moment:
     """Where in the training a batch stands.
 
     `epoch` counts from 0 and `step` from 0 over all epochs. `generator` lives on the training device and is seeded from
-    the run's seed, `step` and `rank` alone, so a resumed run draws what the uninterrupted one would have drawn. `rank`
-    counts the processes that train together from 0, `world` is how many there are.
+    the run's seed, `step` and the process alone, so a resumed run draws what the uninterrupted one would have drawn.
+    `world` is in how many parts the step's batch is given, to the processes that train together and by
+    `train.accumulate` to each of them one after the other, and `rank` counts the parts from 0.
     """
 
     epoch: int
@@ -151,7 +152,8 @@ class Needs:
     beyond that: the first is what a student is compared with. `data`: labelled images, else batches are empty.
     `unlabelled`: a second stream. `target`: one of another domain. `views`: how many augmentations of each labelled
     image. `gradients`: whether it differentiates teachers by their images. `cached`: whether all it asks its teachers
-    is their logits on a batch's images, which the batch may then bring (`Batch.taught`).
+    is their logits on a batch's images, which the batch may then bring (`Batch.taught`). `mixed`: whether it learns
+    from images that are mixed of two (`Batch.mixed`), which have no one label.
     """
 
     teachers: int = 1
@@ -162,6 +164,7 @@ class Needs:
     views: int = 1
     gradients: bool = False
     cached: bool = False
+    mixed: bool = False
 
 
 class NotLoadedMethod(NotLoaded):

@@ -13,6 +13,7 @@ from compressor.attack import as_found
 from compressor.batch import Batch
 from compressor.errors import UsageError
 from compressor.methods.kd import ask
+from compressor.methods.labels import label_loss
 from compressor.methods.losses.protocol import wide
 from compressor.methods.protocol import Config, Moment, Needs, Objective, Setting, Update
 from compressor.methods.taps import Taps, linear_head, shapes, unwrap
@@ -37,7 +38,7 @@ class SimKD(Config):
     factor: PositiveInt = 2
     weight: Weight = Weight(1.0)
     ce_weight: Weight = Weight(0.0)
-    needs: ClassVar[Needs] = Needs()
+    needs: ClassVar[Needs] = Needs(mixed=True)
 
     def alter(self, student: nn.Module, teachers: Sequence[nn.Module], *, input_shape: tuple[int, int, int]) -> None:
         """Put the projector and a frozen copy of the first teacher's classifier into the student."""
@@ -95,7 +96,7 @@ class _Features(Objective):
         distance = map_distance(wide(self.learnt[config.student]), wide(self.taught[config.teacher]))
         terms = {"simkd": config.weight.at(elapsed) * distance.mean()}
         if (ce := config.ce_weight.at(elapsed)) > 0:
-            terms["ce"] = ce * F.cross_entropy(logits, batch.labels)
+            terms["ce"] = ce * label_loss(logits, batch)
         yield Update(terms)
 
 

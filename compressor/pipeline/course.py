@@ -11,10 +11,12 @@ from functools import cached_property
 from typing import Any
 
 import torch
+from torch import nn
 
 from compressor import models
 from compressor.inputs import Prepared
 from compressor.methods import Setting
+from compressor.models.probe import check_logits
 from compressor.pipeline.answers import answered
 from compressor.pipeline.teachers import frozen_teachers
 from compressor.training.loop import Epoch, TrainingState, fit
@@ -40,7 +42,7 @@ def new_state(prepared: Prepared, *, stage: int = 0, start: Mapping[str, Any] | 
         student=student,
         teachers=frozen_teachers(prepared),
         classes=len(data.classes),
-        input_shape=data.input_shape,
+        input_shape=data.train_shape,
         samples=len(data.train) if recipe.method.needs.data else 0,
         std=torch.tensor(data.std if teacher is None else teacher.std, device=prepared.device),
         device=prepared.device,
@@ -138,7 +140,20 @@ def try_out(prepared: Prepared) -> None:
     """Build all stages and throw them away: a module that is not there is known before hours.
 
     Raises:
-        UsageError: a stage taps or freezes a module that the student has not, or leaves nothing to train.
+        UsageError: a stage taps or freezes a module that the student has not, or leaves nothing to train; or a network
+            does not take images of `data.train_size`.
     """
+    _require_size(prepared)
     for number, part in enumerate(prepared.recipe.parts):
         new_state(replace(prepared, recipe=part), stage=number)
+
+
+def _require_size(prepared: Prepared) -> None:
+    """See that all networks take the images that are trained on, where these have another size."""
+    data = prepared.data
+    if data.train_size is None:
+        return
+    networks: list[tuple[str, nn.Module]] = [(prepared.recipe.student.arch, prepared.new_student())]
+    networks += [(network.called, network.module) for network in prepared.teachers]
+    for called, network in networks:
+        check_logits(network, called, len(data.classes), data.train_shape, hint="leave data.train_size out")

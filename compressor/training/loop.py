@@ -6,7 +6,7 @@ logged, evaluated and saved is the caller's, who sees the live networks between 
 
 import copy
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from time import perf_counter
@@ -17,14 +17,14 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from compressor.batch import Batch
+from compressor.batch import Batch, Mixed
 from compressor.errors import UsageError
 from compressor.methods.protocol import Moment, Objective, Update
 from compressor.recipe import Training
 from compressor.training.distributed import ALONE, Processes, require_equal
 from compressor.training.freezing import frozen
 from compressor.training.losses import Losses
-from compressor.training.optimiser import STUDENT, players, rate_factor
+from compressor.training.optimiser import STUDENT, Trained, players, rate_factor
 from compressor.training.sources import Batches
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -76,6 +76,9 @@ def fit(state: "TrainingState", batches: Batches) -> Iterator[Epoch]:
 
 class TrainingState:
     """Everything that changes while training, and the one step that changes it.
+
+    With `config.accumulate` a step is taken in as many parts of its batch, whose gradients add up to the whole batch's:
+    it needs the memory of a part. Each update of the objective is made for all parts before the next.
 
     The objective is moved to `device`; then its players get their optimisers (`optimiser.players`). `clip_norm` and
     `ema` are the student's: other players are neither clipped nor averaged. The teachers are frozen here
@@ -154,13 +157,18 @@ class TrainingState:
         for player in self.players.values():
             player.set_rates(self.step)
         generator = self._generator.manual_seed(_mixed("generator", self.seed, self.step, self.group.rank))
-        moment = Moment(self.epoch, self.config.epochs, self.step, generator, self.group.rank, self.group.world)
+        fewest = batch.size // self.group.world  # images of a process: all have as many parts
+        parts = batch.parts(min(self.config.accumulate, fewest // 2))
+        first, count = self.group.rank * len(parts), self.group.world * len(parts)
+        moments = [
+            Moment(self.epoch, self.config.epochs, self.step, generator, first + place, count)
+            for place in range(len(parts))
+        ]
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(_mixed("global", self.seed, self.step, self.group.rank))
-            for update in self._updates(batch, moment):
-                self.notes.add(update.notes, self.step, batch.weight)
-                if update.terms:
-                    self._apply(update, batch.weight)
+            updates = [self._updates(part, moment) for part, moment in zip(parts, moments, strict=True)]
+            while self._turn(parts, updates):
+                pass
         self.group.average(self._statistics)
         if self.average is not None:
             self._follow(self.average)
@@ -268,6 +276,7 @@ class TrainingState:
         def images(tensor: Tensor) -> Tensor:
             return tensor.to(self.device, non_blocking=True, memory_format=layout)
 
+        mixed = batch.mixed
         return replace(
             batch,
             images=images(batch.images),
@@ -275,6 +284,7 @@ class TrainingState:
             indices=batch.indices.to(self.device, non_blocking=True),
             unlabelled=None if batch.unlabelled is None else images(batch.unlabelled),
             views=tuple(map(images, batch.views)),
+            mixed=None if mixed is None else Mixed(mixed.labels.to(self.device), mixed.share.to(self.device)),
         )
 
     def _updates(self, batch: Batch, moment: Moment) -> Iterator[Update]:
@@ -287,23 +297,52 @@ class TrainingState:
                 return
             yield update
 
-    def _apply(self, update: Update, weight: float) -> None:
-        """Backward and step: only the named player moves, by the gradient of these terms alone, in all processes."""
-        if update.player not in self.players:
+    def _turn(self, parts: Sequence[Batch], updates: Sequence[Iterator[Update]]) -> bool:
+        """Take the next update of all parts of a batch and step by the sum of their gradients, in all processes.
+
+        Only the named player moves, by the gradient of these terms alone. Returns whether there was an update.
+        """
+        taken = turned = None
+        for part, following in zip(parts, updates, strict=True):
+            update = next(following, None)
+            if update is None:
+                continue
+            taken = update
+            self.notes.add(update.notes, self.step, part.weight)
+            if not update.terms:
+                continue
+            if turned is None:  # right before: other players' backward passes have left gradients here
+                self._player(update.player).optimizer.zero_grad()
+            elif turned != update.player:
+                raise ValueError(f"of the parts of a batch one trains {turned!r} and another {update.player!r}")
+            turned = update.player
+            self._backward(update, part.weight)
+        if turned is not None:
+            self._step(turned)
+        return taken is not None
+
+    def _player(self, name: str) -> Trained:
+        if name not in self.players:
             raise ValueError(
-                f"{type(self.objective).__name__} yields an update for {update.player!r}, "
+                f"{type(self.objective).__name__} yields an update for {name!r}, "
                 f"its players are {', '.join(map(repr, self.players))}"
             )
-        player, optimizer = self.players[update.player], self.players[update.player].optimizer
+        return self.players[name]
+
+    def _backward(self, update: Update, weight: float) -> None:
+        """Add the gradients of the terms to what is there."""
         self.losses.add(update.terms, self.step, weight)
         if self.device.type == "cpu" or self.step % _READ_EVERY == 0:
             self.losses.read(self.epoch)
         total = torch.stack([term.float() for term in update.terms.values()]).sum() * weight
-        optimizer.zero_grad()  # right before: other players' backward passes have left gradients here
         self.scaler.scale(total).backward()
+
+    def _step(self, name: str) -> None:
+        """Step by the mean of the gradients over all processes."""
+        player, optimizer = self.players[name], self.players[name].optimizer
         self.group.average(each.grad for each in player.parameters if each.grad is not None)
         self.scaler.unscale_(optimizer)
-        if self.config.clip_norm is not None and update.player == STUDENT:
+        if self.config.clip_norm is not None and name == STUDENT:
             nn.utils.clip_grad_norm_(player.parameters, self.config.clip_norm)
         self.scaler.step(optimizer)
         self.scaler.update()  # after every step, since a player may step again in the same batch

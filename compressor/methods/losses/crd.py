@@ -1,6 +1,6 @@
 """Contrastive distillation: the student's answer to an image is the teacher's to that image, and not to another."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field, PositiveFloat, PositiveInt
@@ -30,6 +30,7 @@ class CRD(Feature):
     """
 
     kind: Literal["crd"] = "crd"
+    labelled: ClassVar[bool] = True
     size: PositiveInt = 128
     negatives: PositiveInt = 16384
     temperature: PositiveFloat = 0.07

@@ -1,7 +1,7 @@
 """Curriculum temperature: the temperature is learnt too, against the student, ever more so."""
 
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import PositiveFloat
@@ -24,6 +24,7 @@ class CTKD(Config):
     """
 
     kind: Literal["ctkd"] = "ctkd"
+    labelled: ClassVar[bool] = True
     lowest: PositiveFloat = 1.0
     span: PositiveFloat = 20.0
     epochs: PositiveFloat = 10.0

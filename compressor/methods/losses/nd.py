@@ -1,6 +1,6 @@
 """KD++: features of the student are long, and point where the teacher's class is."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ class ND(Feature):
     """
 
     kind: Literal["nd"] = "nd"
+    labelled: ClassVar[bool] = True
 
     def build(self, setting: Setting) -> "NormAndDirection":
         student, teacher = tapped_shapes(self, setting)

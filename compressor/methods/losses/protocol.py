@@ -1,7 +1,8 @@
 """The contract of a loss term: what compares a student with its teacher, on any images and in any method.
 
 A loss is frozen hyper-parameters that build a callable. Both kinds return a loss per sample, `[B]` float32: a method
-decides which samples count, how they are weighed, and takes the mean.
+decides which samples count, how they are weighed, and takes the mean. One that each image's true label is needed for
+has `labelled: ClassVar[bool] = True`, and is refused where images are mixed of two.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,8 +26,8 @@ class LogitTerm(Protocol):
 
         Args:
             student, teacher: logits, `[B, K]` float32; the teacher's have no graph.
-            labels: `[B]` int64, None where there are none, such as on boundary samples: a loss that needs a class then
-                takes the teacher's most probable one.
+            labels: `[B]` int64, None where there are none, as on boundary samples and images mixed of two: a loss that
+                needs a class then takes the teacher's most probable one.
         """
         ...
 

@@ -10,6 +10,7 @@ from compressor.choices import DATA, EMBEDDED, FOLDER, NOTHING, OFFICIAL
 from compressor.errors import UsageError
 from compressor.methods import Config
 from compressor.methods.protocol import refusal
+from compressor.recipe.schema.augment import Augment, Augmented
 
 LARGEST_BATCH, SMALLEST_BATCH = 256, 16
 LEAST_STEPS = 32  # of an epoch, where the size of a step is not given
@@ -42,8 +43,13 @@ class Data(Config):
     channels: Literal[1, 3] | None = Field(
         default=None, description="convert a folder's images to grey (1) or colour (3); required for mixed ones"
     )
-    augment: Literal["auto", "none", "crop", "crop-flip"] = Field(
-        default="auto", description="auto: crop-flip for photographs, crop for digits and characters"
+    augment: Augmented = Field(
+        default=Augment(), description="how training images are changed; a word alone is the kind, the rest left out"
+    )
+    train_size: PositiveInt | None = Field(
+        default=None,
+        description="height and width of the crops of photo that are trained on; null: as image_size, which all is "
+        "measured and exported at",
     )
     class_order: Literal["natural"] | Path | Annotated[tuple[str, ...], Field(min_length=2)] | None = Field(
         default=None,
@@ -113,6 +119,8 @@ class Data(Config):
             yield "unlabelled_batch", "is for the stream of data.unlabelled, data.target or data.labels: there is none"
         if self.labels is None and self.labels_seed:
             yield "labels_seed", "says which images of data.labels keep theirs, and all do"
+        if self.train_size is not None and self.augment.kind != "photo":
+            yield "train_size", "is the size of the crops of data.augment photo, and there are none"
         fields = type(self).model_fields
         given = {name for name in fields if getattr(self, name) != fields[name].default}
         if self.check is not None and self.name != NOTHING:

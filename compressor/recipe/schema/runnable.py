@@ -40,19 +40,33 @@ def _require_given(recipe: Recipe) -> None:
             hint="--data NAME, or --method dfad, dfq-akd or qimera, which make their own",
         )
     _require_streams(needs, name, recipe.data)
-    if needs.views > 1 and recipe.data.augment == "none":
+    if needs.views > 1 and not recipe.data.augment.moves:
         raise UsageError(
             f"{name} compares {needs.views} views of an image, and without augmentation they are the same",
             hint="--set data.augment=auto",
         )
+    if recipe.data.augment.mixes:
+        _require_mixable(recipe, name)
     if recipe.train.cache_teacher:
         _require_cacheable(recipe, name)
+
+
+def _require_mixable(recipe: Recipe, name: str) -> None:
+    """See that nothing asks for the one label of an image that is mixed of two."""
+    hint = "leave out data.augment.mixup and data.augment.cutmix"
+    if not recipe.method.needs.mixed:
+        raise UsageError(f"{name} needs the true label of each image, and mixed images have two", hint=hint)
+    for loss in (getattr(recipe.method, "soft", None), *getattr(recipe.method, "features", ())):
+        if getattr(loss, "labelled", False):
+            raise UsageError(
+                f"the loss {loss.kind} needs the true label of each image, and mixed images have two", hint=hint
+            )
 
 
 def _require_cacheable(recipe: Recipe, name: str) -> None:
     """See that a teacher would say of each image the same in every epoch, and is asked for nothing else."""
     hint = "leave out train.cache_teacher"
-    if recipe.data.augment != "none":
+    if recipe.data.augment.moves or recipe.data.augment.mixes:
         raise UsageError(
             "train.cache_teacher keeps one answer an image, and augmented images are others in every epoch",
             hint=f"--set data.augment=none, or {hint}",

@@ -34,6 +34,9 @@ class Training(Config):
     nesterov: bool = Field(default=False, description="of sgd")
     weight_decay: NonNegativeFloat = 1e-4
     schedule: Schedule = Schedule()
+    accumulate: PositiveInt = Field(
+        default=1, description="parts that a step's images are taken in, one after the other: the memory of one part"
+    )
     precision: TrainPrecision = "fp32"
     channels_last: bool = True
     compile: bool = False
