@@ -57,6 +57,27 @@ class Batch:
         """The labels, where an image has one: None where images are mixed of two."""
         return self.labels if self.mixed is None else None
 
+    def placed(self, device: torch.device, *, channels_last: bool) -> Batch:
+        """Return the batch on a device, images in the memory layout of the networks."""
+        layout = torch.channels_last if channels_last else torch.preserve_format
+
+        def images(tensor: Tensor) -> Tensor:
+            return tensor.to(device, non_blocking=True, memory_format=layout)
+
+        def plain(tensor: Tensor) -> Tensor:
+            return tensor.to(device, non_blocking=True)
+
+        mixed = self.mixed
+        return replace(
+            self,
+            images=images(self.images),
+            labels=plain(self.labels),
+            indices=plain(self.indices),
+            unlabelled=None if self.unlabelled is None else images(self.unlabelled),
+            views=tuple(map(images, self.views)),
+            mixed=None if mixed is None else Mixed(plain(mixed.labels), plain(mixed.share)),
+        )
+
     def parts(self, count: int) -> Sequence[Batch]:
         """Return the batch in at most `count` parts that follow each other, with two images each or more.
 

@@ -7,7 +7,7 @@ logged, evaluated and saved is the caller's, who sees the live networks between 
 import copy
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain, islice
 from time import perf_counter
 from typing import Any
@@ -15,12 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from compressor.batch import Batch, Mixed
+from compressor.batch import Batch
 from compressor.errors import UsageError
 from compressor.methods.protocol import Moment, Objective, Update
 from compressor.recipe import Training
+from compressor.training.averaging import follow
 from compressor.training.distributed import ALONE, Processes, require_equal
 from compressor.training.freezing import frozen
 from compressor.training.losses import Losses
@@ -153,7 +153,7 @@ class TrainingState:
 
     def advance(self, batch: Batch) -> None:
         """Run all updates of one batch."""
-        batch = self._placed(batch)
+        batch = batch.placed(self.device, channels_last=self.config.channels_last)
         for player in self.players.values():
             player.set_rates(self.step)
         generator = self._generator.manual_seed(_mixed("generator", self.seed, self.step, self.group.rank))
@@ -171,7 +171,8 @@ class TrainingState:
                 pass
         self.group.average(self._statistics)
         if self.average is not None:
-            self._follow(self.average)
+            assert self.config.ema is not None
+            follow(self.average, self.student, decay=self.config.ema, step=self.step)
         self.batch += 1
         self.images += batch.size
 
@@ -269,24 +270,6 @@ class TrainingState:
         settings = self.config.model_dump(mode="json", exclude={"compile", "teacher_runtime"})
         return {**settings, "seed": self.seed, "steps_per_epoch": self.steps_per_epoch}
 
-    def _placed(self, batch: Batch) -> Batch:
-        """Return the batch on the training device, images in the networks' memory layout."""
-        layout = torch.channels_last if self.config.channels_last else torch.preserve_format
-
-        def images(tensor: Tensor) -> Tensor:
-            return tensor.to(self.device, non_blocking=True, memory_format=layout)
-
-        mixed = batch.mixed
-        return replace(
-            batch,
-            images=images(batch.images),
-            labels=batch.labels.to(self.device, non_blocking=True),
-            indices=batch.indices.to(self.device, non_blocking=True),
-            unlabelled=None if batch.unlabelled is None else images(batch.unlabelled),
-            views=tuple(map(images, batch.views)),
-            mixed=None if mixed is None else Mixed(mixed.labels.to(self.device), mixed.share.to(self.device)),
-        )
-
     def _updates(self, batch: Batch, moment: Moment) -> Iterator[Update]:
         """Yield the objective's updates, each computed under autocast, which is left while the loop works with it."""
         updates = self.objective.updates(batch, moment)
@@ -346,22 +329,6 @@ class TrainingState:
             nn.utils.clip_grad_norm_(player.parameters, self.config.clip_norm)
         self.scaler.step(optimizer)
         self.scaler.update()  # after every step, since a player may step again in the same batch
-
-    def _follow(self, average: nn.Module) -> None:
-        """Move the averaged copy towards the student, BatchNorm statistics included; counters are copied.
-
-        The decay rises to the recipe's as `(1 + step) / (10 + step)`, so that short runs forget the initial weights.
-        """
-        assert self.config.ema is not None
-        decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
-        averaged = list(chain(average.parameters(), average.buffers()))
-        current = list(chain(self.student.parameters(), self.student.buffers()))
-        pairs = [(a.detach(), c.detach()) for a, c in zip(averaged, current, strict=True)]
-        smooth = [pair for pair in pairs if pair[0].is_floating_point()]
-        get_ema_multi_avg_fn(decay)([a for a, _ in smooth], [c for _, c in smooth], 0)
-        for counter, value in pairs:
-            if not counter.is_floating_point():
-                counter.copy_(value)
 
 
 def _statistics(*networks: nn.Module) -> Iterator[Tensor]:

@@ -3,17 +3,16 @@
 from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import (
-    BeforeValidator,
     Field,
+    GetCoreSchemaHandler,
     GetJsonSchemaHandler,
     NonNegativeFloat,
     PositiveInt,
     SerializerFunctionWrapHandler,
-    WrapSerializer,
     model_validator,
 )
 from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema
+from pydantic_core import CoreSchema, core_schema
 
 from compressor.methods import Config
 from compressor.methods.protocol import refusal
@@ -47,7 +46,8 @@ class Augment(Config):
         "flip: mirrored half of the time; photo: a part of each image at random, at the size of the data, and flip",
     )
     scale: tuple[Area, Area] = Field(
-        default=(0.08, 1.0), description="of photo: the least and the largest part of an image's area"
+        default=(0.08, 1.0),
+        description="of photo: the least and the largest part of an image's area",
     )
     jitter: Jitter | None = Field(default=None, description="brightness, contrast, saturation and hue at random")
     rand_augment: RandAugment | None = Field(default=None, description="a few operations at random")
@@ -78,19 +78,33 @@ class Augment(Config):
 
 
 class _OrWord:
-    """The schema of a section that may be written as its kind alone."""
+    """The type of a section that may be written as its kind alone, and is where it holds nothing else."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        section = handler.generate_schema(source)
+        word = core_schema.literal_schema(list(get_args(Kind)))
+        return core_schema.tagged_union_schema(
+            {"word": core_schema.no_info_after_validator_function(_section, word), "section": section},
+            discriminator=_form,
+            serialization=core_schema.wrap_serializer_function_ser_schema(_written, schema=section),
+        )
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        return {"anyOf": [{"enum": list(get_args(Kind)), "type": "string"}, handler(schema)]}
+        return {"anyOf": handler(schema)["oneOf"]}
 
 
-def _section(value: Any) -> Any:
-    return {"kind": value} if isinstance(value, str) else value
+def _form(value: Any) -> str | None:
+    if isinstance(value, str):
+        return "word"
+    return "section" if isinstance(value, dict | Augment) else None
+
+
+def _section(kind: Kind) -> Augment:
+    return Augment(kind=kind)
 
 
 def _written(value: Augment, handler: SerializerFunctionWrapHandler) -> Any:
-    """Return a section of nothing but a kind as that word."""
     return value.kind if value == Augment(kind=value.kind) else handler(value)
 
 
-Augmented = Annotated[Augment, BeforeValidator(_section), WrapSerializer(_written), _OrWord()]
+Augmented = Annotated[Augment, _OrWord()]
