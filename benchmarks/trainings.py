@@ -17,6 +17,7 @@ from compressor.data import Dataset, divided, from_objects, open_data
 from compressor.inputs import Prepared
 from compressor.methods.ce import CE
 from compressor.models import Normalized, build
+from compressor.pipeline.compiling import compiled_or_not
 from compressor.pipeline.course import new_state
 from compressor.pipeline.teachers import settled
 from compressor.progress import Tell
@@ -71,7 +72,8 @@ def prepared(
     mean, std = (each.flatten().tolist() for each in (teacher.mean, teacher.std))
     given = SimpleNamespace(module=copy.deepcopy(teacher), mean=mean, std=std)
     recipe = recipe_of(whole, overrides, base=BASE)
-    return settled(Prepared(device, data, (given,), recipe), Tell())  # type: ignore[arg-type]
+    tell = Tell()
+    return compiled_or_not(settled(Prepared(device, data, (given,), recipe), tell), tell)
 
 
 def stepping(inputs: Prepared, weights: dict[str, Any] | None = None) -> Callable[[], object]:

@@ -174,7 +174,7 @@ def _baseline(path: Path) -> Finding:
 
 def _compiler(recipe: Recipe) -> tuple[Finding, ...]:
     """Return whether there is a C++ compiler, which torch.compile wants on a CPU."""
-    if not recipe.train.compile or recipe.device.startswith("cuda"):
+    if recipe.train.compile is not True or recipe.device.startswith("cuda"):
         return ()
     name = os.environ.get("CXX", "g++")
     where = shutil.which(name)

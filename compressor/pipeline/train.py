@@ -16,6 +16,7 @@ from compressor.inputs import prepare, require_known
 from compressor.machine.hardware import clashes, hardware, versions
 from compressor.methods.taps import unwrap
 from compressor.models.quantised import Quantised
+from compressor.pipeline.compiling import compiled_or_not
 from compressor.pipeline.course import Course, reported, try_out
 from compressor.pipeline.epochs import run_epochs
 from compressor.pipeline.finished_run import FinishedRun, require_same, stored_recipe, teachers_of
@@ -96,7 +97,7 @@ def new_training(
         inputs: its `training_inputs`.
         latest: let `runs/latest` point to the new folder.
     """
-    prepared = settled(prepare(recipe, tell, group=group), tell)
+    prepared = compiled_or_not(settled(prepare(recipe, tell, group=group), tell), tell)
     require_same_data(recipe.gates, prepared.data.fingerprint)
     require_same_start(group, {**inputs, "data fingerprint": prepared.data.fingerprint})
     try_out(prepared)

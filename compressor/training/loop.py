@@ -82,8 +82,8 @@ class TrainingState:
 
     The objective is moved to `device`; then its players get their optimisers (`optimiser.players`). `clip_norm` and
     `ema` are the student's: other players are neither clipped nor averaged. The teachers are frozen here
-    (`requires_grad` off) and kept in eval mode by the loop. With `config.compile` the student's call is compiled in
-    place: its state keeps its keys, and copies of it are not compiled.
+    (`requires_grad` off) and kept in eval mode by the loop. With `config.compile` True, and not while it is
+    `auto`, the student's call is compiled in place: its state keeps its keys, and copies of it are not compiled.
 
     All that is random in a step, dropout included, is drawn from the seed, the step's number and the rank alone, and
     torch's global generators are left as they were: what the caller draws between steps changes nothing.
@@ -129,7 +129,7 @@ class TrainingState:
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
         self.average = None if config.ema is None else copy.deepcopy(student).requires_grad_(False).eval()
         self._generator = torch.Generator(device)
-        if config.compile:
+        if config.compile is True:
             objective.setting.student.compile()
 
     @property

@@ -39,7 +39,11 @@ class Training(Config):
     )
     precision: TrainPrecision = "fp32"
     channels_last: bool = True
-    compile: bool = False
+    compile: bool | Literal["auto"] = Field(
+        default=False,
+        description="whether torch.compile makes code of student and teachers; auto: where that makes the training "
+        "shorter, by steps that are timed and thrown away before the first (false in a comparison)",
+    )
     teacher_runtime: Literal["torch", "onnxruntime", "openvino", "auto"] = Field(
         default="torch",
         description="what answers for the teacher where no gradient is asked for, on the CPU; auto: the fastest that "
