@@ -15,6 +15,7 @@ from compressor.data.photo import Photo
 from compressor.data.split import Held, Split
 from compressor.errors import UsageError
 from compressor.inputs import prepare
+from compressor.pipeline.compare.choosing import _require_within_pairs
 from compressor.pipeline.course import Course, try_out
 from compressor.progress import Tell
 from compressor.recipe import Data, build, dump, load, schema
@@ -312,3 +313,10 @@ def test_a_run_on_photographs_that_is_stopped_ends_with_the_weights_of_one_that_
 
     assert prepared.source.steps > 1
     assert all(torch.equal(resumed[name], tensor) for name, tensor in whole.items())
+
+
+@pytest.mark.parametrize("key", ["data.augment", "data.augment.mixup", "data.train_size"])
+def test_a_comparison_may_vary_what_is_done_to_the_same_images(key):
+    _require_within_pairs(key)
+    with pytest.raises(UsageError, match="changes the images"):
+        _require_within_pairs("data.augmented")

@@ -24,7 +24,8 @@ _FLAGS = {  # of what varies in another way
     "method.kind": "--methods kd,bss",
 }
 _OF_TRAINING = ("method", "train", "stages", "student", "device")  # what a training depends on, and its pair does not
-_OF_STEPS = ("data.batch_size", "data.augment", "data.unlabelled_batch")  # of data: the images stay the same
+# Of data: the images stay the same.
+_OF_STEPS = ("data.batch_size", "data.augment", "data.train_size", "data.unlabelled_batch")
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,7 @@ def _require_within_pairs(key: str) -> None:
     """Refuse a key whose values are chosen by another flag, do not change a training, or change its images."""
     if flag := _FLAGS.get(key) or _FLAGS.get(key.partition(".")[0] if key.startswith("teacher") else ""):
         raise UsageError(f"--vary {key} has a flag of its own", hint=flag)
-    if key.startswith("data.") and key not in _OF_STEPS:
+    if key.startswith("data.") and not f"{key}.".startswith(tuple(f"{each}." for each in _OF_STEPS)):
         raise UsageError(
             f"--vary {key} changes the images, and trainings on different images make no pairs",
             hint="compare each with a recipe of its own",
