@@ -11,7 +11,7 @@ trainings. Paths of the machine are left out.
 
 import argparse
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from compressor.measure.paired import CONFIDENCE, QUALITIES, Cell, Difference, O
 HERE = Path(__file__).resolve().parent
 STORE = HERE / "evidence"
 PAGE = HERE.parent / "docs" / "evidence.md"
+MEASURED_BY_METHOD = HERE.parent / "compressor" / "methods" / "measured.json"  # what `compress methods` says
 MARK = "<!-- tables: written by benchmarks/evidence.py, not by hand -->"
 MEASURED = ("top1", "agreement", "boundary_agreement", "fgsm_top1", "pgd_top1", "ece", "nll", "angsim", "parameters")
 TITLES = {
@@ -86,12 +87,40 @@ def _int8(result: Mapping[str, Any]) -> float | None:
 
 def tables() -> str:
     """Return all tables as Markdown."""
-    parts = []
-    for folder in sorted(path for path in STORE.iterdir() if path.is_dir()):
-        files = {path: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))}
-        if files:
-            parts.append(_section(folder.name, list(files.values())))
+    parts = [_section(claim, trainings) for claim, trainings in _claims()]
     return "\n\n".join(parts) + "\n"
+
+
+def by_method() -> list[dict[str, Any]]:
+    """Return a sentence for each row of the tables and each baseline, with the methods and losses that it is of."""
+    found = []
+    for claim, trainings in _claims():
+        outcomes = {_cell(each): _outcome(each) for each in trainings}
+        for row in analyse(list(outcomes), outcomes):
+            (recipe, *_) = [each["recipe"] for each in trainings if _cell(each).method == row.method]
+            for baseline in ("kd", "ce"):
+                difference = row.difference(baseline)
+                if difference is not None:
+                    verdict = "" if difference.shown else ", not shown"
+                    which = f"{row.method} minus {baseline}"
+                    sentence = f"{claim}, {row.student}: {which} {_difference(difference)} seeds won{verdict}"
+                    found.append({"claim": claim, "method": row.method, "of": _parts(recipe), "sentence": sentence})
+    return found
+
+
+def _parts(recipe: Mapping[str, Any]) -> list[list[str]]:
+    """Return the method of a recipe and the losses that it names, as `compress methods` lists them."""
+    method = recipe.get("method") or recipe["stages"][-1]["method"]
+    soft = [["soft", method["soft"]["kind"]]] if method.get("soft") else []
+    features = [["features", each["kind"]] for each in method.get("features") or ()]
+    return [["method", method["kind"]], *soft, *(each for n, each in enumerate(features) if each not in features[:n])]
+
+
+def _claims() -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    for folder in sorted(path for path in STORE.iterdir() if path.is_dir()):
+        files = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
+        if files:
+            yield folder.name, files
 
 
 def _section(claim: str, trainings: list[dict[str, Any]]) -> str:
@@ -142,7 +171,7 @@ def _method(method: Mapping[str, Any]) -> str:
 def _outcome(training: Mapping[str, Any]) -> Outcome:
     student = training["student"]
     return Outcome(
-        **{name: student[name] for name in QUALITIES},
+        **{name: student.get(name) for name in QUALITIES},
         seconds=training["training"]["seconds"],
     )
 
@@ -187,7 +216,9 @@ def main() -> None:
         "neither a gain nor its absence.\n\n"
     )
     PAGE.write_text(f"{head}{MARK}\n\n{legend}{tables()}", encoding="utf-8")
-    print(PAGE.relative_to(HERE.parent))
+    MEASURED_BY_METHOD.write_text(json.dumps({"rows": by_method()}, indent=1) + "\n", encoding="utf-8")
+    for path in (PAGE, MEASURED_BY_METHOD):
+        print(path.relative_to(HERE.parent))
 
 
 if __name__ == "__main__":

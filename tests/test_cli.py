@@ -176,6 +176,8 @@ def test_models_and_methods_are_listed():
     assert "needs a teacher, labelled images, gradients through the teacher" in shown
     assert "needs 2 teachers or more, labelled images" in shown
     assert "student: (must be given)" in shown
+    assert "kd+lskd: " in shown
+    assert all(f"when: {each['when']}" in shown for each in entries)
 
 
 def test_recipes_are_shown_copied_checked_and_described(tmp_path, monkeypatch):

@@ -1,25 +1,32 @@
 """Several stages in one training: what they hand on, how they resume, what they freeze, and answers asked once."""
 
 import re
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from layers import trains
-from shell import QUICK, ran, refused
+from shell import QUICK, ran, refused, typed
+from torch import nn
 
 from compressor import checkpoint
-from compressor.errors import UsageError
+from compressor.batch import Batch
+from compressor.errors import Interrupted, UsageError
 from compressor.inputs import prepare
-from compressor.pipeline import course
+from compressor.methods import Setting
+from compressor.methods.ce import CE
 from compressor.pipeline.answers import answered
+from compressor.pipeline.compare.choosing import choices
 from compressor.pipeline.course import Course
+from compressor.pipeline.smoke import _tiny
 from compressor.progress import Tell
-from compressor.recipe import build, dump, load, require_runnable
+from compressor.recipe import Schedule, Training, build, dump, load, require_runnable
 from compressor.runs import record
 from compressor.runs.folder import Run
 from compressor.training.freezing import frozen
+from compressor.training.loop import TrainingState
 
 TWO = """
 recipe: 1
@@ -44,7 +51,7 @@ def taught(tmp_path_factory):
     folder = tmp_path_factory.mktemp("taught")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        ran(["train", "--arch", "lenet5", "--data", "digits", "--epochs", "1", "--out", "teacher", *QUICK, "--quiet"])
+        ran(["train", "--arch", "lenet5", "--data", "digits", "--epochs", "6", "--out", "teacher", *QUICK, "--quiet"])
     return folder / "teacher"
 
 
@@ -136,35 +143,101 @@ def test_stages_draw_other_chances_and_meet_the_images_in_another_order(two):
     assert first.state.seed != second.state.seed
 
 
-@pytest.mark.trains
-@pytest.mark.parametrize("stop_after", [1, 5, 6, 7, 12, 13, 23])
-def test_a_run_that_is_stopped_anywhere_ends_with_the_weights_of_one_that_was_not(two, monkeypatch, stop_after):
-    ran(["distill", "--recipe", "two.yaml", "--out", "whole", "--quiet"])
-    steps = course.TrainingState.advance
-    done = 0
+class Stopped(Exception):
+    """What ends a training in a test."""
 
-    def advance(state, batch):
+
+@contextmanager
+def stopping(after, error):
+    """End trainings before the step that follows `after` others."""
+    advance, done = TrainingState.advance, 0
+
+    def counted(state, batch):
         nonlocal done
-        if done == stop_after:
-            raise KeyboardInterrupt
+        if done == after:
+            raise error
         done += 1
-        steps(state, batch)
+        advance(state, batch)
 
-    whole = prepare(load(two), Tell(quiet=True), examine=False)
-    going = Course(whole)
-    batches = lambda epoch, start: going.source.batches(going.before + epoch, start)  # noqa: E731
-    monkeypatch.setattr(course.TrainingState, "advance", advance)
-    with pytest.raises(KeyboardInterrupt):
-        list(going.fit(batches))
-    saved = going.state_dict()
-    monkeypatch.setattr(course.TrainingState, "advance", steps)
-    going = Course(whole)
-    going.load_state_dict(saved)
-    list(going.fit(batches))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TrainingState, "advance", counted)
+        yield
 
-    expected = weights("whole")
-    got = going.state.reported().state_dict()
-    assert all(torch.equal(got[name], value) for name, value in expected.items())
+
+def to_the_end(going):
+    """Train what is left and return the weights."""
+    list(going.fit(lambda epoch, start: going.source.batches(going.before + epoch, start)))
+    return going.state.reported().state_dict()
+
+
+def test_a_training_that_is_stopped_at_any_step_ends_with_the_weights_of_one_that_was_not(two):
+    prepared = prepare(load(two), Tell(quiet=True), examine=False)
+    expected = to_the_end(Course(prepared))
+
+    for after in (0, 1, 5, 6, 11, 12, 13, 17, 18, 23):  # of 6 steps an epoch, 12 a stage
+        going = Course(prepared)
+        with stopping(after, Stopped()), pytest.raises(Stopped):
+            to_the_end(going)
+        resumed = Course(prepared)
+        resumed.load_state_dict(going.state_dict())
+        assert 12 * resumed.stage + resumed.state.step == after
+        found = to_the_end(resumed)
+        assert all(torch.equal(found[name], value) for name, value in expected.items()), after
+
+
+@pytest.mark.trains
+@pytest.mark.parametrize("after", [8, 15])
+def test_the_resume_of_a_run_goes_on_in_the_stage_where_it_stopped(two, after):
+    ran(["distill", "--recipe", "two.yaml", "--out", "whole", "--quiet"])
+    with stopping(after, Interrupted("stopped")):
+        assert typed(["distill", "--recipe", "two.yaml", "--out", "run", "--quiet"]).code == 130
+    said = ran(["distill", "--resume", "run"]).err
+
+    assert f"resuming after {after // 6} of 4 epochs" in said
+    rows = [
+        [(row["epoch"], row["stage"], row["losses"]) for row in Run(Path(run)).epochs()] for run in ("whole", "run")
+    ]
+    assert rows[0] == rows[1]
+    assert all(torch.equal(weights("run")[name], value) for name, value in weights("whole").items())
+
+
+def test_a_compared_file_may_bring_stages_and_options_reach_their_last(two):
+    recipe = load(two).parts[-1]
+    bare = recipe.model_copy(update={"train": recipe.train.model_copy(update={"freeze": ()})})
+
+    chosen = choices(bare, ["kd", str(two)], [], {"train.lr": [0.5, 0.25]})
+    found = [chosen.recipe(cell) for cell in chosen.cells(["lenet5-half"], [0])]
+
+    assert [len(each.parts) for each in found] == [1, 1, 2, 2]
+    assert [each.train.lr for each in found] == [0.5, 0.25] * 2
+    assert [each.parts[0].train.lr for each in found[2:]] == [0.05, 0.05]
+
+
+def test_a_tiny_recipe_has_its_stages_too(two):
+    tiny = _tiny(load(two))
+
+    assert [(part.method.kind, part.train.epochs, part.train.freeze) for part in tiny.parts] == [
+        ("ce", 1, ()),
+        ("kd", 1, ()),
+    ]
+    assert tiny.parts[1].method.features == ()
+
+
+def test_frozen_batchnorm_keeps_parameters_and_statistics():
+    torch.manual_seed(0)
+    student = nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(3 * 36, 2))
+    before = {name: value.clone() for name, value in student.state_dict().items()}
+    setting = Setting(student, [], 2, (1, 8, 8), 8, torch.ones(1), torch.device("cpu"))
+    config = Training(epochs=1, lr=0.1, schedule=Schedule(kind="constant"), freeze=("1",), channels_last=False)
+    state = TrainingState(student, CE().build(setting), config, seed=0, device=torch.device("cpu"), steps_per_epoch=1)
+
+    state.enter_training()
+    state.advance(Batch(torch.rand(8, 1, 8, 8), torch.arange(8) % 2, torch.arange(8)))
+
+    after = student.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items() if name.startswith("1."))
+    assert not torch.equal(after["0.weight"], before["0.weight"])
+    assert student.training
 
 
 def test_a_freeze_of_what_is_not_there_or_of_everything_is_refused(two):

@@ -57,8 +57,10 @@ def models(
 
 
 def methods(as_json: Json = False) -> None:
-    """List methods and losses with their keys."""
+    """List methods and losses: when to use each, what it needs and costs, what was measured, its keys."""
     from compressor.methods import describe
+    from compressor.methods.guide import cost_protocol
+    from compressor.presets import method_presets
 
     entries = describe()
     if as_json:
@@ -73,13 +75,26 @@ def methods(as_json: Json = False) -> None:
         typer.echo(f"{title}\n")
         for entry in (each for each in entries if each["what"] == what):
             typer.echo(f"{entry['kind']}: {entry['summary']}")
+            typer.echo(f"    when: {entry['when']}")
             if entry["needs"]:
                 typer.echo(f"    needs {entry['needs']}")
+            if entry["source"]:
+                typer.echo(f"    source: {entry['source']}")
+            typer.echo(f"    cost: {_cost(entry['cost'])}")
+            for sentence in entry["measured"] or ["nothing yet"]:
+                typer.echo(f"    measured: {sentence}")
             for key in entry["required"]:
                 typer.echo(f"    {key}: (must be given)")
             for key, value in entry["defaults"].items():
                 typer.echo(f"    {key}: {json.dumps(value)}")
         typer.echo()
+    typer.echo(f"costs: {cost_protocol()}\n\nwith settings of their own (compress compare --methods)\n")
+    for preset in method_presets():
+        typer.echo(f"{preset.name}: {preset.summary}")
+
+
+def _cost(steps: float | None) -> str:
+    return "not measured" if steps is None else f"{steps:.2f} steps of kd"
 
 
 def recipes_ls(as_json: Json = False) -> None:

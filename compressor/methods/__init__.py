@@ -1,11 +1,13 @@
 """Distillation methods. To add one: its module, then its line in `METHODS`."""
 
 import inspect
+import re
 from typing import Annotated, Any
 
 from pydantic import BaseModel
 
 from compressor.kinds import Kinds, NotLoaded
+from compressor.methods import guide
 from compressor.methods.ackd import ACKD
 from compressor.methods.adaptation import KDUDA, UDA
 from compressor.methods.aikd import AIKD
@@ -60,10 +62,10 @@ AnyMethod = Annotated[Method, Kinds(METHODS, "mypackage.methods:Mine", ("build",
 
 
 def describe() -> list[dict[str, Any]]:
-    """Return the methods, then the losses: name, what it is, source, needs, and the keys with their defaults.
+    """Return the methods, then the losses: name, what it is, when to use it, source, needs, cost, what was measured.
 
     `what` is method, soft (a loss between logits) or features (one between inner outputs); losses need nothing of
-    their own. `required` keys have no default.
+    their own. `cost` counts plain KD steps, null where it was not measured. `required` keys have no default.
     """
     methods = [_described("method", kind, one) | {"needs": _needed(one.needs)} for kind, one in METHODS.items()]
     losses = [("soft", *entry) for entry in LOGIT_LOSSES.items()] + [
@@ -79,9 +81,21 @@ def _described(what: str, kind: str, one: type[BaseModel]) -> dict[str, Any]:
         "kind": kind,
         "what": what,
         "summary": (inspect.getdoc(one) or "").partition("\n")[0],
+        "when": guide.WHEN[what, kind],
+        "source": _source(inspect.getdoc(one) or ""),
+        "cost": guide.cost(what, kind),
+        "measured": guide.measured(what, kind),
         "required": required,
         "defaults": defaults,
     }
+
+
+def _source(text: str) -> str:
+    """Return whom a docstring names in its first line, and the title that it gives after `Source:`."""
+    cited = re.findall(r"\(([^()]*\d{4}[^()]*|Wang et al\.)\)", text.partition("\n")[0])
+    titled = re.search(r'Source: (?:"([^"]+)"|([^.]+\.))', " ".join(text.split()))
+    title = "" if titled is None else f'"{titled[1]}"' if titled[1] else titled[2].rstrip(".")
+    return ", ".join([*cited[:1], *filter(None, [title])])
 
 
 def _needed(needs: Needs) -> str:
