@@ -52,7 +52,7 @@ def append_text(path: Path, text: str) -> None:
 
 
 @contextmanager
-def explained(path: Path) -> Iterator[None]:
+def explained(path: Path, *, hint: str = "free some space or choose another folder") -> Iterator[None]:
     """Turn what keeps a file or folder from being written into the user's error.
 
     Raises:
@@ -62,9 +62,7 @@ def explained(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in _REASONS:
-            raise InputRejected(
-                f"cannot write {path}: {_REASONS[error.errno]}", hint="free some space or choose another folder"
-            ) from error
+            raise InputRejected(f"cannot write {path}: {_REASONS[error.errno]}", hint=hint) from error
         raise
 
 

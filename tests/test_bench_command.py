@@ -232,7 +232,10 @@ def test_every_file_of_a_run_is_timed_and_the_best_within_a_latency_named(here, 
     files = {"teacher": record["teacher"], "student": record["student"]}
     files |= {artifact["path"]: artifact for artifact in record["artifacts"]}
     written = baseline.read(Path("runs/student-1/bench.json"))
-    assert written.latencies.keys() == files.keys()
+    assert written.latencies.keys() == {*files, "teacher in onnx"}
+    (alike,) = [each["teacher_ms"] for each in record["artifacts"]]
+    assert alike == {str(row.batch): row.at(50) for row in written.latencies["teacher in onnx"]}
+    assert {row.format for row in written.latencies["teacher in onnx"]} == {"onnx"}
     assert written == baseline.read(tmp_path / "copy.json")
     assert all(each["latency_ms"].keys() == {"1", "4"} for each in files.values())
     best = max(files.values(), key=lambda each: each["top1"] or -1)

@@ -6,9 +6,10 @@ import shutil
 from pathlib import Path
 
 import pytest
-from shell import refused
+from shell import ran, refused
 
 from compressor.cli.surroundings import refused as explained
+from compressor.runs import record
 
 
 @pytest.fixture
@@ -35,6 +36,29 @@ def sealed(here, tmp_path, monkeypatch):
 )
 def test_a_read_only_run_is_refused_in_a_sentence(sealed, command):
     refused([*command, "--quiet"], 4, "cannot write .*run.*: ", "choose another folder")
+
+
+def test_a_read_only_run_is_measured_and_reported_elsewhere(sealed):
+    refused(["validate", "run", "--quiet"], 4, "cannot write", "compress validate run --out FOLDER")
+    before = sorted(path.name for path in Path("run").rglob("*"))
+
+    done = ran(["validate", "run", "--out", "copy"])
+    ran(["report", "run", "--out", "page.html", "--quiet"])
+
+    assert "next: compress bench copy" in done.err
+    measured = record.read(Path("copy"))
+    assert measured.artifacts[0].boundary_agreement is not None
+    assert record.read(Path("run")).artifacts[0].boundary_agreement is None
+    assert not (Path("copy") / "checkpoints").exists()
+    assert Path("page.html").read_text(encoding="utf-8").startswith("<!doctype html>")
+    assert sorted(path.name for path in Path("run").rglob("*")) == before
+    refused(["validate", "run", "--out", "copy"], 2, "copy exists already", "a folder that is to be made")
+
+
+def test_one_file_has_no_run_to_copy(sealed):
+    file = next(Path("run/export").glob("*.onnx"))
+
+    refused(["validate", str(file), "--out", "copy"], 2, "--out goes with a run")
 
 
 @pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.EPERM])

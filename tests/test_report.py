@@ -29,7 +29,10 @@ KEYS = {
     "boundary_samples attack_samples made epsilon",
     record.Training: "method seed epochs stages seconds validation_top1 best_validation_top1 best_epoch",
     record.Network: [*METRICS, "arch", "classes", "input_shape", "parameters", "macs", "quantized"],
-    record.Artifact: [*METRICS, "input", "output", "companions", "census", "calibration", "parity", "note"],
+    record.Artifact: [
+        *(*METRICS, "input", "output", "companions", "census", "calibration", "parity", "note"),
+        "teacher_ms",
+    ],
     record.Parity: "max_error mean_error relative_error rms_error pixel_error agreement samples batch_sizes",
     record.Timing: "p50 p90 p95 p99 mean median_ci images_per_s iterations threads transfers cuda_graph other_load "
     "clock_mhz gpu_clock_mhz gpu_slow_downs gpu_shared energy_j memory_mb peak_memory_mb gpu_memory_mb",

@@ -103,12 +103,29 @@ def test_the_tiles_hold_each_number_against_the_teachers():
         ("Boundary agreement", "60.0 %", "on the teacher's boundary"),
         ("Parameters", "75.00 k", "teacher 270.00 k"),
         ("File size", "0.30 MB", "onnx fp32, teacher 0.30 MB"),  # of the file that is so fast
-        ("Speed-up", "8.0×", "onnx fp32, batch 1, against the teacher"),
+        ("Speed-up", "8.0×", "onnx fp32, batch 1, against the teacher in PyTorch"),
     ]
     alone = run.model_copy(update={"teacher": None, "artifacts": ()})
     assert [tile.note for tile in sections.tiles(contents(result=alone))][-1] == "network"
     untimed = run.model_copy(update={"teacher": run.teacher.model_copy(update={"latency_ms": None}), "student": small})
     assert sections.tiles(contents(result=untimed))[-1] == Tile("File size", "0.10 MB", "student, teacher 0.30 MB")
+
+
+def test_a_speed_up_is_split_into_what_the_runtime_and_what_the_network_bring():
+    run = measured(("a", "b"))  # the teacher takes eight times as long as the file
+    alone = run.artifacts[0].timing("1").p50
+    alike = run.artifacts[0].model_copy(update={"teacher_ms": {"1": 2 * alone}})
+    found = contents(result=run.model_copy(update={"artifacts": (alike,)}))
+
+    assert [file.split("1") for file in found.files] == [None, None, (4.0, 2.0)]
+    assert found.files[2].split("8") is None
+    assert sections.tiles(found)[-1].note.endswith("in PyTorch: 4.0× by the runtime, 2.0× by the network")
+    assert "8.0× faster at batch 1 as onnx fp32 (4.0× by the runtime, 2.0× by the network)." in kept_and_lost(found)
+    assert rows(sections.measures(found.files))["Latency, batch 1", "Of it by the network, in the same runtime"] == [
+        "–",
+        "–",
+        "2.0×",
+    ]
 
 
 def test_what_disturbed_the_times_is_said_where_the_gain_is_told():

@@ -74,15 +74,26 @@ class Run:
         return pipeline.export(self.folder, _tell(tell), overrides=overrides, device=device, allow=self.allow)
 
     def validate(
-        self, *, settings: Settings | None = None, device: str | None = None, tell: Tell | None = None
+        self,
+        *,
+        settings: Settings | None = None,
+        device: str | None = None,
+        out: Path | str | None = None,
+        tell: Tell | None = None,
     ) -> record.Result:
         """Measure every file on the same images, boundary images among them.
 
         Args:
             settings: keys of the recipe for this call only, `{"validate.boundary_samples": 64}`.
+            out: a folder for a copy of the run without its training states, which is measured in its place.
         """
         return pipeline.validate(
-            self.folder, _tell(tell), device=device, overrides=_overrides(settings), allow=self.allow
+            self.folder,
+            _tell(tell),
+            device=device,
+            overrides=_overrides(settings),
+            allow=self.allow,
+            out=_path(out),
         )
 
     def benchmark(

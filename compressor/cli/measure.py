@@ -78,6 +78,10 @@ def validate(
     provider: ProviderOption = None,
     gate: Gate = None,
     allow: Allow = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Measure a copy of the run, made here; for one that is read-only."),
+    ] = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -86,7 +90,7 @@ def validate(
     Of every file of a run on the same images, or of one artifact.
     """
     from compressor import api
-    from compressor.runs.folder import argument, find
+    from compressor.runs.folder import Run, argument, find
 
     tell = tell_of(quiet)
     promised = changes(gate=gate)
@@ -94,6 +98,7 @@ def validate(
         from compressor import recipe
 
         _of_runs("--gate", gate)
+        _of_runs("--out", out)
         if teacher is None and teacher_arch is not None:
             raise UsageError("--teacher-arch says what --teacher is, and there is none", hint="--teacher FILE")
         taught = None if teacher is None else recipe.Teacher(checkpoint=teacher, arch=teacher_arch)
@@ -113,9 +118,9 @@ def validate(
     alone = {**given(images), "--teacher": teacher, "--teacher-arch": teacher_arch}
     _refuse({**alone, "--format": format_, "--provider": provider}, hint="compress validate FILE ...")
     opened = api.Run(chosen.folder, tuple(allow or ()))
-    result = opened.validate(settings=promised, device=device, tell=tell)
+    result = opened.validate(settings=promised, device=device, out=out, tell=tell)
     show(result, as_json=as_json)
-    tell(f"next: compress bench{argument(chosen)}")
+    tell(f"next: compress bench{argument(chosen if out is None else Run(out))}")
     hold(result, complete=False, asked=gate_names(promised))
 
 

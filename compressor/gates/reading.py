@@ -120,12 +120,20 @@ def speedup(subject: Subject) -> Reading:
         ran = f"the artifact ran on {subject.file.provider} and the teacher on {teacher.provider}"
         return Reading(value=None, basis=ran)
     disturbed = ours.disturbed or theirs.disturbed
+    alike = _teacher_ms(subject)
     return Reading(
         value=times,
         basis=f"batch {subject.batch}, {theirs.p50:.3g} ms to {ours.p50:.3g} ms at the median"
+        + (f"; the teacher in the same runtime takes {alike:.3g} ms" if alike else "")
         + (f"; {disturbed}" if disturbed else ""),
         interval=ratio_interval(theirs.median_ci, ours.median_ci),
     )
+
+
+def _teacher_ms(subject: Subject) -> float | None:
+    """Return what the teacher takes in the runtime of an artifact, where that was measured."""
+    times = subject.file.teacher_ms if isinstance(subject.file, Artifact) else None
+    return (times or {}).get(str(subject.batch))
 
 
 def ratio_interval(above: Interval | None, below: Interval | None) -> Interval | None:

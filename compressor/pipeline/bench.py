@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -34,6 +34,7 @@ from compressor.machine.hardware import hardware, other_machine
 from compressor.pipeline.finished_run import FinishedRun, open_run
 from compressor.pipeline.foreign import UNSTATED, Normalisation, adapted, size_of
 from compressor.pipeline.identity import stage_inputs
+from compressor.pipeline.same_runtime import medians, teacher_in
 from compressor.progress import Tell
 from compressor.recipe import Bench, Data, Override, section
 from compressor.runs import record
@@ -78,10 +79,11 @@ NO_OPTIONS = BenchOptions()
 
 @dataclass(frozen=True, kw_only=True)
 class Costs:
-    """What was measured, by the name of the file."""
+    """What was measured, by the name of the file; `beside` is of the teacher in other runtimes."""
 
     latencies: Mapping[str, tuple[Latency, ...]]
     memory: Mapping[str, tuple[Memory, ...]]
+    beside: Mapping[str, tuple[Latency, ...]] = field(default_factory=dict)
 
     def timings(self, name: str) -> dict[str, record.Timing]:
         """Return what a record keeps of a file, by batch size."""
@@ -155,7 +157,7 @@ def _bench_runner(
     if isinstance(runner, FedRunner) and runner.batch is not None and "batch_sizes" not in config.model_fields_set:
         config = config.model_copy(update={"batch_sizes": (runner.batch,)})
     budget = options.budget(config)
-    costs = _measure({path.name: runner}, {}, config, chosen, tell)
+    costs = _measure({path.name: runner}, {}, config, chosen, tell, {})
     if options.out is not None:
         baseline.write(options.out, costs.latencies, costs.memory)
     _warn(costs.latencies, tell)
@@ -172,18 +174,21 @@ def bench_stage(opened: FinishedRun, tell: Tell, options: BenchOptions = NO_OPTI
     files = opened.files(tell, threads=config.threads, cuda_graph=config.cuda_graph)
     tell(f"timing {len(files)} files at batch sizes {', '.join(map(str, config.batch_sizes))}")
     teacher = opened.prepared.teacher
+    artifacts = {artifact.path for artifact in result.artifacts}
     archs = {"teacher": None if teacher is None else teacher.arch, "student": opened.student.arch}
 
     def timed(file: record.Named) -> dict[str, Any]:
         if file.name not in files:
             return {}
-        return {"provider": files[file.name].provider, "latency_ms": costs.timings(file.name)}
+        beside = {"teacher_ms": medians(file.metrics.format, costs.beside)} if file.name in artifacts else {}
+        return {"provider": files[file.name].provider, "latency_ms": costs.timings(file.name), **beside}
 
     with Stages(opened.folder).doing("bench", stage_inputs("bench", opened)):
-        costs = _measure(files, archs, config, opened.prepared.device, tell)
+        with teacher_in(files, opened, config, tell) as teachers:
+            costs = _measure(files, archs, config, opened.prepared.device, tell, teachers)
         for path in (opened.folder.bench, options.out):
             if path is not None:
-                baseline.write(path, costs.latencies, costs.memory)
+                baseline.write(path, {**costs.latencies, **costs.beside}, costs.memory)
         opened = replace(opened, result=result.mapped(timed))
         # Latencies are this machine's, which need not be the one that trained.
         opened = opened.noting(hardware=hardware()).saved()
@@ -195,15 +200,21 @@ def bench_stage(opened: FinishedRun, tell: Tell, options: BenchOptions = NO_OPTI
 
 
 def _measure(
-    files: Mapping[str, Runner], archs: Mapping[str, str | None], config: Bench, device: torch.device, tell: Tell
+    files: Mapping[str, Runner],
+    archs: Mapping[str, str | None],
+    config: Bench,
+    device: torch.device,
+    tell: Tell,
+    beside: Mapping[str, Runner],
 ) -> Costs:
-    """Time the files, and see what memory each needs, with all that this machine can tell."""
+    """Time the files, beside others that take turns with them, and see what memory each file needs."""
     gpu = _gpu(device, files.values(), tell)
     for missing in dict.fromkeys(_unmetered(runner, gpu) for runner in files.values()):
         if missing:
             tell(f"energy is not measured: {missing}")
-    watch = _Progress(list(files), tell)
-    times = bench_many(list(files.values()), config, gpu=gpu, watch=watch)
+    timed = {**files, **beside}
+    watch = _Progress(list(timed), tell)
+    times = dict(zip(timed, bench_many(list(timed.values()), config, gpu=gpu, watch=watch), strict=True))
     memory: dict[str, tuple[Memory, ...]] = {}
     for name, runner in files.items() if config.memory else ():
         watch.say(f"memory of {name}")
@@ -211,7 +222,9 @@ def _measure(
             memory[name] = measure_memory(_request(runner, archs.get(name), config, device, gpu))
         except MemoryUnknown as error:
             tell(f"memory of {name} is not measured: {error}")
-    return Costs(latencies=dict(zip(files, times, strict=True)), memory=memory)
+    return Costs(
+        latencies={name: times[name] for name in files}, memory=memory, beside={name: times[name] for name in beside}
+    )
 
 
 class _Progress:

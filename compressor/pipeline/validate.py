@@ -22,7 +22,7 @@ from compressor.pipeline.identity import stage_inputs
 from compressor.progress import Tell
 from compressor.recipe import Data, Override, Teacher, Validate
 from compressor.runs import record
-from compressor.runs.folder import find, working
+from compressor.runs.folder import copied, find, working
 from compressor.runs.stages import Stages
 
 
@@ -33,14 +33,16 @@ def validate(
     device: str | None = None,
     overrides: Sequence[Override] = (),
     allow: Sequence[str] = (),
+    out: Path | None = None,
 ) -> record.Result:
     """Measure every file of a run on the same images, and judge the gates that are measured by now.
 
     Args:
+        out: a folder for a copy of the run without its training states, which is measured in its place.
         overrides: of the run's recipe, for this call only.
         allow: code of the user's own that the run names and that may be imported.
     """
-    folder = find(where)
+    folder = find(where) if out is None else copied(find(where), out)
     with working(folder):
         return validate_stage(open_run(folder, tell, device=device, overrides=overrides, allow=allow), tell).result
 

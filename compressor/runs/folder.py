@@ -116,6 +116,29 @@ class Run:
         append_text(self.metrics, json.dumps(row) + "\n")
 
 
+def copied(run: Run, out: Path) -> Run:
+    """Copy a run, but for its training states, to where it can be written to; whole or not at all.
+
+    Raises:
+        UsageError: `out` is there already.
+        InputRejected: it cannot be written, or the run cannot be read.
+    """
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise UsageError(f"{out} exists already", hint="--out takes a folder that is to be made")
+    temporary = out.with_name(f".{out.name}.{os.getpid()}.part")
+    left_out = shutil.ignore_patterns(Run(Path()).last.parent.name, ".*")
+    try:
+        with explained(out):
+            out.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copytree(run.folder, temporary, ignore=left_out, copy_function=shutil.copyfile)
+            temporary.replace(out)
+    except shutil.Error as error:
+        raise InputRejected(f"cannot copy {run.folder}: {error.args[0][0][2]}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return Run(out)
+
+
 def resume_command(folder: Path) -> str:
     """Return the line that goes on with a run, by the verb that began it: without a teacher that is `train`."""
     from compressor.recipe.document import parse, read  # which imports PyTorch, and commands start without
@@ -170,7 +193,8 @@ def working(run: Run) -> Iterator[None]:
     if fcntl is None:  # no such locks on this system
         yield
         return
-    with explained(run.folder):
+    hint = f"free some space, or choose another folder: compress validate {shlex.quote(str(run.folder))} --out FOLDER"
+    with explained(run.folder, hint=hint):
         run.folder.mkdir(parents=True, exist_ok=True)
         opened = (run.folder / _LOCK).open("a+", encoding="ascii")
     with opened as lock:

@@ -176,6 +176,7 @@ class Artifact(Metrics):
     calibration: Calibration | None = None
     parity: Parity | None = None
     note: str | None = None
+    teacher_ms: dict[str, float] | None = None
 
     @property
     def label(self) -> str:
@@ -311,9 +312,27 @@ class Named:
         """`teacher`, `student`, or the artifact's file name."""
         return Path(self.name).name
 
+    @property
+    def teacher_ms(self) -> dict[str, float] | None:
+        """What the teacher takes in the runtime of an artifact, by batch size."""
+        return self.metrics.teacher_ms if isinstance(self.metrics, Artifact) else None
+
     def speed_up(self, batch: str) -> float | None:
         """Return how many times as fast as its teacher it is; see `speed_up`."""
         return None if self.teacher is None else speed_up(self.metrics, self.teacher, batch)
+
+    def split(self, batch: str) -> tuple[float, float] | None:
+        """Return of the speed-up what the runtime brings and what the network does, at this precision.
+
+        The first is how many times as fast the teacher is in the file's runtime as in PyTorch, both in fp32; the second
+        how many times as fast as that the file is. Their product is the speed-up.
+        """
+        total = self.speed_up(batch)
+        teacher, timing = self.teacher_ms, self.metrics.timing(batch)
+        if total is None or timing is None or teacher is None or batch not in teacher:
+            return None
+        network = teacher[batch] / timing.p50
+        return total / network, network
 
 
 def speed_up(file: Metrics, reference: Metrics, batch: str) -> float | None:
@@ -398,3 +417,6 @@ def _impossible(result: Result) -> Iterator[str]:
                 for key, value in times.items()
                 if not 0 < value < inf
             )
+        for batch, value in (file.teacher_ms or {}).items():
+            if not 0 < value < inf:
+                yield f"{file.name}: batch {batch}: teacher_ms {value}"

@@ -22,6 +22,12 @@ class Fastest:
     times: float
 
     @property
+    def parts(self) -> str:
+        """Say which part of it is the runtime's and which the network's, where both are known."""
+        split = self.file.split(self.batch)
+        return "" if split is None else f"{split[0]:.1f}× by the runtime, {split[1]:.1f}× by the network"
+
+    @property
     def doubt(self) -> str | None:
         """What disturbed one of the two measurements."""
         timed = (file.timing(self.batch) for file in (self.file.metrics, self.file.teacher) if file is not None)

@@ -116,7 +116,8 @@ def tiles(contents: Contents) -> tuple[Tile, ...]:
     before = "" if teacher is None else f", teacher {megabytes(teacher.size_bytes)} MB"
     found.append(Tile("File size", f"{megabytes(file.metrics.size_bytes)} MB", f"{file.label}{before}"))
     if best is not None:
-        note = f"{best.file.label}, batch {best.batch}, against the teacher"
+        note = f"{best.file.label}, batch {best.batch}, against the teacher in PyTorch"
+        note += f": {best.parts}" if best.parts else ""
         found.append(Tile("Speed-up", f"{best.times:.1f}×", note + (f"; {best.doubt}" if best.doubt else "")))
     return tuple(found)
 
@@ -141,7 +142,8 @@ def _bought(files: Sequence[Named], student: Network, teacher: Network) -> str:
     smaller = _times(teacher.parameters / student.parameters, "fewer parameters", "more parameters")
     faster = _times(best.times, "faster", "slower")
     doubt = f" The times are not reliable: {best.doubt}." if best.doubt else ""
-    return f" It has {smaller} and is {faster} at batch {best.batch} as {best.file.label}.{doubt}"
+    parts = f" ({best.parts})" if best.parts else ""
+    return f" It has {smaller} and is {faster} at batch {best.batch} as {best.file.label}{parts}.{doubt}"
 
 
 def _times(ratio: float, more: str, less: str) -> str:
