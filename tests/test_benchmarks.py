@@ -79,6 +79,7 @@ def test_a_part_that_fails_or_takes_too_long_does_not_end_the_others(
     gpu, monkeypatch, tmp_path, code, state, line, ends
 ):
     begun = stand_in(gpu, monkeypatch, code)
+    monkeypatch.setattr(gpu, "_GRACE_S", 0.5)
     words = ["--out", str(tmp_path), "--only", "steps", "walks", "--seconds", "5" if ends else "0.2"]
 
     assert gpu.main(words) == ends

@@ -49,7 +49,8 @@ def test_another_thread_changes_no_handler():
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_while_the_commands_are_imported_ends_with_130_and_says_nothing(number):
     program = f"""
-import os, sys
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a suite in the background is started without
 import compressor.__main__ as start
 
 class Struck:

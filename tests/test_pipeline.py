@@ -86,6 +86,7 @@ def test_a_baseline_that_does_not_fit_costs_no_measurement(here):
     assert set(record["student"]["latency_ms"]) == {"3"}
 
 
+@pytest.mark.starts
 def test_one_artifact_alone_is_validated_and_timed(here):
     path = "runs/student-1/export/student.fp32.onnx"
 

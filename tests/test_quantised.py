@@ -24,6 +24,9 @@ from exporters import exporter, onnx, quantize
 from exporters.errors import ExportFailed
 from exporters.rounding import grid, rounded, weight_grid
 
+pytestmark = pytest.mark.heavy  # every network is traced and quantised
+
+
 SHAPE = (3, 8, 8)
 MEAN, STD = (0.5, 0.4, 0.3), (0.25, 0.2, 0.3)
 

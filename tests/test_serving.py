@@ -16,6 +16,9 @@ from compressor.artifacts.building import _preparation
 from exporters import exporter, onnx
 from exporters.pytorch import TorchRunner
 
+pytestmark = pytest.mark.heavy  # every network is traced and quantised
+
+
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "serving.md"
 (EXAMPLE,) = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
 
