@@ -149,25 +149,17 @@ class WideSENet(nn.Module):
         return logits
 
 
-class Preact(nn.Module):
-    """Normalised before each convolution; the shortcut is a 1x1 convolution of the activated input, or the input."""
+class Preact(wide_stem.PreactBlock):
+    """The same with its channels weighed before the sum."""
 
     def __init__(self, inputs: int, width: int, stride: int) -> None:
-        super().__init__()
-        self.bn1 = nn.BatchNorm2d(inputs)
-        self.conv1 = conv3x3(inputs, width, stride)
-        self.bn2 = nn.BatchNorm2d(width)
-        self.conv2 = conv3x3(width, width)
-        changes = stride != 1 or inputs != width
-        self.shortcut = nn.Sequential(nn.Conv2d(inputs, width, 1, stride=stride, bias=False)) if changes else None
+        super().__init__(inputs, width, stride)
         self.fc1 = nn.Conv2d(width, width // REDUCTION, 1)
         self.fc2 = nn.Conv2d(width // REDUCTION, width, 1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        active = F.relu(self.bn1(x))
-        y: Tensor = self.conv2(F.relu(self.bn2(self.conv1(active))))
-        weights: Tensor = self.fc2(F.relu(self.fc1(y.mean(dim=(2, 3), keepdim=True)))).sigmoid()
-        return y * weights + (x if self.shortcut is None else self.shortcut(active))
+    def weighed(self, residual: Tensor) -> Tensor:
+        weights: Tensor = self.fc2(F.relu(self.fc1(residual.mean(dim=(2, 3), keepdim=True)))).sigmoid()
+        return residual * weights
 
 
 class Active(nn.Module):

@@ -175,7 +175,11 @@ class PreactBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         active = F.relu(self.bn1(x))
         y: Tensor = self.conv2(F.relu(self.bn2(self.conv1(active))))
-        return y + (x if self.shortcut is None else self.shortcut(active))
+        return self.weighed(y) + (x if self.shortcut is None else self.shortcut(active))
+
+    def weighed(self, residual: Tensor) -> Tensor:
+        """Return what is added to the shortcut: the residual as it is."""
+        return residual
 
 
 def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Sequential | None:
