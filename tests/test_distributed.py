@@ -186,7 +186,7 @@ def test_more_devices_than_there_are_and_steps_too_small_to_share_are_refused(tm
 # Whole commands
 
 
-TRAIN = ["-m", "compressor", "train", "--arch", "lenet5", "--data", "digits", "--device", "cpu", "--lr", "0.05"]
+TRAIN = ["-m", "compressor", "train", "--arch", "lenet5", "--data", "digits", "--device", "cpu", "--lr", "0.01"]
 
 
 def started(folder: Path, *arguments: str, **variables: str) -> subprocess.Popen[str]:

@@ -37,8 +37,10 @@ SMALL = [
 def trained(work, tmp_path_factory):
     """A run without data, of the digits' teacher, that every test may read."""
     folder = tmp_path_factory.mktemp("none") / "run"
+    (folder.parent / "runs").mkdir()
+    (folder.parent / "runs" / "teacher-1").symlink_to(work / TEACHER)
     with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(work)
+        patch.chdir(folder.parent)
         ran([*NONE, "--method", "dfad", *SMALL, "--out", str(folder)])
         ran(["export", str(folder), "--format", "onnx", "--quiet"])
     return folder
