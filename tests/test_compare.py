@@ -29,7 +29,8 @@ from compressor.recipe import load
 from compressor.report import comparison
 from compressor.report.comparison import plot
 from compressor.runs import record
-from compressor.runs.folder import Run, working
+from compressor.runs.folder import Run
+from compressor.runs.lock import working
 
 RECIPE = """
 recipe: 1
@@ -423,7 +424,7 @@ def test_what_could_only_fail_later_is_refused_before_anything_is_written(lab, a
 
 def test_two_comparisons_in_one_folder_are_one_too_many(lab, inline):
     FOLDER.mkdir(parents=True)
-    with working(Run(FOLDER)):
+    with working(FOLDER):
         refused(COMPARE, 2, "another process works in runs/mine-compare")
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from compressor.errors import UsageError
-from compressor.runs.folder import Run, find, new_run, working
+from compressor.runs.folder import Run, find, new_run
+from compressor.runs.lock import working
 
 
 def create(name: str, **options) -> Run:
@@ -78,7 +79,7 @@ def test_a_folder_that_was_only_locked_keeps_its_files(tmp_path):
     mine = tmp_path / "project" / "report" / "thesis.txt"
     mine.parent.mkdir(parents=True)
     mine.write_text("years of work")
-    with working(Run(tmp_path / "project")):
+    with working(tmp_path / "project"):
         pass
 
     for overwrite in (False, True):
@@ -100,6 +101,19 @@ def test_a_finished_run_that_lost_its_recipe_is_no_blank_folder(tmp_path):
     assert (run.exports / "student.fp32.onnx").exists()
 
 
+def test_a_run_that_is_overwritten_leaves_no_file_that_the_new_one_would_own(tmp_path):
+    run = Run(tmp_path / "run")
+    files = [getattr(run, name) for name, member in vars(Run).items() if isinstance(member, property)]
+    for path in files:
+        if path != run.exports:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("earlier")
+
+    with new_run("x", out=run.folder, overwrite=True, root=tmp_path):
+        assert {path for path in files if path.is_file()} == {run.begun, run.log}
+    assert run.generated in files
+
+
 def test_an_overwriting_that_was_killed_goes_on_beside_files_of_the_users(tmp_path):
     run = create("x", out=tmp_path / "mine", overwrite=False, root=tmp_path)
     run.becomes("recipe: 1\n")
@@ -118,7 +132,7 @@ def test_nothing_is_removed_behind_a_link_of_a_run_from_elsewhere(tmp_path):
     run = _finish(create("x", out=tmp_path / "mine", overwrite=False, root=tmp_path))
     run.exports.symlink_to(elsewhere)
 
-    with working(run):
+    with working(run.folder):
         pass
 
     assert (elsewhere / ".building-mine").is_dir()
@@ -153,7 +167,7 @@ def test_what_a_killed_process_left_half_written_goes_when_the_run_is_next_worke
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("half")
 
-    with working(run):
+    with working(run.folder):
         assert not any(path.exists() for path in half)
         assert mine.exists()
 

@@ -14,7 +14,8 @@ import pytest
 from layers import trains
 from shell import ran, refused, typed
 
-from compressor.runs.folder import Run, working
+from compressor.runs.folder import Run
+from compressor.runs.lock import working
 from compressor.runs.stages import STAGES, Stages
 
 SMALL = ["run", "smoke", "--set", "student.arch=lenet5-half", "--no-report"]
@@ -202,7 +203,7 @@ def test_a_folder_with_another_run_is_not_gone_on_with(finished):
 
 
 def test_a_second_process_in_a_run_folder_is_refused(finished):
-    with working(Run(Path("runs/smoke-1"))):
+    with working(Path("runs/smoke-1")):
         for command in (SMALL, ["export"], ["validate"], ["bench"], [*SMALL, "--out", "runs/smoke-1", "--overwrite"]):
             refused([*command, "--quiet"], 2, rf"another process works in .*runs/smoke-1 \(process {os.getpid()}\)")
 

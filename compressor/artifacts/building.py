@@ -26,7 +26,7 @@ from compressor.files import explained
 from compressor.progress import Tell
 from compressor.recipe import Calibration, Export
 from compressor.runs import record
-from compressor.runs.folder import BUILDING
+from compressor.runs.lock import BUILDING
 from exporters import Built, Compiler, Engine, Exporter, Quantization, Runner, onnx, parity, quantize
 from exporters.errors import ExporterError, RuntimeMissing
 from exporters.precision import precision_of

@@ -38,7 +38,8 @@ from compressor.pipeline.same_runtime import medians, teacher_in
 from compressor.progress import Tell
 from compressor.recipe import Bench, Data, Override, section
 from compressor.runs import record
-from compressor.runs.folder import find, working
+from compressor.runs.folder import find
+from compressor.runs.lock import working
 from compressor.runs.stages import Stages
 from exporters import Runner, onnx
 from exporters.feeding import FedRunner
@@ -107,7 +108,7 @@ def bench(
         allow: code of the user's own that the run names and that may be imported.
     """
     folder = find(where)
-    with working(folder):
+    with working(folder.folder):
         opened = open_run(folder, tell, device=device, overrides=overrides, allow=allow)
         return bench_stage(opened, tell, options).result
 

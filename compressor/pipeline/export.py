@@ -25,7 +25,8 @@ from compressor.pipeline.identity import stage_inputs
 from compressor.progress import Tell
 from compressor.recipe import ENGINES, Export, Override, load
 from compressor.runs import record
-from compressor.runs.folder import find, working
+from compressor.runs.folder import find
+from compressor.runs.lock import working
 from compressor.runs.stages import Stages
 from exporters import onnx
 
@@ -56,7 +57,7 @@ def export(
         targets = stored_recipe(folder, allow=allow).export
     for each in targets:
         exporter_for(each)  # before anything slow
-    with working(folder):
+    with working(folder.folder):
         return export_stage(open_run(folder, tell, device=device, allow=allow), targets, tell).result
 
 
@@ -69,7 +70,7 @@ def rebuild(where: Path | None, tell: Tell, *, allow: Sequence[str] = ()) -> rec
     if where is not None and where.is_file():
         return build_again(where, tell, provider="cuda")
     folder = find(where)
-    with working(folder):
+    with working(folder.folder):
         opened = open_run(folder, tell, allow=allow)
         plans = [each for each in opened.result.artifacts if each.format in ENGINES]
         if not plans:

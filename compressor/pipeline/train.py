@@ -26,7 +26,8 @@ from compressor.pipeline.trained import first_record, write_generated, write_stu
 from compressor.progress import Tell
 from compressor.recipe import Recipe, dump, require_runnable
 from compressor.runs import manifest, record
-from compressor.runs.folder import Run, find, new_run, working
+from compressor.runs.folder import Run, find, new_run
+from compressor.runs.lock import working
 from compressor.runs.stages import Stages
 from compressor.training.distributed import Processes, join, require_same_start
 
@@ -76,7 +77,7 @@ def resume(where: Path, tell: Tell, *, allow: Sequence[str] = ()) -> tuple[recor
 
 def held(folder: Run, group: Processes) -> AbstractContextManager[None]:
     """Hold a run folder, by the process that writes to it."""
-    return working(folder) if group.leads else nullcontext()
+    return working(folder.folder) if group.leads else nullcontext()
 
 
 @contextmanager

@@ -22,7 +22,8 @@ from compressor.pipeline.identity import stage_inputs
 from compressor.progress import Tell
 from compressor.recipe import Data, Override, Teacher, Validate
 from compressor.runs import record
-from compressor.runs.folder import copied, find, working
+from compressor.runs.folder import copied, find
+from compressor.runs.lock import working
 from compressor.runs.stages import Stages
 
 
@@ -43,7 +44,7 @@ def validate(
         allow: code of the user's own that the run names and that may be imported.
     """
     folder = find(where) if out is None else copied(find(where), out)
-    with working(folder):
+    with working(folder.folder):
         return validate_stage(open_run(folder, tell, device=device, overrides=overrides, allow=allow), tell).result
 
 

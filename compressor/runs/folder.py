@@ -3,7 +3,6 @@
 import glob
 import json
 import os
-import re
 import shlex
 import shutil
 from collections.abc import Iterator
@@ -15,17 +14,10 @@ from typing import Any
 
 from compressor.errors import InputRejected, UsageError, did_you_mean
 from compressor.files import append_text, explained, write_text
-
-try:
-    import fcntl
-except ImportError:  # not a POSIX system
-    fcntl = None  # type: ignore[assignment]
+from compressor.runs.lock import LOCK, working
 
 LATEST = "latest"
-BUILDING = ".building-"  # how folders begin in which an artifact is made
-_LOCK = ".lock"
 _BEGUN = ".compress-run"  # while a folder is to become a run, which it is with its recipe
-_WRITTEN = (".", "student", "checkpoints", "export", "report")  # folders of a run that files are written to
 
 
 @dataclass(frozen=True)
@@ -182,53 +174,6 @@ def new_run(
         yield run
 
 
-@contextmanager
-def working(run: Run) -> Iterator[None]:
-    """Hold a run folder for this process, until the block ends or the process does, however it ends.
-
-    Raises:
-        UsageError: another process works in it.
-        InputRejected: it cannot be written to.
-    """
-    if fcntl is None:  # no such locks on this system
-        yield
-        return
-    hint = f"free some space, or choose another folder: compress validate {shlex.quote(str(run.folder))} --out FOLDER"
-    with explained(run.folder, hint=hint):
-        run.folder.mkdir(parents=True, exist_ok=True)
-        opened = (run.folder / _LOCK).open("a+", encoding="ascii")
-    with opened as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            lock.seek(0)
-            raise UsageError(
-                f"another process works in {run.folder} (process {lock.read().strip() or 'unknown'})",
-                hint="wait for it to end, or choose another --out",
-            ) from None
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
-        _sweep(run)
-        yield
-
-
-def _sweep(run: Run) -> None:
-    """Remove what killed processes left half written; nobody else writes here now.
-
-    A folder that is a link is passed over: a run from elsewhere may point anywhere.
-    """
-    folders = (run.folder / name for name in _WRITTEN)
-    for path in (each for folder in folders if not folder.is_symlink() for each in folder.glob(".*")):
-        if _is_leftover(path):
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-
-
-def _is_leftover(path: Path) -> bool:
-    """Whether a name is that of a file or folder which is renamed or removed when it is finished."""
-    return path.name.startswith(BUILDING) or re.fullmatch(r"\..+\.\d+\.part", path.name) is not None
-
-
 def find(where: Path | None, *, root: Path = Path("runs")) -> Run:
     """Return the run at `where`, or the latest one.
 
@@ -294,7 +239,7 @@ def _emptied(folder: Path, overwrite: bool, held: ExitStack) -> Run:
                 hint="--overwrite to replace it, --resume to go on with it, or another --out",
             )
     folder.mkdir(parents=True, exist_ok=True)
-    held.enter_context(working(run))
+    held.enter_context(working(run.folder))
     return run
 
 
@@ -308,7 +253,7 @@ def _next(root: Path, name: str, held: ExitStack) -> Run:
         run.folder.mkdir(exist_ok=True)
         with ExitStack() as attempt:
             try:
-                attempt.enter_context(working(run))
+                attempt.enter_context(working(run.folder))
             except UsageError:  # another process took it at this very moment
                 continue
             if is_blank(run.folder):  # and did not end with it in between
@@ -321,22 +266,15 @@ def is_blank(folder: Path) -> bool:
     """Whether a folder is empty, or one that a run was to be made in by a process that did not come so far."""
     if not folder.is_dir() or is_run(folder):
         return False
-    return (folder / _BEGUN).is_file() or all(each.name == _LOCK for each in folder.iterdir())
+    return (folder / _BEGUN).is_file() or all(each.name == LOCK for each in folder.iterdir())
 
 
 def _forget(run: Run) -> None:
     """Remove the files of an earlier run that a new one would otherwise seem to own."""
+    files = {getattr(run, name) for name, member in vars(Run).items() if isinstance(member, property)}
     names = [
         run.recipe,
-        run.student,
-        run.last,
-        run.best,
-        run.metrics,
-        run.bench,
-        run.predictions,
-        run.environment,
-        run.stages,
-        run.tracking,
+        *sorted(files - {run.begun, run.log, run.exports}),
         *(run.folder / name for name in ("result.json", "manifest.json", "model-card.md", "bom.cdx.json")),
     ]
     made = [path for folder in (run.exports, run.report.parent) if folder.is_dir() for path in folder.iterdir()]

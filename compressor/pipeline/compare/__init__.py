@@ -15,7 +15,8 @@ from compressor.progress import Tell
 from compressor.recipe import dump
 from compressor.report.comparison import Comparison, write
 from compressor.runs import record
-from compressor.runs.folder import Run, find, new_run, working
+from compressor.runs.folder import Run, find, new_run
+from compressor.runs.lock import working
 
 __all__ = ["Plan", "compare", "compare_cell", "plan", "require_all"]
 
@@ -27,7 +28,7 @@ def compare(planned: Plan, tell: Tell, *, bench: bool = False) -> Comparison:
         Interrupted: by a signal; the trainings have saved their states, and the same call goes on.
         InputRejected: no cell finished.
     """
-    with working(Run(planned.folder)):
+    with working(planned.folder):
         if planned.overwrite:
             for cell in planned.recipes:
                 with new_run(cell.name, out=planned.folder / cell.name, overwrite=True, latest=False):

@@ -1,0 +1,68 @@
+"""One process at a time works in a run folder, and removes what killed ones left half written."""
+
+import os
+import re
+import shlex
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from compressor.errors import UsageError
+from compressor.files import explained
+
+try:
+    import fcntl
+except ImportError:  # not a POSIX system
+    fcntl = None  # type: ignore[assignment]
+
+LOCK = ".lock"
+BUILDING = ".building-"  # how folders begin in which an artifact is made
+_WRITTEN = (".", "student", "checkpoints", "export", "report")  # folders of a run that files are written to
+
+
+@contextmanager
+def working(folder: Path) -> Iterator[None]:
+    """Hold a run folder for this process, until the block ends or the process does, however it ends.
+
+    Raises:
+        UsageError: another process works in it.
+        InputRejected: it cannot be written to.
+    """
+    if fcntl is None:  # no such locks on this system
+        yield
+        return
+    hint = f"free some space, or choose another folder: compress validate {shlex.quote(str(folder))} --out FOLDER"
+    with explained(folder, hint=hint):
+        folder.mkdir(parents=True, exist_ok=True)
+        opened = (folder / LOCK).open("a+", encoding="ascii")
+    with opened as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.seek(0)
+            raise UsageError(
+                f"another process works in {folder} (process {lock.read().strip() or 'unknown'})",
+                hint="wait for it to end, or choose another --out",
+            ) from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        _sweep(folder)
+        yield
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what killed processes left half written; nobody else writes here now.
+
+    A folder that is a link is passed over: a run from elsewhere may point anywhere.
+    """
+    folders = (folder / name for name in _WRITTEN)
+    for path in (each for inner in folders if not inner.is_symlink() for each in inner.glob(".*")):
+        if _is_leftover(path):
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def _is_leftover(path: Path) -> bool:
+    """Whether a name is that of a file or folder which is renamed or removed when it is finished."""
+    return path.name.startswith(BUILDING) or re.fullmatch(r"\..+\.\d+\.part", path.name) is not None
