@@ -15,7 +15,7 @@ from compressor.progress import Tell
 from compressor.recipe import dump
 from compressor.report.comparison import Comparison, write
 from compressor.runs import record
-from compressor.runs.folder import Run, find, new_run
+from compressor.runs.folder import find, new_run
 from compressor.runs.lock import working
 
 __all__ = ["Plan", "compare", "compare_cell", "plan", "require_all"]
