@@ -1,4 +1,4 @@
-"""Objects of the caller's as names: what a recipe can hold of a network or a data set that is no file."""
+"""What a caller gives, as the pipeline takes it: objects by names that a recipe can hold, keys, paths, listeners."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import copy
 import hashlib
 import io
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,11 @@ from torch import nn
 from compressor.files import replacing
 from compressor.models import Normalized
 from compressor.plugins import GIVEN, give
+from compressor.progress import Tell
+from compressor.recipe import Data, Override, Teacher, section
 
+# Recipe keys by dotted names, such as {"train.lr": 0.05}; or overrides, as commands make them of what was typed.
+Settings = Mapping[str, Any] | Sequence[Override]
 Network = str | Path | nn.Module | Callable[..., nn.Module]
 
 
@@ -50,6 +54,35 @@ def data_name(data: Any) -> str:
     if isinstance(data, Path):
         return f"folder:{data}"
     return (_importable(data) if callable(data) else None) or give("data", data)
+
+
+def teacher_section(teacher: Path | str | Teacher | None) -> Teacher | None:
+    return teacher if teacher is None or isinstance(teacher, Teacher) else Teacher(checkpoint=Path(teacher))
+
+
+def data_section(data: Any) -> Data:
+    if isinstance(data, Data):
+        return data
+    return section(Data, ("data",), [] if data is None else [Override(("data", "name"), data_name(data))])
+
+
+def overrides(settings: Settings | None, below: tuple[str | int, ...] = ()) -> list[Override]:
+    """Return settings as overrides of a recipe; those that are overrides already say where they stand."""
+    if not isinstance(settings, Mapping):
+        return list(settings or ())
+    return [
+        Override((*below, *(int(part) if part.isdecimal() else part for part in name.split("."))), value)
+        for name, value in settings.items()
+    ]
+
+
+def path_of(path: Path | str | None) -> Path | None:
+    return None if path is None else Path(path)
+
+
+def tell_of(tell: Tell | None) -> Tell:
+    """Return one for this call alone: each keeps the log of the run it works in."""
+    return Tell() if tell is None else Tell(tell.console, quiet=tell.quiet)
 
 
 def _importable(thing: Any) -> str | None:
