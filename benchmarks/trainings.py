@@ -17,9 +17,8 @@ from compressor.data import Dataset, divided, from_objects, open_data
 from compressor.inputs import Prepared
 from compressor.methods.ce import CE
 from compressor.models import Normalized, build
-from compressor.pipeline.compiling import compiled_or_not
-from compressor.pipeline.course import new_state
-from compressor.pipeline.teachers import settled
+from compressor.pipeline.fastest import with_fastest
+from compressor.pipeline.staged import new_state
 from compressor.progress import Tell
 from compressor.recipe import Data
 from compressor.recipe import build as recipe_of
@@ -67,13 +66,13 @@ def _first(data: Dataset) -> Batch:
 def prepared(
     data: Dataset, teacher: Normalized, sections: dict[str, Any], overrides: Sequence[str], *, device: torch.device
 ) -> Prepared:
-    """Return what the pipeline makes of a recipe, with all that is `auto` settled."""
+    """Return what the pipeline makes of a recipe, with all that is `auto` measured."""
     whole = {"data": {"name": "random"}, "teacher": {"checkpoint": "teacher.pt"}, **sections}
     mean, std = (each.flatten().tolist() for each in (teacher.mean, teacher.std))
     given = SimpleNamespace(module=copy.deepcopy(teacher), mean=mean, std=std)
     recipe = recipe_of(whole, overrides, base=BASE)
     tell = Tell()
-    return compiled_or_not(settled(Prepared(device, data, (given,), recipe), tell), tell)
+    return with_fastest(Prepared(device, data, (given,), recipe), tell)
 
 
 def stepping(inputs: Prepared, weights: dict[str, Any] | None = None) -> Callable[[], object]:

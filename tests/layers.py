@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from compressor.pipeline import course
+from compressor.pipeline import staged
 
 Fixture = TypeVar("Fixture", bound=Callable[..., Any])
 
@@ -28,7 +28,7 @@ _BEGINNINGS = (
     ("starts", multiprocessing.process.BaseProcess, "start"),
     ("starts", os, "fork"),
     ("starts", os, "posix_spawn"),
-    ("trains", course, "fit"),
+    ("trains", staged, "fit"),
 )
 _marks: frozenset[str] | None = None  # those of the running test
 

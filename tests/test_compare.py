@@ -22,7 +22,7 @@ from compressor.errors import CompressError, Diverged
 from compressor.machine.workers import Ended
 from compressor.measure.paired import Cell
 from compressor.pipeline import bench as bench_run
-from compressor.pipeline import compare, course
+from compressor.pipeline import compare, staged
 from compressor.pipeline.compare import choosing, running, sharing
 from compressor.progress import Tell
 from compressor.recipe import load
@@ -128,7 +128,7 @@ def test_the_same_seed_means_the_same_weights_and_the_same_images_for_every_meth
         seen[objective, state.seed] = (weights.clone(), batch.images.clone(), batch.labels.clone())
         raise Diverged("seen enough")
 
-    monkeypatch.setattr(course, "fit", first_step)
+    monkeypatch.setattr(staged, "fit", first_step)
     refused([*COMPARE, "--seeds", "2"], 5, "every training failed; lenet5-half-ce-s0: seen enough")
 
     methods = {objective for objective, _ in seen}
@@ -355,14 +355,14 @@ def test_what_varies_has_a_column_and_is_compared_with_its_first(lab, inline):
 def test_a_cell_that_fails_stops_no_other_and_is_told_at_the_end(after, monkeypatch):
     for name in ("lenet5-half-bss-s0", "lenet5-half-bss-s1"):
         shutil.rmtree(FOLDER / name)
-    honest, reason = course.fit, "the loss term 'bss' became NaN at step 3"
+    honest, reason = staged.fit, "the loss term 'bss' became NaN at step 3"
 
     def diverging(state, batches):
         if state.seed == 0:
             raise Diverged(reason)
         return honest(state, batches)
 
-    monkeypatch.setattr(course, "fit", diverging)
+    monkeypatch.setattr(staged, "fit", diverging)
     done = typed([*COMPARE, "--methods", "kd,bss", "--seeds", "2", "--json"])
 
     assert done.code == 5
@@ -373,7 +373,7 @@ def test_a_cell_that_fails_stops_no_other_and_is_told_at_the_end(after, monkeypa
     assert (bss["seeds"], bss["failed"]) == ([1], [0])
     assert f"lenet5-half-bss-s0 failed (exit code 5): {reason}" in (FOLDER / "compare.md").read_text()
     after.clear()
-    monkeypatch.setattr(course, "fit", honest)
+    monkeypatch.setattr(staged, "fit", honest)
     ran([*COMPARE, "--methods", "kd,bss", "--seeds", "2"])
     assert after == [("compare-cell", "lenet5-half-bss-s0")]
 

@@ -12,8 +12,8 @@ from compressor.errors import Interrupted
 from compressor.inputs import Prepared
 from compressor.models import Normalized
 from compressor.pipeline import compiling
-from compressor.pipeline.compiling import compiled_or_not
-from compressor.pipeline.course import new_state
+from compressor.pipeline.fastest import with_fastest
+from compressor.pipeline.staged import new_state
 from compressor.pipeline.train import resume, train
 from compressor.progress import Tell
 from compressor.recipe import build, load
@@ -77,7 +77,7 @@ def test_code_is_compiled_where_that_makes_the_training_shorter(
     tiny, tmp_path, compiled, clock, capsys, times, chosen, said
 ):
     taken = clock(*times)
-    found = compiled_or_not(prepared(tiny, tmp_path), Tell())
+    found = with_fastest(prepared(tiny, tmp_path), Tell())
     assert found.recipe.train.compile is chosen
     assert len(taken) == len(times)
     assert bool(compiled) == (len(times) > PLAIN)
@@ -88,14 +88,14 @@ def test_code_is_compiled_where_that_makes_the_training_shorter(
 
 def test_a_training_of_few_steps_is_not_measured(tiny, tmp_path, compiled, clock):
     taken = clock()
-    assert compiled_or_not(prepared(tiny, tmp_path, epochs=4), QUIET).recipe.train.compile is False
+    assert with_fastest(prepared(tiny, tmp_path, epochs=4), QUIET).recipe.train.compile is False
     assert taken == compiled == []
 
 
 @pytest.mark.parametrize("asked", [True, False])
 def test_what_is_asked_for_is_not_measured(tiny, tmp_path, clock, asked):
     given = prepared(tiny, tmp_path, compile=asked)
-    assert compiled_or_not(given, QUIET) is given
+    assert with_fastest(given, QUIET) is given
 
 
 def test_a_compiler_that_fails_is_done_without(tiny, tmp_path, monkeypatch, clock, capsys):
@@ -104,7 +104,7 @@ def test_a_compiler_that_fails_is_done_without(tiny, tmp_path, monkeypatch, cloc
 
     monkeypatch.setattr(torch, "compile", broken)
     clock(*[1.0] * (PLAIN + FIRST))
-    assert compiled_or_not(prepared(tiny, tmp_path), Tell()).recipe.train.compile is False
+    assert with_fastest(prepared(tiny, tmp_path), Tell()).recipe.train.compile is False
     said = " ".join(capsys.readouterr().err.split())
     assert said == "step: not compiled, for the compiler fails (RuntimeError: g++ is not here)"
 
@@ -114,7 +114,7 @@ def test_steps_that_are_timed_change_nothing(tiny, tmp_path, compiled, clock):
     given = prepared(tiny, tmp_path)
     teacher = {name: each.clone() for name, each in given.teachers[0].module.state_dict().items()}
     before = new_state(given).student.state_dict()
-    after = new_state(compiled_or_not(given, QUIET)).student.state_dict()
+    after = new_state(with_fastest(given, QUIET)).student.state_dict()
     torch.testing.assert_close(dict(after), dict(before), rtol=0, atol=0)
     torch.testing.assert_close(dict(given.teachers[0].module.state_dict()), teacher, rtol=0, atol=0)
 
@@ -125,7 +125,7 @@ def test_each_stage_is_measured_by_itself(tiny, tmp_path, compiled, clock):
         {"method": {"kind": "ce"}, "train": {"epochs": 80, "compile": "auto"}},
         {"method": {"kind": "kd"}, "train": {"epochs": 4, "compile": "auto"}},
     ]
-    found = compiled_or_not(prepared(tiny, tmp_path, stages=stages), QUIET).recipe
+    found = with_fastest(prepared(tiny, tmp_path, stages=stages), QUIET).recipe
     assert [part.train.compile for part in found.parts] == [True, False]
     assert [stage.train.compile for stage in found.stages] == [True, False]
 
@@ -139,7 +139,7 @@ def test_all_processes_do_as_the_first_has_measured(tiny, tmp_path, compiled, cl
 
     taken = clock()
     second = replace(prepared(tiny, tmp_path), group=Second())
-    found = compiled_or_not(second, QUIET)
+    found = with_fastest(second, QUIET)
     assert found.recipe.train.compile is True
     assert found.group is second.group
     assert taken == []

@@ -19,7 +19,8 @@ from compressor.models import Normalized
 from compressor.models import frozen as frozen_module
 from compressor.models.frozen import Frozen, folded
 from compressor.pipeline import teachers
-from compressor.pipeline.teachers import frozen_teachers, settled
+from compressor.pipeline.fastest import with_fastest
+from compressor.pipeline.teachers import frozen_teachers
 from compressor.progress import Tell
 from compressor.recipe import Training, build
 from compressor.training.loop import TrainingState
@@ -201,7 +202,7 @@ def test_auto_becomes_the_fastest_that_is_here_and_is_written_down(
     monkeypatch.setattr(
         teachers, "seconds", lambda answer, _images: times[answer if isinstance(answer, str) else "torch"]
     )
-    found = settled(prepared(teacher, tmp_path, teacher_runtime="auto"), Tell())
+    found = with_fastest(prepared(teacher, tmp_path, teacher_runtime="auto"), Tell())
     assert found.recipe.train.teacher_runtime == chosen
     said = capsys.readouterr().err
     assert (f"teacher: asked through {chosen}" in said) == (len(times) > 1)
@@ -209,4 +210,4 @@ def test_auto_becomes_the_fastest_that_is_here_and_is_written_down(
 
 def test_what_is_asked_for_is_not_measured(teacher, tmp_path):
     given = prepared(teacher, tmp_path, teacher_runtime="onnxruntime")
-    assert settled(given, Tell(quiet=True)) is given
+    assert with_fastest(given, Tell(quiet=True)) is given

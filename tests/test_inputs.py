@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from compressor.errors import InputRejected
 from compressor.inputs import prepare
 from compressor.methods import Config, Needs, Objective, Update
-from compressor.pipeline.course import new_state
+from compressor.pipeline.staged import new_state
 from compressor.progress import Tell
 from compressor.recipe import Data, Recipe, Student, Teacher, Training, build, dump, require_runnable
 

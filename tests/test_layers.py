@@ -9,7 +9,7 @@ import pytest
 from layers import starts, trains
 from shell import QUICK, ran
 
-from compressor.pipeline import course
+from compressor.pipeline import staged
 
 TRAIN = ["train", "--arch", "lenet5-half", "--data", "digits", "--epochs", "2", *QUICK, "--quiet"]
 
@@ -43,7 +43,7 @@ def test_an_unmarked_test_does_not_train(tmp_path, monkeypatch):
 def test_a_marked_test_starts_a_process_and_still_does_not_train():
     assert subprocess.run([sys.executable, "-c", "exit(3)"], check=False).returncode == 3
     with pytest.raises(pytest.fail.Exception, match="`trains`"):
-        course.fit(None, None)
+        staged.fit(None, None)
 
 
 @pytest.fixture

@@ -17,10 +17,10 @@ from compressor.errors import Interrupted, UsageError
 from compressor.inputs import prepare
 from compressor.methods import Setting
 from compressor.methods.ce import CE
-from compressor.pipeline.answers import answered
+from compressor.pipeline.cached_teacher import with_teacher_logits
 from compressor.pipeline.compare.choosing import choices
-from compressor.pipeline.course import Course
 from compressor.pipeline.smoke import _tiny
+from compressor.pipeline.staged import StagedTraining
 from compressor.progress import Tell
 from compressor.recipe import Schedule, Training, build, dump, load, require_runnable
 from compressor.runs import record
@@ -120,7 +120,7 @@ def test_stages_follow_each_other_epochs_count_on_and_the_record_names_them(two)
 
 def test_what_a_stage_hands_on_is_the_student_and_frozen_modules_stay_as_they_were(two):
     prepared = prepare(load(two), Tell(quiet=True), examine=False)
-    going, seen = Course(prepared), []
+    going, seen = StagedTraining(prepared), []
     for _ in going.fit(lambda epoch, start: going.source.batches(going.before + epoch, start)):
         seen.append({name: value.clone() for name, value in going.state.student.state_dict().items()})
 
@@ -135,8 +135,8 @@ def test_what_a_stage_hands_on_is_the_student_and_frozen_modules_stay_as_they_we
 
 def test_stages_draw_other_chances_and_meet_the_images_in_another_order(two):
     prepared = prepare(load(two), Tell(quiet=True), examine=False)
-    first, second = Course(prepared), Course(prepared)
-    second.load_state_dict({**Course.state_dict(first), "stage": 0})
+    first, second = StagedTraining(prepared), StagedTraining(prepared)
+    second.load_state_dict({**StagedTraining.state_dict(first), "stage": 0})
     list(first.fit(lambda epoch, start: first.source.batches(first.before + epoch, start)))
 
     assert (first.stage, first.before, first.epoch) == (1, 2, 4)
@@ -172,13 +172,13 @@ def to_the_end(going):
 
 def test_a_training_that_is_stopped_at_any_step_ends_with_the_weights_of_one_that_was_not(two):
     prepared = prepare(load(two), Tell(quiet=True), examine=False)
-    expected = to_the_end(Course(prepared))
+    expected = to_the_end(StagedTraining(prepared))
 
     for after in (0, 1, 5, 6, 11, 12, 13, 17, 18, 23):  # of 6 steps an epoch, 12 a stage
-        going = Course(prepared)
+        going = StagedTraining(prepared)
         with stopping(after, Stopped()), pytest.raises(Stopped):
             to_the_end(going)
-        resumed = Course(prepared)
+        resumed = StagedTraining(prepared)
         resumed.load_state_dict(going.state_dict())
         assert 12 * resumed.stage + resumed.state.step == after
         found = to_the_end(resumed)
@@ -272,7 +272,7 @@ def test_cached_answers_are_those_of_asking_each_time(two):
     teacher = once.teachers[0].module.eval()
 
     for epoch in (0, 1):
-        for batch in answered(once).batches(epoch, 0):
+        for batch in with_teacher_logits(once).batches(epoch, 0):
             with torch.no_grad():
                 torch.testing.assert_close(batch.taught[0], teacher(batch.images), rtol=1e-5, atol=1e-5)
 
@@ -282,7 +282,7 @@ def test_a_training_on_cached_answers_is_the_training_without_and_the_teacher_is
     for changes in (["stages.1.train.cache_teacher=false"], ["stages.1.train.cache_teacher=true"]):
         plain = ["stages.1.method={kind: kd}", "data.augment=none", *changes]
         prepared = prepare(load(two, plain), Tell(quiet=True), examine=False)
-        going = Course(prepared)
+        going = StagedTraining(prepared)
         list(going.fit(lambda epoch, start: going.source.batches(going.before + epoch, start)))  # noqa: B023
         ends.append(going.state.reported().state_dict())
 

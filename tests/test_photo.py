@@ -16,7 +16,7 @@ from compressor.data.split import Held, Split
 from compressor.errors import UsageError
 from compressor.inputs import prepare
 from compressor.pipeline.compare.choosing import _require_within_pairs
-from compressor.pipeline.course import Course, try_out
+from compressor.pipeline.staged import StagedTraining, require_buildable
 from compressor.progress import Tell
 from compressor.recipe import Data, build, dump, load, schema
 from compressor.recipe.schema.augment import Augment, Jitter, RandAugment
@@ -217,7 +217,7 @@ def test_a_network_that_takes_one_size_alone_is_refused(folder):
             "data": {"name": f"folder:{folder}", "image_size": 32, "train_size": 24, "augment": "photo", "workers": 0},
             "method": {"kind": "ce"},
         }
-        try_out(prepare(build(given, base=Path.cwd()), Tell(quiet=True)))
+        require_buildable(prepare(build(given, base=Path.cwd()), Tell(quiet=True)))
 
     tried("resnet8")
     with pytest.raises(UsageError, match="lenet5 cannot take images of 3x24x24") as caught:
@@ -299,15 +299,15 @@ def test_a_run_on_photographs_that_is_stopped_ends_with_the_weights_of_one_that_
     prepared = prepare(build(given, base=Path.cwd()), Tell(quiet=True))
 
     def ended(stop):
-        course = Course(prepared)
+        training = StagedTraining(prepared)
         if stop is not None:
-            course.state.enter_training()
-            for batch in islice(course.source.batches(0, 0), stop):
-                course.state.advance(batch)
-            saved, course = course.state_dict(), Course(prepared)
-            course.load_state_dict(saved)
-        list(course.fit(course.source.batches))
-        return course.state.student.state_dict()
+            training.state.enter_training()
+            for batch in islice(training.source.batches(0, 0), stop):
+                training.state.advance(batch)
+            saved, training = training.state_dict(), StagedTraining(prepared)
+            training.load_state_dict(saved)
+        list(training.fit(training.source.batches))
+        return training.state.student.state_dict()
 
     whole, resumed = ended(None), ended(1)
 

@@ -105,12 +105,11 @@ def prepare(recipe: Recipe, tell: Tell, *, examine: bool = True, group: Processe
             f"a step of {size} images is too small for {group.world} processes",
             hint=f"--batch-size {2 * group.world} or more",
         )
-    if any(_counts(part.method, part.train) != part.train for part in recipe.parts):
+    counted = [_counts(part.method, part.train) for part in recipe.parts]
+    if counted != [part.train for part in recipe.parts]:
         tell(f"data: {STEPS} steps are an epoch; --set train.steps_per_epoch=100 chooses another number")
-    stages = [part.model_copy(update={"train": _counts(part.method, part.train)}) for part in recipe.stages]
     named = recipe.data.called(inputs.data.source).model_copy(update={"batch_size": size})
-    counted = {"train": _counts(recipe.method, recipe.train), "stages": tuple(stages)}
-    found = recipe.model_copy(update={"data": named, **counted})
+    found = recipe.with_training(counted).model_copy(update={"data": named})
     return Prepared(inputs.device, inputs.data, inputs.teachers, found.with_teachers(known), group)
 
 

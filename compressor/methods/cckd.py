@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from compressor.batch import Batch
-from compressor.methods.kd import Distillation, SoftTargets, answers
+from compressor.methods.kd import Distillation, SoftTargets, teacher_logits
 from compressor.methods.protocol import Moment, Needs, Objective, Setting, Update, refusal
 from compressor.methods.weights import Weight
 
@@ -68,7 +68,7 @@ class _Conditioned(SoftTargets):
 
     def updates(self, batch: Batch, moment: Moment) -> Iterator[Update]:
         config = self.config
-        taught = answers(self.setting, batch)[0]
+        taught = teacher_logits(self.setting, batch)[0]
         logits = self.setting.student(batch.images).float()
         losses = self._losses(logits, taught, batch.labels, moment.elapsed)
         if config.self_regulation is None:

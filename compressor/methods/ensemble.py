@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from compressor.batch import Batch
 from compressor.errors import UsageError
-from compressor.methods.kd import SoftTeaching, answers
+from compressor.methods.kd import SoftTeaching, teacher_logits
 from compressor.methods.labels import label_loss
 from compressor.methods.losses.protocol import LogitTerm, wide
 from compressor.methods.protocol import Config, Moment, Needs, Objective, Setting, Update
@@ -87,7 +87,7 @@ class Lessons(Objective):
 
     def updates(self, batch: Batch, moment: Moment) -> Iterator[Update]:
         config, elapsed = self.config, moment.elapsed
-        taught = torch.stack(tuple(answers(self.setting, batch)))
+        taught = torch.stack(tuple(teacher_logits(self.setting, batch)))
         logits = self.setting.student(batch.images).float()
         losses = [soft(logits, answer, batch.true_labels) for soft, answer in zip(self.soft, taught, strict=True)]
         weighed = (self.weigh(taught, batch.labels) * torch.stack(losses)).sum(dim=0)

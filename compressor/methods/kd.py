@@ -91,7 +91,7 @@ class SoftTargets(Objective):
     def lesson(self, batch: Batch, moment: Moment) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         """Return the terms on the images themselves, and the teacher's and the student's logits, `[B, K]` each."""
         config, elapsed = self.config, moment.elapsed
-        taught = answers(self.setting, batch)[0]
+        taught = teacher_logits(self.setting, batch)[0]
         logits = self.setting.student(batch.images).float()
         terms = {
             "ce": config.ce_weight.at(elapsed) * label_loss(logits, batch, smoothing=config.label_smoothing),
@@ -100,7 +100,7 @@ class SoftTargets(Objective):
         return terms | self.features.terms(batch, moment), taught, logits
 
 
-def answers(setting: Setting, batch: Batch) -> Sequence[Tensor]:
+def teacher_logits(setting: Setting, batch: Batch) -> Sequence[Tensor]:
     """Return the logits of every teacher on a batch's images, `[B, K]` each: those that it brings, else asked now."""
     return batch.taught or [ask(teacher, batch.images) for teacher in setting.teachers]
 

@@ -7,14 +7,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import cycle, islice
-from typing import Any
 
 from compressor.batch import Batch
 from compressor.inputs import Prepared
-from compressor.pipeline.course import new_state
+from compressor.pipeline.staged import new_state
 from compressor.progress import Tell
-from compressor.recipe import Recipe
-from compressor.training.distributed import ALONE
 
 _BATCHES = 4  # different ones, that the steps go round
 _WARM, _TIMED = _BATCHES, 2 * _BATCHES  # steps of each candidate
@@ -35,35 +32,16 @@ class Timed:
         return self.start + self.step * steps
 
 
-def compiled_or_not(prepared: Prepared, tell: Tell) -> Prepared:
-    """Return the inputs with each `train.compile: auto` replaced by whether compiled code makes the training shorter.
+def compiling_pays(prepared: Prepared, stage: int, tell: Tell) -> bool:
+    """Return whether a stage is shorter with compiled code, and say what was measured.
 
     The time of the compiler itself counts, so that a short training is not compiled; one that is shorter still than a
-    compiler would need is not even tried. What is chosen stands in the recipe that is stored with the run: one that is
-    gone on with trains by the same code. All processes do as the first has measured.
+    compiler would need is not even tried.
+
+    Args:
+        prepared: with the recipe of the stage alone, for one process.
+        stage: its number, from 0.
     """
-    recipe, group = prepared.recipe, prepared.group
-    if all(part.train.compile != "auto" for part in recipe.parts):
-        return prepared
-    chosen = list(recipe.parts)
-    for stage, part in enumerate(chosen):
-        if part.train.compile == "auto":
-            here = replace(prepared, recipe=part, group=ALONE)
-            chosen[stage] = _with_compile(part, group.first(_pays(here, stage, tell) if group.leads else False))
-    whole: dict[str, Any] = {"train": chosen[-1].train}
-    if recipe.stages:
-        whole["stages"] = tuple(
-            stage.model_copy(update={"train": part.train}) for stage, part in zip(recipe.stages, chosen, strict=True)
-        )
-    return replace(prepared, recipe=recipe.model_copy(update=whole))
-
-
-def _with_compile(part: Recipe, compiled: bool) -> Recipe:
-    return part.model_copy(update={"train": part.train.model_copy(update={"compile": compiled})})
-
-
-def _pays(prepared: Prepared, stage: int, tell: Tell) -> bool:
-    """Return whether a stage is shorter with compiled code, and say what was measured."""
     steps = prepared.source.steps * prepared.recipe.train.epochs
     if steps < _FEWEST:
         return False
@@ -85,7 +63,9 @@ def _pays(prepared: Prepared, stage: int, tell: Tell) -> bool:
 
 def _timed(prepared: Prepared, stage: int, batches: Sequence[Batch], *, compiled: bool) -> Timed:
     """Train some steps of a stage, time them, and throw them away."""
-    state = new_state(replace(prepared, recipe=_with_compile(prepared.recipe, compiled)), stage=stage)
+    train = prepared.recipe.train.model_copy(update={"compile": compiled})
+    recipe = prepared.recipe.model_copy(update={"train": train})
+    state = new_state(replace(prepared, recipe=recipe), stage=stage)
     state.enter_training()
     given = cycle(batches)
 

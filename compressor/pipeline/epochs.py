@@ -12,7 +12,7 @@ from compressor.errors import Interrupted
 from compressor.inputs import Prepared
 from compressor.machine.interrupt import interruptible
 from compressor.measure.scores import correct, predict
-from compressor.pipeline.course import Course, reported
+from compressor.pipeline.staged import StagedTraining, reported
 from compressor.progress import Tell
 from compressor.runs.folder import Run, resume_command
 from compressor.tracking import Trackers
@@ -21,7 +21,7 @@ from compressor.training.loop import Epoch, TrainingState
 from exporters.pytorch import TorchRunner
 
 
-def run_epochs(course: Course, run: Run, tell: Tell, trackers: Trackers) -> None:
+def run_epochs(training: StagedTraining, run: Run, tell: Tell, trackers: Trackers) -> None:
     """Run the epochs that are left, stage by stage. Of processes that train together all validate, the first writes.
 
     What is saved is in an order that a kill at any point leaves whole: the row of an epoch, the best weights, then the
@@ -33,37 +33,37 @@ def run_epochs(course: Course, run: Run, tell: Tell, trackers: Trackers) -> None
             answer in time; the last finished epoch was saved.
         Diverged: a loss term is NaN or infinite; the last finished epoch was saved.
     """
-    group, epochs = course.whole.group, course.whole.recipe.epochs
+    group, epochs = training.whole.group, training.whole.recipe.epochs
     best = max((row["validation_top1"] or 0.0 for row in run.epochs()), default=0.0)
     warned = False
     with (
         interruptible() as stop,
         tell.training(
             epochs=epochs,
-            batches=course.state.steps_per_epoch,
-            images=course.here.source.images,
-            done=course.epoch,
+            batches=training.state.steps_per_epoch,
+            images=training.here.source.images,
+            done=training.epoch,
         ) as shown,
     ):
 
         def batches(epoch: int, start: int) -> Iterator[Batch]:
-            now = course.before + epoch
-            for number, batch in enumerate(course.source.batches(now, start), start):
+            now = training.before + epoch
+            for number, batch in enumerate(training.source.batches(now, start), start):
                 if group.any(stop.requested):
                     raise Interrupted("interrupted")
-                shown.advance(batch.size, epoch=now, batch=number, losses=course.state.losses.means())
+                shown.advance(batch.size, epoch=now, batch=number, losses=training.state.losses.means())
                 yield batch
 
         try:
-            for epoch in course.fit(batches):
-                top1, saved = _validation_top1(course.here, course.state), course.state_dict()
+            for epoch in training.fit(batches):
+                top1, saved = _validation_top1(training.here, training.state), training.state_dict()
                 if not group.leads:
                     continue
-                row = _row(epoch, top1) | {"epoch": course.epoch, "stage": course.stage + 1}
+                row = _row(epoch, top1) | {"epoch": training.epoch, "stage": training.stage + 1}
                 run.log_epoch(row)
                 trackers.epoch(row)
                 shown.epoch(
-                    course.epoch,
+                    training.epoch,
                     epoch.losses,
                     top1=top1,
                     images_per_s=epoch.images_per_second,
@@ -71,21 +71,21 @@ def run_epochs(course: Course, run: Run, tell: Tell, trackers: Trackers) -> None
                 )
                 if top1 is not None and top1 > best:
                     best = top1
-                    weights = reported(course.state).network.state_dict()
-                    checkpoint.save_weights(run.best, weights, epoch=course.epoch, validation_top1=top1)
+                    weights = reported(training.state).network.state_dict()
+                    checkpoint.save_weights(run.best, weights, epoch=training.epoch, validation_top1=top1)
                 checkpoint.save_state(run.last, saved)
-                warned = _warn(course.state, epoch, tell, already=warned)
+                warned = _warn(training.state, epoch, tell, already=warned)
             # After the last batch nothing is left to train, and yet an end may have been asked for.
             if group.any(stop.requested):
                 raise Interrupted("interrupted")
         except Lost as lost:
-            kept = f"; the state after epoch {course.epoch} is saved" if course.epoch else ""
+            kept = f"; the state after epoch {training.epoch} is saved" if training.epoch else ""
             raise Interrupted(f"{lost.message}{kept}", hint=resume_command(run.folder)) from lost
         except Interrupted:
-            saved = course.state_dict()
+            saved = training.state_dict()
             if group.leads:
                 checkpoint.save_state(run.last, saved)
-            where = min(course.epoch + 1, epochs)
+            where = min(training.epoch + 1, epochs)
             raise Interrupted(
                 f"interrupted in epoch {where} of {epochs}; the state is saved",
                 hint=resume_command(run.folder),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +31,7 @@ _WORTH_S = 60.0  # that the teacher would take in the whole training, for anothe
 def frozen_teachers(prepared: Prepared) -> Sequence[nn.Module]:
     """Return the teachers that the method of a recipe learns from, each as `train.teacher_runtime` has it.
 
-    `auto` that was not `settled` is `torch`.
+    `auto` is `torch`, where nobody has measured (`fastest.with_fastest`).
 
     Raises:
         UsageError: a runtime of the CPU is asked for, and the training is on a GPU.
@@ -55,23 +54,14 @@ def frozen_teachers(prepared: Prepared) -> Sequence[nn.Module]:
     return [frozen(teacher.module) for teacher in prepared.teachers[: recipe.method.needs.most]]
 
 
-def settled(prepared: Prepared, tell: Tell) -> Prepared:
-    """Return the inputs with `train.teacher_runtime: auto` replaced by what is fastest here for the first teacher.
+def fastest_runtime(prepared: Prepared, _stage: int, tell: Tell) -> str:
+    """Return the name of the fastest runtime for the first teacher, and say what the others take.
 
-    It is measured once, before the first step, on a batch of the training; and only where asking the teachers takes
-    long enough in the whole training for another runtime to pay. What is chosen stands in the recipe that is stored
-    with the run, so that a run that is gone on with asks in the same way. All processes do as the first has measured.
+    Others than PyTorch are looked for only where asking the teacher takes long enough in the whole training to pay.
+
+    Args:
+        prepared: with the recipe of one stage alone, for one process.
     """
-    recipe = prepared.recipe
-    if recipe.train.teacher_runtime != "auto":
-        return prepared
-    chosen = prepared.group.first(_fastest(prepared, tell) if prepared.group.leads else "")
-    train = recipe.train.model_copy(update={"teacher_runtime": chosen})
-    return replace(prepared, recipe=recipe.model_copy(update={"train": train}))
-
-
-def _fastest(prepared: Prepared, tell: Tell) -> str:
-    """Return the name of the fastest runtime for the first teacher, and say what the others take."""
     if prepared.device.type != "cpu" or not prepared.teachers[: prepared.recipe.method.needs.most]:
         return "torch"
     images = next(iter(prepared.source.batches(0, 0))).images

@@ -16,12 +16,11 @@ from compressor.inputs import prepare, require_known
 from compressor.machine.hardware import clashes, hardware, versions
 from compressor.methods.taps import unwrap
 from compressor.models.quantised import Quantised
-from compressor.pipeline.compiling import compiled_or_not
-from compressor.pipeline.course import Course, reported, try_out
 from compressor.pipeline.epochs import run_epochs
+from compressor.pipeline.fastest import with_fastest
 from compressor.pipeline.finished_run import FinishedRun, require_same, stored_recipe, teachers_of
 from compressor.pipeline.identity import FINGERPRINT, training_inputs
-from compressor.pipeline.teachers import settled
+from compressor.pipeline.staged import StagedTraining, reported, require_buildable
 from compressor.pipeline.trained import first_record, write_generated, write_student
 from compressor.progress import Tell
 from compressor.recipe import Recipe, dump, require_runnable
@@ -98,16 +97,16 @@ def new_training(
         inputs: its `training_inputs`.
         latest: let `runs/latest` point to the new folder.
     """
-    prepared = compiled_or_not(settled(prepare(recipe, tell, group=group), tell), tell)
+    prepared = with_fastest(prepare(recipe, tell, group=group), tell)
     require_same_data(recipe.gates, prepared.data.fingerprint)
     require_same_start(group, {**inputs, "data fingerprint": prepared.data.fingerprint})
-    try_out(prepared)
-    course = Course(prepared)
+    require_buildable(prepared, first=1)  # the first is built to stay
+    training = StagedTraining(prepared)
     if not group.leads:
-        _assist(course)
+        _assist(training)
     if group.world > 1:
         tell(f"{group.world} processes train together, each on its part of a step")
-    student = course.state.student
+    student = training.state.student
     rounding = f"; {student.plan.sentence}" if isinstance(student, Quantised) else ""
     tell(f"{recipe.trains}: {models.described(recipe.student.arch, student)}{rounding}")
     new = prepared.new_weights(unwrap(student))
@@ -126,7 +125,7 @@ def new_training(
         for clash in clashes():
             tell(f"warning: {clash}")
         group.first(str(folder.folder))
-        yield _trained(course, folder, tell)
+        yield _trained(training, folder, tell)
 
 
 def resumed_training(folder: Run, tell: Tell, group: Processes, *, allow: Sequence[str]) -> FinishedRun:
@@ -146,46 +145,47 @@ def resumed_training(folder: Run, tell: Tell, group: Processes, *, allow: Sequen
     stages = Stages(folder)
     begun = stages.inputs("train")
     require_same(folder, prepared, fingerprint=begun.get(FINGERPRINT), teachers=teachers_of(begun))
-    course = Course(prepared)
+    training = StagedTraining(prepared)
     if folder.last.exists():
         with checkpoint.guarded(folder.last):
-            course.load_state_dict(checkpoint.load_state(folder.last))
+            training.load_state_dict(checkpoint.load_state(folder.last))
     inputs = training_inputs(recipe)
     require_same_start(
-        group, {**inputs, "data fingerprint": prepared.data.fingerprint, "state": (course.epoch, course.state.batch)}
+        group,
+        {**inputs, "data fingerprint": prepared.data.fingerprint, "state": (training.epoch, training.state.batch)},
     )
     if not group.leads:
-        _assist(course)
+        _assist(training)
     group.first(str(folder.folder))
     if not begun:  # a folder that was laid out and not begun, such as the cell of a comparison
         stages.begin("train", {**inputs, FINGERPRINT: prepared.data.fingerprint})
-    folder.keep_epochs(course.epoch)
-    tell(f"run: {folder.folder}, resuming after {course.epoch} of {prepared.recipe.epochs} epochs")
-    return _trained(course, folder, tell)
+    folder.keep_epochs(training.epoch)
+    tell(f"run: {folder.folder}, resuming after {training.epoch} of {prepared.recipe.epochs} epochs")
+    return _trained(training, folder, tell)
 
 
-def _assist(course: Course) -> NoReturn:
+def _assist(training: StagedTraining) -> NoReturn:
     """Train beside the first process, which writes and talks, and end with the training."""
-    group, silent = course.whole.group, Tell(quiet=True)
+    group, silent = training.whole.group, Tell(quiet=True)
     folder = Run(Path(group.first("")))
-    run_epochs(course, folder, silent, tracking.Trackers([], silent))
+    run_epochs(training, folder, silent, tracking.Trackers([], silent))
     group.leave()
     raise SystemExit(0)
 
 
-def _trained(course: Course, folder: Run, tell: Tell) -> FinishedRun:
+def _trained(training: StagedTraining, folder: Run, tell: Tell) -> FinishedRun:
     """Train to the last epoch, write the student, and put it beside its teacher on the test split.
 
     Raises:
         Interrupted: by a signal; the state was saved first.
         Diverged: a loss term is NaN or infinite; the last finished epoch was saved.
     """
-    prepared = course.whole
+    prepared = training.whole
     with tracking.tracking(prepared.recipe, folder, tell) as trackers:
-        run_epochs(course, folder, tell, trackers)
+        run_epochs(training, folder, tell, trackers)
         prepared.group.leave()
-        write_generated(prepared, course.state.objective, folder)
-        student = write_student(prepared, reported(course.state), folder)
+        write_generated(prepared, training.state.objective, folder)
+        student = write_student(prepared, reported(training.state), folder)
         run = first_record(prepared, student, folder)
         run.result.write(folder.folder)
         manifest.write(folder, run.result)

@@ -15,8 +15,8 @@ from compressor.inputs import Prepared, prepare
 from compressor.measure.paired import Cell
 from compressor.pipeline.compare.choosing import choices
 from compressor.pipeline.compare.sharing import of_cell, shares
-from compressor.pipeline.course import try_out
 from compressor.pipeline.finished_run import teachers_of
+from compressor.pipeline.staged import require_buildable
 from compressor.pipeline.train import check
 from compressor.progress import Tell
 from compressor.recipe import Recipe, load
@@ -126,7 +126,7 @@ def _try_out(trial: Prepared) -> None:
     if any(part.method.needs.gradients for part in trial.recipe.parts):
         for network in trial.teachers:
             refuse_undifferentiable(network.module, trial.data.input_shape, network.called)
-    try_out(trial)
+    require_buildable(trial)
 
 
 def _require_same(run: Run, wanted: Prepared) -> None:

@@ -12,7 +12,7 @@ import torch
 from compressor.inputs import Prepared
 from compressor.machine.hardware import cores
 from compressor.measure.paired import Cell
-from compressor.pipeline.course import new_state
+from compressor.pipeline.staged import new_state
 from compressor.recipe import Recipe
 
 _THREADS = 4  # of a training on a CPU: small networks gain little from more

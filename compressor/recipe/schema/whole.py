@@ -85,6 +85,13 @@ class Recipe(Config):
         earlier = ({"method": part.method, "train": part.train} for part in self.stages[:-1])
         return tuple(self.model_copy(update={**each, "stages": ()}) for each in (*earlier, {}))
 
+    def with_training(self, sections: Sequence[Training]) -> Self:
+        """Return the recipe with another section `train` for each of its parts."""
+        stages = (
+            stage.model_copy(update={"train": train}) for stage, train in zip(self.stages, sections, strict=False)
+        )
+        return self.model_copy(update={"train": sections[-1], "stages": tuple(stages)})
+
     @property
     def epochs(self) -> int:
         """Those of all stages together."""

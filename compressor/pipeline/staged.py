@@ -17,7 +17,7 @@ from compressor import models
 from compressor.inputs import Prepared
 from compressor.methods import Setting
 from compressor.models.probe import check_logits
-from compressor.pipeline.answers import answered
+from compressor.pipeline.cached_teacher import with_teacher_logits
 from compressor.pipeline.teachers import frozen_teachers
 from compressor.training.loop import Epoch, TrainingState, fit
 from compressor.training.sources import Batches, Source
@@ -68,7 +68,7 @@ def reported(state: TrainingState) -> models.Normalized:
 
 
 @dataclass
-class Course:
+class StagedTraining:
     """Where a training stands: the stage, from 0, and its state. `whole` has the recipe with all stages."""
 
     whole: Prepared
@@ -96,7 +96,7 @@ class Course:
     def source(self) -> Source:
         """The batches of this stage, with the answers of its teachers where these are cached."""
         if self.stage not in self._sources:
-            self._sources[self.stage] = answered(self.here)
+            self._sources[self.stage] = with_teacher_logits(self.here)
         return self._sources[self.stage]
 
     @property
@@ -136,15 +136,15 @@ class Course:
         self.state.load_state_dict(saved)
 
 
-def try_out(prepared: Prepared) -> None:
-    """Build all stages and throw them away: a module that is not there is known before hours.
+def require_buildable(prepared: Prepared, first: int = 0) -> None:
+    """Build the stages from number `first` on and throw them away: a module that is not there is known before hours.
 
     Raises:
         UsageError: a stage taps or freezes a module that the student has not, or leaves nothing to train; or a network
             does not take images of `data.train_size`.
     """
     _require_size(prepared)
-    for number, part in enumerate(prepared.recipe.parts):
+    for number, part in list(enumerate(prepared.recipe.parts))[first:]:
         new_state(replace(prepared, recipe=part), stage=number)
 
 

@@ -15,7 +15,7 @@ from compressor.training.loop import autocast
 from compressor.training.sources import Source
 
 
-def answered(prepared: Prepared) -> Source:
+def with_teacher_logits(prepared: Prepared) -> Source:
     """Return the training batches; with `train.cache_teacher` each brings its teachers' logits (`Batch.taught`).
 
     These take four bytes a class, image and teacher on the training device. They are asked in the arithmetic of the
