@@ -15,8 +15,8 @@ from compressor.generators import Upsample
 from compressor.methods import Moment, Setting
 from compressor.methods.datafree import DFAD, DFQ, Qimera, terms
 from compressor.methods.datafree.objective import ENTROPY, DataFree, Generating
-from compressor.methods.datafree.terms import DISTANCES, GeneratorLoss, Judge, Statistics, entropy_share, one_hot
-from compressor.models import Normalized
+from compressor.methods.datafree.terms import DISTANCES, GeneratorLoss, Judge, entropy_share, one_hot, statistics
+from compressor.models import Normalized, batchnorm
 from compressor.recipe import Training
 from compressor.training.loop import TrainingState, fit
 from compressor.training.sources import empty_batches
@@ -100,10 +100,9 @@ def test_statistics_are_the_distance_of_means_and_variances(matching, expected):
     network[0].running_mean = torch.tensor([-3.0, 4.0])
     network[0].running_var = torch.tensor([1.0, 13.0])
     images = torch.tensor([[[[1.0]], [[1.0]]], [[[-1.0]], [[-1.0]]]])  # means 0, variances 1
-    statistics = Statistics(network.eval(), matching)
-    with statistics.watching():
+    with batchnorm.watched(batchnorm.remembering(network.eval())) as passed:
         network(images)
-    assert statistics.term().item() == pytest.approx(expected)
+    assert statistics(passed, matching).item() == pytest.approx(expected)
     assert not network[0]._forward_pre_hooks
 
 

@@ -8,9 +8,10 @@ import torch
 from torch import nn
 
 from compressor.artifacts.calibration import MOST_SYNTHETIC, wanted_images
-from compressor.artifacts.synthetic import _watched, synthetic_images
+from compressor.artifacts.synthetic import _distance, synthetic_images
 from compressor.errors import InputRejected, UsageError
 from compressor.models import Normalized
+from compressor.models.batchnorm import remembering, watched
 from compressor.recipe import Calibration, build
 
 CPU = torch.device("cpu")
@@ -29,10 +30,9 @@ def network(tiny):
 
 
 def distance(network, images):
-    norms = [each for each in network.modules() if isinstance(each, nn.BatchNorm2d)]
-    with torch.no_grad(), _watched(norms) as distances:
+    with torch.no_grad(), watched(remembering(network)) as passed:
         network(torch.as_tensor(images))
-    return float(torch.stack(distances).mean())
+    return float(_distance(passed))
 
 
 def made(network, **changes):

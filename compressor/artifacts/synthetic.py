@@ -9,9 +9,7 @@ the classes that the images are drawn to. Here each distance is in units of the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -21,6 +19,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from compressor.errors import InputRejected
+from compressor.models.batchnorm import Passed, remembering, watched
 
 STEPS = 100
 BATCH = 64  # images whose statistics are matched together
@@ -39,13 +38,13 @@ def synthetic_images(
     Raises:
         InputRejected: it has no BatchNorm with statistics.
     """
-    norms = [each for each in network.modules() if isinstance(each, _BatchNorm) and each.running_mean is not None]
+    norms = remembering(network)
     if not norms:
         raise InputRejected(
             "synthetic images are made from the statistics in a network's BatchNorm layers, and this one has none",
             hint="--calibration training, with the data that it was trained on",
         )
-    device = norms[0].running_mean.device if norms[0].running_mean is not None else torch.device("cpu")
+    device = next(network.parameters()).device
     generator = torch.Generator().manual_seed(seed)
     network.eval()
     made = []
@@ -60,12 +59,12 @@ def synthetic_images(
 def _matched(network: nn.Module, norms: list[_BatchNorm], images: Tensor, wanted: Tensor, steps: int) -> Tensor:
     images.requires_grad_()
     optimizer = torch.optim.Adam([images], lr=RATE)
-    with _watched(norms) as distances:
+    with watched(norms) as passed:
         for _ in range(steps):
-            distances.clear()
+            passed.clear()
             with torch.enable_grad():
                 logits: Tensor = network(images)
-                loss = torch.stack(distances).mean() + CLASS_WEIGHT * F.cross_entropy(logits, wanted)
+                loss = _distance(passed) + CLASS_WEIGHT * F.cross_entropy(logits, wanted)
                 (images.grad,) = torch.autograd.grad(loss, images)
             optimizer.step()
             with torch.no_grad():
@@ -73,27 +72,10 @@ def _matched(network: nn.Module, norms: list[_BatchNorm], images: Tensor, wanted
     return images.detach()
 
 
-@contextmanager
-def _watched(norms: list[_BatchNorm]) -> Iterator[list[Tensor]]:
-    """Collect, for each layer that a pass goes through, how far its batch is from what the layer remembers."""
-    distances: list[Tensor] = []
-    handles = [norm.register_forward_pre_hook(_compare(distances)) for norm in norms]
-    try:
-        yield distances
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _compare(distances: list[Tensor]) -> Callable[[nn.Module, Any], None]:
-    def hook(norm: nn.Module, given: Any) -> None:
-        assert isinstance(norm, _BatchNorm)
-        assert norm.running_mean is not None
-        assert norm.running_var is not None
-        values: Tensor = given[0].transpose(0, 1).flatten(1)  # [C, N]
-        variance, mean = torch.var_mean(values, dim=1, correction=0)
-        known = norm.running_var + norm.eps
-        off = (mean - norm.running_mean).square() / known + ((variance + norm.eps).sqrt() / known.sqrt() - 1).square()
-        distances.append(off.mean())
-
-    return hook
+def _distance(passed: Sequence[Passed]) -> Tensor:
+    """Return how far a pass is from what the layers remember, in units of each layer's own variance."""
+    layers = []
+    for each in passed:
+        spread = ((each.variance + each.eps) / (each.known_variance + each.eps)).sqrt()
+        layers.append((each.mean_gap + (spread - 1).square()).mean())
+    return torch.stack(layers).mean()

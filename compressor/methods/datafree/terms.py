@@ -5,19 +5,19 @@ All data-free methods share them, with other weights. Each is minimised by the g
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal, NamedTuple
 
 import torch
 from pydantic import Field, NonNegativeFloat
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from compressor.errors import InputRejected
 from compressor.kinds import Config
 from compressor.methods.taps import Taps
+from compressor.models import batchnorm
+from compressor.models.batchnorm import Passed
 
 Measure = Literal["l1", "kl", "log-l1"]
 Matching = Literal["norm", "mse"]
@@ -57,52 +57,16 @@ def entropy_share(teacher: Tensor) -> Tensor:
     return entropy / math.log(teacher.shape[1])
 
 
-class Statistics:
-    """How far the statistics of images lie from those that a network's BatchNorm layers remember of its training.
+def statistics(passed: Sequence[Passed], matching: Matching) -> Tensor:
+    """Return how far a pass is from what a network's BatchNorm layers remember of its training, a scalar.
 
     Source: Yin et al., CVPR 2020 (arXiv:1912.08795), equation 4. `norm` sums `||mean - mean'||_2 + ||var - var'||_2`
     over the layers; `mse` is the mean over the layers of both mean squared errors, as Qimera has it.
-
-    Raises:
-        InputRejected: the network has no BatchNorm layer with statistics.
     """
-
-    def __init__(self, network: nn.Module, matching: Matching) -> None:
-        self.matching = matching
-        self.layers = [each for each in network.modules() if isinstance(each, _BatchNorm) and _remembers(each)]
-        if not self.layers:
-            raise InputRejected(
-                "the teacher has no BatchNorm whose statistics generated images could be matched to",
-                hint="--set method.losses.statistics_weight=0, or --method dfad, which needs none",
-            )
-        self._gaps: list[Tensor] = []
-
-    @contextmanager
-    def watching(self) -> Iterator[None]:
-        """Note what the layers are given by the passes of this block."""
-        self._gaps = []
-        hooks = [layer.register_forward_pre_hook(self._note) for layer in self.layers]
-        try:
-            yield
-        finally:
-            for hook in hooks:
-                hook.remove()
-
-    def term(self) -> Tensor:
-        """Return the scalar of the latest block."""
-        gaps = torch.stack(self._gaps)
-        return gaps.sum() if self.matching == "norm" else gaps.mean()
-
-    def _note(self, layer: nn.Module, inputs: Any) -> None:
-        assert isinstance(layer, _BatchNorm)
-        assert layer.running_mean is not None
-        assert layer.running_var is not None
-        values = inputs[0].float().transpose(0, 1).flatten(1)  # [C, ...]
-        mean, var = values.mean(dim=1) - layer.running_mean, values.var(dim=1, unbiased=False) - layer.running_var
-        if self.matching == "norm":
-            self._gaps.append(mean.norm() + var.norm())
-        else:
-            self._gaps.append(mean.square().mean() + var.square().mean())
+    gaps = [(each.mean - each.known_mean, each.variance - each.known_variance) for each in passed]
+    if matching == "norm":
+        return torch.stack([mean.norm() + variance.norm() for mean, variance in gaps]).sum()
+    return torch.stack([mean.square().mean() + variance.square().mean() for mean, variance in gaps]).mean()
 
 
 class GeneratorLoss(Config):
@@ -150,11 +114,19 @@ class Judge:
 
     Args:
         student: a function, since who asks decides in which mode it answers.
+
+    Raises:
+        InputRejected: the teacher's statistics are asked for, and no BatchNorm layer of it has any.
     """
 
     def __init__(self, config: GeneratorLoss, teacher: nn.Module, student: Callable[[Tensor], Tensor]) -> None:
         self.config, self.teacher, self.student = config, teacher, student
-        self.statistics = Statistics(teacher, config.statistics) if config.statistics_weight > 0 else None
+        self.layers = batchnorm.remembering(teacher) if config.statistics_weight > 0 else []
+        if config.statistics_weight > 0 and not self.layers:
+            raise InputRejected(
+                "the teacher has no BatchNorm whose statistics generated images could be matched to",
+                hint="--set method.losses.statistics_weight=0, or --method dfad, which needs none",
+            )
 
     def __call__(self, images: Tensor, labels: Tensor | None, measure: Measure) -> Judged:
         """Return the terms of images `[B, C, H, W]`.
@@ -163,15 +135,13 @@ class Judge:
             labels: the share of each class that was asked for, `[B, K]`.
             measure: the distance between student and teacher.
         """
-        config, watched = self.config, self.statistics
+        config = self.config
         alone: dict[str, Tensor] = {}
         together: dict[str, Tensor] = {}
-        if watched is None:
+        with batchnorm.watched(self.layers) as passed:
             taught = self._taught(images, alone)
-        else:
-            with watched.watching():
-                taught = self._taught(images, alone)
-            together["statistics"] = config.statistics_weight * watched.term()
+        if passed:
+            together["statistics"] = config.statistics_weight * statistics(passed, config.statistics)
         if config.adversarial_weight > 0:
             alone["adversarial"] = -config.adversarial_weight * DISTANCES[measure](self.student(images).float(), taught)
         if config.label_weight > 0:
@@ -193,7 +163,3 @@ class Judge:
             taught = self.teacher(images).float()
             alone["activation"] = -config.activation_weight * taps[config.features].float().abs().flatten(1).mean(dim=1)
         return taught
-
-
-def _remembers(layer: _BatchNorm) -> bool:
-    return layer.running_mean is not None and layer.running_var is not None
