@@ -17,15 +17,14 @@ from torch import Tensor
 from compressor.attack import CROSSED, NOT_CROSSED, THIRD, BoundarySamples, as_found
 from compressor.attack.slope import gap, loss, slope
 from compressor.methods import Objective, Setting
-from compressor.methods.bss import BSS, BoundaryTargets
+from compressor.methods.bss import BoundaryTargets, BoundaryTeaching
 
 OVERSHOOT = 0.02  # of DeepFool, as published
 
 
-class Ablated(BSS):
+class Ablated(BoundaryTeaching):
     """`bss` with other samples, bases or targets."""
 
-    kind: str  # type: ignore[assignment]
     sample: Literal["boundary", "noise", "fgsm", "deepfool"] = "boundary"
     base: Literal["selected", "first"] = "selected"
     target: Literal["sampled", "second", "random"] = "sampled"

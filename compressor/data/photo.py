@@ -1,11 +1,11 @@
 """What is done to photographs one by one, where they are read: random resized crops, colour jitter, RandAugment."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Tensor
-from torchvision.transforms import v2
 
 from compressor.data.images import Pixels
 from compressor.recipe.schema.augment import Jitter, RandAugment
@@ -39,14 +39,16 @@ class Photo:
         before = torch.get_rng_state()
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would change those of all devices
         try:
-            changed: Tensor = self._steps(image)
+            changed = self._steps(image)
         finally:
             torch.set_rng_state(before)
         return changed.permute(1, 2, 0).contiguous().numpy()
 
     @cached_property
-    def _steps(self) -> v2.Compose:
-        steps: list[v2.Transform] = []
+    def _steps(self) -> Callable[[Tensor], Tensor]:
+        from torchvision.transforms import v2  # slow to import, and only photographs need it
+
+        steps: list[Callable[[Tensor], Tensor]] = []
         if self.scale is not None:
             steps.append(v2.RandomResizedCrop(self.size, scale=self.scale, ratio=_SIDES))
         if self.rand_augment is not None:
@@ -54,4 +56,5 @@ class Photo:
         if self.jitter is not None:
             wanted = self.jitter
             steps.append(v2.ColorJitter(wanted.brightness, wanted.contrast, wanted.saturation, wanted.hue))
-        return v2.Compose(steps)
+        chain: Callable[[Tensor], Tensor] = v2.Compose(steps)
+        return chain

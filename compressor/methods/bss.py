@@ -55,14 +55,9 @@ class Attack(Config):
         )
 
 
-class BSS(Distillation):
-    """Soft targets on the images and on boundary supporting samples (Heo et al., AAAI 2019).
+class BoundaryTeaching(Distillation):
+    """The keys of every method that teaches on boundary supporting samples too, with the published values."""
 
-    The defaults are the published ones. Without the boundary term it is `kd`, with the same defaults. Boundary samples
-    are taught by the same soft loss, without labels, and by no feature loss.
-    """
-
-    kind: Literal["bss"] = "bss"
     bss_weight: Weight = Weight((2.0, 0.0, 0.75))
     attack: Attack = Attack()
     every: PositiveInt = Field(default=1, description="attack in every n-th step only")
@@ -76,13 +71,23 @@ class BSS(Distillation):
         return BoundaryTargets(self, setting)
 
 
+class BSS(BoundaryTeaching):
+    """Soft targets on the images and on boundary supporting samples (Heo et al., AAAI 2019).
+
+    The defaults are the published ones. Without the boundary term it is `kd`, with the same defaults. Boundary samples
+    are taught by the same soft loss, without labels, and by no feature loss.
+    """
+
+    kind: Literal["bss"] = "bss"
+
+
 class BoundaryTargets(SoftTargets):
     """The student sees clean and boundary images in two passes, as published: one batch would mix their statistics.
 
     What images are walked, towards which classes, and how, is in a function each, for methods that do one otherwise.
     """
 
-    config: BSS
+    config: BoundaryTeaching
 
     def updates(self, batch: Batch, moment: Moment) -> Iterator[Update]:
         config = self.config

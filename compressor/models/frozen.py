@@ -26,8 +26,7 @@ class Frozen(Normalized):
     """The function that `network` is in evaluation mode.
 
     Where an inner module is watched by a hook, the network itself runs, module by module; so inner outputs are what
-    they were. Weights that change later do not show; a copy
-    is the network again, which may be trained.
+    they were. Weights that change later do not show; a copy is the network again, which may be trained.
 
     Args:
         clean: answers images `[B, C, H, W]` with logits where no gradient is asked for, in place of the network.
