@@ -204,7 +204,7 @@ def saved(tmp_path):
         mean=(0.3,),
         std=(0.4,),
         data=None,
-        quantised=student.described(),
+        quantized=student.described(),
     )
     return path, student
 
@@ -217,7 +217,7 @@ def test_the_file_loads_again_with_its_rounding_and_says_so(saved):
     assert isinstance(found.module, Quantised)
     assert torch.equal(found.module(images), student(images))
     assert "quantised to W8A8, rounded as the INT8 file for CPUs is" in found.summary
-    assert inspect(path)["student"]["quantised"]["weights"] == 8
+    assert inspect(path)["student"]["quantized"]["weights"] == 8
     with pytest.raises(UsageError, match="trained to be quantised under the mean and std in it"):
         checkpoint.load_network(path, mean=(0.5,), std=(0.5,))
 
@@ -225,8 +225,8 @@ def test_the_file_loads_again_with_its_rounding_and_says_so(saved):
 def test_a_plan_that_contradicts_itself_is_refused(saved):
     path, _ = saved
     card = json.loads(checkpoint.read_tensors(path).metadata["compressor"])
-    card["quantised"]["low"] = [0.0]
-    with pytest.raises(InputRejected, match="contradicts itself: quantised"):
+    card["quantized"]["low"] = [0.0]
+    with pytest.raises(InputRejected, match="contradicts itself: quantized"):
         read_card({"compressor": json.dumps(card)}, path)
 
 

@@ -224,14 +224,14 @@ def _pixels_in(
     path: Path, module: nn.Module, mean: Sequence[float], std: Sequence[float], card: Card | None, *, bgr: bool
 ) -> models.Normalized:
     """Return the network behind its normalisation, and behind its rounding where it was trained with that."""
-    if card is None or card.quantised is None:
+    if card is None or card.quantized is None:
         return models.Normalized(module, mean, std, bgr=bgr).eval()
     if bgr or tuple(mean) != card.mean or tuple(std) != card.std:
         raise UsageError(
             f"{path} was trained to be quantised under the mean and std in it, and takes no others",
             hint="leave mean and std out",
         )
-    return Quantised(module, mean, std, card.quantised).eval()
+    return Quantised(module, mean, std, card.quantized).eval()
 
 
 def _file(path: Path) -> Path:
@@ -257,7 +257,7 @@ def _summary(read: Tensors, fit: Fit, card: Card | None) -> str:
     renamed = ", keys renamed" if fit.renamed else ""
     renamed += "; one logit z, taken as two classes with the logits 0 and z" if fit.binary else ""
     notes = "".join(f"; {note}" for note in read.notes)
-    notes += f"; {card.quantised.sentence}" if card is not None and card.quantised is not None else ""
+    notes += f"; {card.quantized.sentence}" if card is not None and card.quantized is not None else ""
     return (
         f"{models.title(fit.arch)}, {fit.classes} classes, {_size(fit.module)}, "
         f"{fit.matched}/{len(read.tensors)} tensors matched{renamed}{notes}"

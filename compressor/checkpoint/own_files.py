@@ -29,7 +29,7 @@ KEY = "compressor"  # a single key: the order of several would differ from one w
 class Card(BaseModel):
     """The metadata of a student file, version 1. Keys of later versions that this one does not know are ignored.
 
-    `quantised` tells where and how the network rounds, where it was trained to; the weights are those before rounding.
+    `quantized` tells where and how the network rounds, where it was trained to; the weights are those before rounding.
     `mean` and `std` hold one value a channel; `data` is the data set's name as a recipe has it; `metrics` is what was
     measured when the file was written, in the units of `docs/result.md`; `changes` is what was changed in the network
     after its architecture was built.
@@ -48,7 +48,7 @@ class Card(BaseModel):
     metrics: dict[str, float | None] = {}
     teacher_sha256: str | None = None
     recipe_name: str | None = None
-    quantised: Plan | None = None
+    quantized: Plan | None = None
     changes: tuple[Change, ...] = ()
 
     @model_validator(mode="after")
@@ -77,7 +77,7 @@ def save_student(
     metrics: Mapping[str, float | None] | None = None,
     teacher_sha256: str | None = None,
     recipe_name: str | None = None,
-    quantised: Plan | None = None,
+    quantized: Plan | None = None,
 ) -> None:
     """Write a network without its `Normalized`: the same weights and metadata give the same bytes."""
     card = Card(
@@ -91,7 +91,7 @@ def save_student(
         metrics=dict(metrics or {}),
         teacher_sha256=teacher_sha256,
         recipe_name=recipe_name,
-        quantised=quantised,
+        quantized=quantized,
         changes=changes_of(network),
     )
     # Copies: tensors that share memory, as tied weights do, are refused by the format.

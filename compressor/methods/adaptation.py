@@ -78,7 +78,7 @@ class Adapting(Objective):
     def __init__(self, config: UDA, setting: Setting) -> None:
         super().__init__(setting)
         self.config = config
-        self.features = Given(setting.student, setting.classes, "student")
+        self.features = ClassifierInputs(setting.student, setting.classes, "student")
 
     def updates(self, batch: Batch, moment: Moment) -> Iterator[Update]:
         labelled = len(batch.images)
@@ -100,7 +100,7 @@ class Joint(Objective):
         self.config = config
         self.soft = KL(temperature=config.temperature, t2=True).build(setting)
         self.adapted = copy.deepcopy(setting.teachers[0]).requires_grad_(True)
-        self.features = Given(self.adapted, setting.classes, "teacher")
+        self.features = ClassifierInputs(self.adapted, setting.classes, "teacher")
 
     def players(self) -> dict[str, Player]:
         return {"teacher": Player(parameters=self.adapted.parameters(), lr=self.config.teacher_lr, schedule=_falling)}
@@ -128,7 +128,7 @@ class Joint(Objective):
         return terms
 
 
-class Given:
+class ClassifierInputs:
     """What the classifier of a network, its last linear layer of one output a class, is given in the latest pass.
 
     Raises:

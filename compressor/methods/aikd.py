@@ -10,7 +10,7 @@ from compressor.batch import Batch
 from compressor.methods import critic
 from compressor.methods.critic import Discriminator
 from compressor.methods.kd import SoftTeaching, ask
-from compressor.methods.past import Past
+from compressor.methods.past import PastPredictions
 from compressor.methods.protocol import Moment, Needs, Objective, Player, Setting, Update
 from compressor.methods.weights import Weight
 
@@ -48,7 +48,7 @@ class _Imitator(Objective):
         super().__init__(setting)
         self.config = config
         self.soft = config.soft_loss.build(setting)
-        self.past = Past(setting.samples, setting.classes)
+        self.past = PastPredictions(setting.samples, setting.classes)
         self.critic = config.discriminator.build(setting.classes)
 
     def players(self) -> dict[str, Player]:

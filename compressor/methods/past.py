@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 
-class Past(nn.Module):
+class PastPredictions(nn.Module):
     """The latest prediction of each training image, two bytes a class, on the training device and in the run's state.
 
     It is what the student, in training mode, said of the image as it was augmented then.

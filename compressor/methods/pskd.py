@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from compressor.batch import Batch
-from compressor.methods.past import Past
+from compressor.methods.past import PastPredictions
 from compressor.methods.protocol import Config, Moment, Needs, Objective, Setting, Update
 
 
@@ -38,7 +38,7 @@ class OwnPast(Objective):
     def __init__(self, config: PSKD, setting: Setting) -> None:
         super().__init__(setting)
         self.config = config
-        self.past = Past(setting.samples, setting.classes)
+        self.past = PastPredictions(setting.samples, setting.classes)
 
     def updates(self, batch: Batch, moment: Moment) -> Iterator[Update]:
         logits = self.setting.student(batch.images).float()

@@ -13,7 +13,7 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from compressor.batch import Batch
 from compressor.generators import MLP, AnyGenerator, Generator
-from compressor.methods.adaptation import Given
+from compressor.methods.adaptation import ClassifierInputs
 from compressor.methods.batchnorm import normalising
 from compressor.methods.kd import ask
 from compressor.methods.losses.kl import KL
@@ -86,10 +86,10 @@ class UGAN(Config):
         return self
 
     def build(self, setting: Setting) -> Objective:
-        return Between(self, setting)
+        return GoodBadGAN(self, setting)
 
 
-class Between(Objective):
+class GoodBadGAN(Objective):
     """The turns that `UGAN` describes: discriminator, good generator, bad generator, student."""
 
     def __init__(self, config: UGAN, setting: Setting) -> None:
@@ -101,7 +101,7 @@ class Between(Objective):
             self.pair = PairDiscriminator(setting.input_shape, setting.classes, config.discriminator_width)
         if config.bad_weight > 0:
             self.bad = config.bad.build(setting.image_kind())
-            self.features = Given(setting.student, setting.classes, "student")
+            self.features = ClassifierInputs(setting.student, setting.classes, "student")
         self.soft = KL(temperature=config.temperature, t2=True).build(setting)
 
     def players(self) -> dict[str, Player]:

@@ -40,7 +40,7 @@ def write_student(prepared: Prepared, network: models.Normalized, run: Run) -> c
         metrics={"validation_top1": run.epochs()[-1]["validation_top1"]},
         teacher_sha256=None if teacher is None else teacher.sha256,
         recipe_name=recipe.name,
-        quantised=network.described() if isinstance(network, Quantised) else None,
+        quantized=network.described() if isinstance(network, Quantised) else None,
     )
     return checkpoint.load_network(run.student, arch=recipe.student.arch)
 

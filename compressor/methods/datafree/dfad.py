@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import NonNegativeFloat
 from torch import Tensor
 
-from compressor.methods.datafree.objective import DataFree, Game
+from compressor.methods.datafree.objective import DataFree, DataFreeObjective
 from compressor.methods.datafree.terms import GeneratorLoss, l1
 from compressor.methods.protocol import Objective, Setting
 
@@ -31,6 +31,6 @@ class DFAD(DataFree):
         return _DFAD(self, setting)
 
 
-class _DFAD(Game):
+class _DFAD(DataFreeObjective):
     def lesson(self, logits: Tensor, taught: Tensor, labels: Tensor | None) -> dict[str, Tensor]:  # noqa: ARG002
         return {"l1": l1(logits, taught).mean()}

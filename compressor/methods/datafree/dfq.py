@@ -6,7 +6,7 @@ from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor
 
 from compressor.generators import AnyGenerator, UpsampleLarge
-from compressor.methods.datafree.objective import BatchNormUse, Betas, DataFree, Game, Generating
+from compressor.methods.datafree.objective import BatchNormUse, Betas, DataFree, DataFreeObjective, Generating
 from compressor.methods.datafree.terms import GeneratorLoss, Measure, kl
 from compressor.methods.protocol import Objective, Setting
 
@@ -46,6 +46,6 @@ class DFQ(DataFree):
         return _DFQ(self, setting)
 
 
-class _DFQ(Game):
+class _DFQ(DataFreeObjective):
     def lesson(self, logits: Tensor, taught: Tensor, labels: Tensor | None) -> dict[str, Tensor]:  # noqa: ARG002
         return {"kl": kl(logits, taught).mean()}

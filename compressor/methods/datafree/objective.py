@@ -119,7 +119,7 @@ class Draw(NamedTuple):
     labels: Tensor | None = None
 
 
-class Game(Objective):
+class DataFreeObjective(Objective):
     """Student steps on fresh images, then one turn of the generator."""
 
     def __init__(self, config: DataFree, setting: Setting) -> None:

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from compressor.errors import InputRejected
 from compressor.generators import AnyGenerator, ClassEmbeddings, Superposition, Upsample, superposition
-from compressor.methods.datafree.objective import BatchNormUse, Betas, DataFree, Draw, Game, Generating
+from compressor.methods.datafree.objective import BatchNormUse, Betas, DataFree, DataFreeObjective, Draw, Generating
 from compressor.methods.datafree.terms import GeneratorLoss, Matching, kl
 from compressor.methods.protocol import Objective, Setting
 
@@ -81,7 +81,7 @@ class Embedded(nn.Module):
         return images
 
 
-class _Qimera(Game):
+class _Qimera(DataFreeObjective):
     config: Qimera
 
     def maker(self) -> nn.Module:
