@@ -132,6 +132,17 @@ def work(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="session")
+@trains
+def taught(tmp_path_factory):
+    """A teacher of the digits, trained for a moment; no test writes to it."""
+    folder = tmp_path_factory.mktemp("taught")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        ran(["train", "--arch", "lenet5", "--data", "digits", "--epochs", "6", "--out", "teacher", *QUICK, "--quiet"])
+    return folder / "teacher"
+
+
 @pytest.fixture
 def here(work, tmp_path, monkeypatch):
     """A copy of that folder, as the working directory. The student's recipe still names the first teacher."""

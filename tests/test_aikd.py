@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from lessons import Says
 from shell import QUICK, ran
-from torch import nn
 from torch.nn import functional as F
 
 from compressor.batch import Batch
@@ -20,17 +20,6 @@ STUDENT = [[0.0, 1.0, 2.0], [1.0, 0.0, -1.0]]
 TEACHER = [[0.0, 3.0, 1.0], [2.0, 0.0, 0.0]]
 PAST = torch.tensor([[0.5, 0.25, 0.25], [0.125, 0.75, 0.125]])
 BATCH = Batch(torch.zeros(2, 3, 8, 8), torch.tensor([2, 0]), torch.tensor([4, 1]))
-
-
-class Says(nn.Module):
-    """A network that answers with its logits `[B, K]` whatever it is shown."""
-
-    def __init__(self, logits):
-        super().__init__()
-        self.logits = nn.Parameter(torch.tensor(logits))
-
-    def forward(self, images):
-        return self.logits[: len(images)]
 
 
 def build(config):

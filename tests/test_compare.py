@@ -15,8 +15,7 @@ from xml.etree import ElementTree
 
 import pytest
 import torch
-from layers import trains
-from shell import QUICK, ran, refused, typed
+from shell import ran, refused, typed
 
 from compressor.errors import CompressError, Diverged
 from compressor.machine.workers import Ended
@@ -46,17 +45,6 @@ gates: {min_top1: 99.9}
 """
 COMPARE = ["compare", "mine.yaml", "--quiet"]
 FOLDER = Path("runs/mine-compare")
-
-
-@pytest.fixture(scope="module")
-@trains
-def taught(tmp_path_factory):
-    """A folder with a teacher of the digits."""
-    folder = tmp_path_factory.mktemp("taught")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        ran(["train", "--arch", "lenet5", "--data", "digits", "--epochs", "6", "--out", "teacher", *QUICK, "--quiet"])
-    return folder / "teacher"
 
 
 @pytest.fixture

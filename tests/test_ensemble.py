@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from lessons import Says
 from pydantic import TypeAdapter, ValidationError
-from torch import nn
 from torch.nn import functional as F
 
 from compressor import checkpoint, models
@@ -23,17 +23,6 @@ from compressor.recipe import Data, Recipe, Student, Teacher, require_runnable
 
 MOMENT = Moment(epoch=0, epochs=10, step=0, generator=torch.Generator())
 LABELS = torch.tensor([0, 1])
-
-
-class Says(nn.Module):
-    """A network that answers with the same logits `[B, K]` whatever it is shown."""
-
-    def __init__(self, logits):
-        super().__init__()
-        self.logits = nn.Parameter(torch.tensor(logits))
-
-    def forward(self, images):
-        return self.logits[: len(images)]
 
 
 def sure(*probabilities):

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from layers import trains
-from shell import QUICK, ran, refused, typed
+from shell import ran, refused, typed
 from torch import nn
 
 from compressor import checkpoint
@@ -42,17 +41,6 @@ stages:
 export: []
 validate: {boundary_samples: 8, attack_samples: 8, similarity_images: 4}
 """
-
-
-@pytest.fixture(scope="module")
-@trains
-def taught(tmp_path_factory):
-    """A teacher of the digits."""
-    folder = tmp_path_factory.mktemp("taught")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        ran(["train", "--arch", "lenet5", "--data", "digits", "--epochs", "6", "--out", "teacher", *QUICK, "--quiet"])
-    return folder / "teacher"
 
 
 @pytest.fixture
