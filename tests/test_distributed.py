@@ -152,6 +152,25 @@ def test_only_the_first_process_talks(monkeypatch, capsys):
     assert capsys.readouterr().err == "from 0\n"
 
 
+@pytest.mark.parametrize("code", [0, None, 2])
+def test_a_command_of_several_processes_ends_before_python_takes_itself_apart(monkeypatch, code):
+    class Ended(BaseException):
+        pass
+
+    def end(code):
+        raise Ended(code)
+
+    monkeypatch.setattr(cli.os, "_exit", end)
+    monkeypatch.setattr(cli, "app", lambda: sys.exit(code))
+    with pytest.raises(SystemExit):
+        cli.main()
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(Ended) as ended:
+        cli.main()
+    assert ended.value.args == (code or 0,)
+
+
 def test_what_one_process_does_is_refused_to_several(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "0")

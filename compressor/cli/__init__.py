@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -91,6 +91,8 @@ def main() -> None:
     surroundings.settle()
     try:
         app()
+    except SystemExit as end:
+        _leave(end.code)
     except UserError as error:
         _end(error)
     except (OSError, MemoryError, RuntimeError, ImportError) as error:
@@ -101,8 +103,7 @@ def main() -> None:
 
 
 def _end(error: UserError) -> None:
-    several = started_together()
-    if several:
+    if started_together():
         from compressor.training.distributed import first_to_tell
 
         if not first_to_tell():
@@ -113,7 +114,16 @@ def _end(error: UserError) -> None:
             typer.echo(f"hint: {printable(error.hint)}", err=True)
     if os.environ.get("COMPRESS_DEBUG"):
         raise error
-    if several:  # at once: the threads that wait for the other processes do not let Python end
-        sys.stdout.flush()
-        os._exit(error.exit_code)
-    sys.exit(error.exit_code)
+    _leave(error.exit_code)
+
+
+def _leave(code: str | int | None) -> NoReturn:
+    """End with a code. One of several processes ends at once: torch's threads that carry messages between them may wait
+    for one that is gone, and abort where they let go of a tensor while Python ends.
+    """
+    if started_together() and not isinstance(code, str):
+        with suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code or 0)
+    sys.exit(code)
