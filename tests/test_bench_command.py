@@ -18,6 +18,8 @@ from compressor.machine.gpu import NvmlMissing
 from compressor.progress import Tell
 from compressor.recipe import build
 
+pytestmark = pytest.mark.heavy  # every test times files
+
 stage = import_module("compressor.pipeline.bench")  # the package has a function of this name
 QUICK = ["--batch-sizes", "1,4", "--duration", "0.01"]
 

@@ -14,6 +14,8 @@ from compressor.models.densenet import Layer, Transition
 from compressor.models.layers import on_meta
 from compressor.models.squeeze import Active, Preact, Weighed
 
+pytestmark = pytest.mark.heavy  # large networks are built for every case
+
 
 def made(arch, size=32, classes=10):
     return build(arch, classes=classes, input_shape=(3, size, size))

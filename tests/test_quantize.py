@@ -23,6 +23,8 @@ from exporters.precision import weights_by_type
 from exporters.quantize import calibrated
 from exporters.quantize.scheme import SCHEMES
 
+pytestmark = pytest.mark.heavy  # networks are quantised, some many times
+
 SHAPE = (3, 12, 12)
 RECIPES = quantize.RECIPES
 

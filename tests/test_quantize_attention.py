@@ -9,6 +9,8 @@ from torch import nn
 from exporters import onnx, parity, quantize
 from exporters.quantize import scheme
 
+pytestmark = pytest.mark.heavy  # every network is traced and quantised
+
 WIDTH, HUGE = 16, 300.0
 
 

@@ -20,6 +20,8 @@ from compressor.report import figures, html, sections
 from compressor.report.contents import Contents, Gallery, Missing
 from compressor.runs import record
 
+pytestmark = pytest.mark.heavy  # every test draws whole pages
+
 FIGURES = {"curve0", "curve1", "curve2", "front1", "front8", "spread1", "spread8", "plane0", "plane1"}
 
 
