@@ -141,6 +141,9 @@ def trial(
         code = forked(lambda: whole(out))
         if code != 0:
             return 0, f"blocked: the same command ended with {code}", {}
+        if not (folder / "result.json").exists():
+            there = sorted(str(path.relative_to(root)) for path in root.glob("*/*"))
+            return 0, f"no result in {folder.relative_to(root)}; there are {', '.join(there)}", {}
         now = state(folder)
         other = [name for name, value in now.items() if right is not None and value != right[name]]
         left = leftovers(root)

@@ -153,6 +153,25 @@ def test_a_folder_whose_process_was_killed_before_it_became_a_run_is_taken_over(
     assert create("x", out=None, overwrite=False, root=tmp_path / "runs").folder.name == ("x-1" if out else "x-2")
 
 
+@pytest.mark.parametrize("out", [None, "mine"])
+def test_a_folder_whose_process_was_killed_in_its_first_file_is_taken_over(tmp_path, monkeypatch, out):
+    where = {"out": out and tmp_path / out, "overwrite": False, "root": tmp_path / "runs"}
+
+    def killed(source, target):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", killed)
+        patch.setattr(Path, "unlink", lambda *_, **__: None)  # nothing is cleaned up
+        with pytest.raises(KeyboardInterrupt):
+            create("x", **where)
+    folder = tmp_path / (out or "runs/x-1")
+    assert [each.name for each in folder.iterdir() if each.name.endswith(".part")]
+
+    assert create("x", **where).folder == folder
+    assert not [each.name for each in folder.iterdir() if each.name.endswith(".part")]
+
+
 def test_a_folder_that_another_process_holds_is_left_to_it(tmp_path):
     where = {"out": None, "overwrite": False, "root": tmp_path}
     with new_run("x", **where) as first, new_run("x", **where) as second:

@@ -14,7 +14,7 @@ from typing import Any
 
 from compressor.errors import InputRejected, UsageError, did_you_mean
 from compressor.files import append_text, explained, write_text
-from compressor.runs.lock import LOCK, working
+from compressor.runs.lock import LOCK, is_leftover, working
 
 LATEST = "latest"
 _BEGUN = ".compress-run"  # while a folder is to become a run, which it is with its recipe
@@ -266,7 +266,12 @@ def is_blank(folder: Path) -> bool:
     """Whether a folder is empty, or one that a run was to be made in by a process that did not come so far."""
     if not folder.is_dir() or is_run(folder):
         return False
-    return (folder / _BEGUN).is_file() or all(each.name == LOCK for each in folder.iterdir())
+    return (folder / _BEGUN).is_file() or all(each.name == LOCK or _is_half_begun(each) for each in folder.iterdir())
+
+
+def _is_half_begun(path: Path) -> bool:
+    """Whether this is the mark of a begun run that a process was killed while writing."""
+    return path.name.startswith(f".{_BEGUN}.") and is_leftover(path)
 
 
 def _forget(run: Run) -> None:

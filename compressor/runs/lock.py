@@ -59,10 +59,10 @@ def _sweep(folder: Path) -> None:
     """
     folders = (folder / name for name in _WRITTEN)
     for path in (each for inner in folders if not inner.is_symlink() for each in inner.glob(".*")):
-        if _is_leftover(path):
+        if is_leftover(path):
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
-def _is_leftover(path: Path) -> bool:
+def is_leftover(path: Path) -> bool:
     """Whether a name is that of a file or folder which is renamed or removed when it is finished."""
     return path.name.startswith(BUILDING) or re.fullmatch(r"\..+\.\d+\.part", path.name) is not None
