@@ -128,10 +128,11 @@ def train(network: nn.Module, data: Dataset, seconds: float) -> int:
                 return steps
             for group in optimiser.param_groups:
                 group["lr"] = 1e-3 * min(1.0, 10 * done + 0.01) * (1 - done)
-            answer = network(batch.images)
+            with torch.autocast("cpu", torch.bfloat16):
+                answer = network(batch.images.contiguous(memory_format=torch.channels_last))
             logits = answer if isinstance(answer, torch.Tensor) else answer[0]  # Inception's helper stands behind
             optimiser.zero_grad()
-            F.cross_entropy(logits, batch.labels).backward()
+            F.cross_entropy(logits.float(), batch.labels).backward()
             nn.utils.clip_grad_norm_(network.parameters(), 1.0)
             optimiser.step()
             steps += 1
