@@ -668,11 +668,29 @@ def test_mixed_sizes_are_scaled_by_the_short_side_and_cropped_in_the_middle(fold
     data = open_(f"folder:{root}", image_size=10, validation=0)
 
     assert data.input_shape == (3, 10, 10)
-    _, pixels = decode(str(root / "cat" / "0.png"), 10)
+    _, pixels = decode(str(root / "cat" / "0.png"), (10, 10))
     assert pixels.shape == (10, 10, 3)
     assert (pixels == 255).all()
-    _, tall = decode(str(picture(root / "tall.png", size=(12, 31))), 6)
+    _, tall = decode(str(picture(root / "tall.png", size=(12, 31))), (6, 6))
     assert tall.shape == (6, 6, 3)
+
+
+def test_images_become_a_size_that_is_no_square_by_covering_it(folder):
+    root = folder(cat=5, dog=5)
+    bars = np.zeros((20, 60), dtype=np.uint8)
+    bars[:, 8:52] = 255  # at half the size the middle 20 of 30 columns are kept; two more, for what scaling mixes
+    Image.fromarray(bars).convert("RGB").save(root / "cat" / "0.png")
+
+    for held in (True, False):
+        data = open_(f"folder:{root}", image_size=(10, 20), held=held, workers=0, validation=0, augment="none")
+        assert data.input_shape == (3, 10, 20)
+        assert {batch.images.shape[2:] for batch in data.test.batches(4)} == {(10, 20)}
+    _, pixels = decode(str(root / "cat" / "0.png"), (10, 20))
+    assert (pixels == 255).all()
+    _, tall = decode(str(root / "cat" / "0.png"), (20, 10))
+    assert tall.shape == (20, 10, 3)
+    assert (tall == 255).all()
+    assert open_("digits", image_size=(12, 16)).input_shape == (1, 12, 16)
 
 
 def test_sizes_that_differ_are_refused_without_image_size(folder):

@@ -201,6 +201,8 @@ def test_commands_take_an_open_size_from_the_data_or_a_flag(digits):
     known = ["--mean", str(digits.mean[0]), "--std", str(digits.std[0])]
     refused(["bench", "model.onnx", "--quiet", *name], 4, "model.onnx leaves the size", "--image-size")
     refused(["export", "--from", "model.onnx", *known, "--quiet"], 4, "model.onnx has 1 inputs and 2", "--output-name")
+    for size in ("0", "8x", "8x8x8", "eight"):
+        refused(["bench", "model.onnx", "--image-size", size], 2, "takes pixels, as height and width", "240x320")
     size = ["--image-size", str(digits.input_shape[1])]
     timed = ["--batch-sizes", "1", "--duration", "0.05", "--no-memory"]
     assert json.loads(ran(["bench", "model.onnx", *size, *name, *timed, "--json"]).out)["path"] == "model.onnx"

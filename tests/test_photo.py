@@ -113,7 +113,7 @@ def test_words_and_sections_are_what_is_done():
     full = Augment(kind="photo", scale=(0.3, 0.9), jitter=Jitter(hue=0), rand_augment=RandAugment(magnitude=5))
 
     assert chosen(Augment(kind="photo"), "crop", 8, 9) == Augmentation(0, True, Photo((8, 9), (0.08, 1.0)))
-    assert chosen(Augment(kind="photo"), "crop", 8, 8, train_size=6).photo == Photo((6, 6), (0.08, 1.0))
+    assert chosen(Augment(kind="photo"), "crop", 8, 8, train_size=(6, 6)).photo == Photo((6, 6), (0.08, 1.0))
     assert chosen(full, "crop", 8, 9).photo == Photo((8, 9), (0.3, 0.9), Jitter(hue=0), RandAugment(magnitude=5))
     jittered = chosen(Augment(jitter=Jitter()), "crop-flip", 32, 32)
     assert jittered == Augmentation(4, True, Photo((32, 32), None, Jitter()))

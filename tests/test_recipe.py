@@ -358,6 +358,8 @@ def test_a_recipe_may_say_what_becomes_of_the_undecided(file):
         ("teacher.checkpoint=a=b.pt", lambda recipe: recipe.teacher.checkpoint.name == "a=b.pt"),
         ("validate.boundary_samples=0", lambda recipe: recipe.validation.boundary_samples == 0),
         ("data.image_size=", lambda recipe: recipe.data.image_size is None),
+        ("data.image_size=8", lambda recipe: recipe.data.image_size == (8, 8)),
+        ("data.image_size=[8, 12]", lambda recipe: recipe.data.image_size == (8, 12)),
     ],
 )
 def test_an_override_replaces_one_value_even_in_sections_that_are_left_out(file, override, read):

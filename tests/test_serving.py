@@ -52,6 +52,12 @@ def test_a_machine_can_read_how_an_image_becomes_the_input(student):
     assert json.loads(student["compress.resize"])["short_side"] == 16
 
 
+def test_what_is_no_square_is_told_by_what_it_covers():
+    runner = TorchRunner(nn.Flatten(), input_shape=(1, 2, 3), classes=6)
+    resize = json.loads(_preparation(runner)["compress.resize"])
+    assert resize == {"cover": [2, 3], "filter": "bilinear, antialiased", "crop": "centre"}
+
+
 def test_triton_gets_the_ends_of_the_file(student):
     text = ran(["inspect", "student.onnx", "--triton"]).out
     assert 'name: "student"' in text

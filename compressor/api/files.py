@@ -89,7 +89,7 @@ def benchmark(
     format: str | None = None,
     provider: str | None = None,
     options: BenchOptions = NO_OPTIONS,
-    image_size: int | None = None,
+    image_size: int | tuple[int, int] | None = None,
     output_name: str | None = None,
     tell: Tell | None = None,
 ) -> record.Metrics:
@@ -99,8 +99,8 @@ def benchmark(
         settings: keys of a recipe's `bench`, `{"batch_sizes": [1, 8]}`.
         format, provider: as for `validate`.
         options: what is asked beyond the numbers: a baseline, a latency to stay within, a file for every sample.
-        image_size, output_name: height and width of an ONNX file's images, and which output counts, where it leaves
-            that open.
+        image_size, output_name: height and width of an ONNX file's images, one number where they are alike, and which
+            output counts, where it leaves that open.
     """
     return pipeline.bench_file(
         Path(what),
@@ -110,6 +110,6 @@ def benchmark(
         provider=provider,
         options=options,
         overrides=overrides(settings, below=("bench",)),
-        data=Data(image_size=image_size),
+        data=Data.model_validate({"image_size": image_size}),
         given=Normalisation(output=output_name),
     )

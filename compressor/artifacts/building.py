@@ -155,12 +155,13 @@ def _graph(
 def _preparation(reference: Runner) -> dict[str, str]:
     """Return what a service must do to an image, and what it must not, for machines to read."""
     _, height, width = reference.input_shape
-    facts = {"compress.normalisation": "inside"}
-    if height == width:  # as the images of a folder are brought to a size
-        facts["compress.resize"] = json.dumps(
-            {"short_side": height, "filter": "bilinear, antialiased", "crop": "centre"}
-        )
-    return facts
+    size = {"short_side": height} if height == width else {"cover": [height, width]}
+    resize = {
+        **size,
+        "filter": "bilinear, antialiased",
+        "crop": "centre",
+    }  # as images of a folder are brought to a size
+    return {"compress.normalisation": "inside", "compress.resize": json.dumps(resize)}
 
 
 def _wanted(source: Source, target: Export) -> str:

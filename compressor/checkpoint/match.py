@@ -340,7 +340,8 @@ def _weights(network: Network) -> dict[str, Tensor]:
 
 def _wrong_size(network: Network, shape: Shape, name: str) -> InputRejected:
     (_, height, width), (_, own_height, own_width) = shape, network.input_shape
+    size = own_height if own_height == own_width else f"{own_height}x{own_width}"
     return InputRejected(
         f"{network.called} takes images of {own_height}x{own_width}, but those of {name} are {height}x{width}",
-        hint=f"--image-size {own_height} scales the images of a folder" if own_height == own_width else None,
+        hint=f"--image-size {size} scales the images of a folder",
     )

@@ -25,6 +25,7 @@ from compressor.cli.options import (
     changes,
     gate_names,
     given,
+    sides,
 )
 from compressor.cli.output import hold, show, tell_of
 from compressor.errors import UsageError
@@ -131,7 +132,7 @@ def bench(
     format_: FormatOption = None,
     provider: ProviderOption = None,
     image_size: Annotated[
-        int | None, typer.Option(min=1, help="Height and width, for an ONNX file that leaves them open.")
+        str | None, typer.Option(help="Height and width, for an ONNX file that leaves them open: 224, or 240x320.")
     ] = None,
     output_name: OutputName = None,
     within: Annotated[float | None, typer.Option(min=0, help="Name the best file within so many ms (p99).")] = None,
@@ -170,7 +171,7 @@ def bench(
             format=format_,
             provider=provider,
             options=wanted,
-            image_size=image_size,
+            image_size=None if image_size is None else sides("--image-size", image_size),
             output_name=output_name,
             tell=tell,
         )

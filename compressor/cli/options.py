@@ -57,6 +57,18 @@ def _bits(option: str, text: str) -> dict[str, int]:
     return {"weights": int(found[1]), "activations": int(found[2])}
 
 
+def sides(option: str, text: str) -> tuple[int, int]:
+    """Return height and width as they are typed.
+
+    Raises:
+        UsageError: they are no size.
+    """
+    found = re.fullmatch(r"([1-9][0-9]*)(?:x([1-9][0-9]*))?", text.lower())
+    if found is None:
+        raise UsageError(f"{option} takes pixels, as height and width, not {text!r}", hint=f"{option} 224 or 240x320")
+    return int(found[1]), int(found[2] or found[1])
+
+
 RecipeOption = Annotated[str | None, typer.Option("--recipe", "-r", help="A recipe file, or a name from `recipes ls`.")]
 Teacher = Annotated[
     Path | None, typer.Option(help="Teacher: a checkpoint, or the folder of a run."), Key("teacher.checkpoint")
@@ -94,7 +106,9 @@ Data = Annotated[
     Key("data.name"),
 ]
 ImageSize = Annotated[
-    int | None, typer.Option(min=1, help="Height and width, for images of mixed sizes."), Key("data.image_size")
+    str | None,
+    typer.Option(help="Height and width, for images of mixed sizes: 224, or 240x320."),
+    Key("data.image_size", sides),
 ]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ... or auto."), Key("device")]
 ProviderOption = Annotated[
@@ -206,7 +220,9 @@ class ImageOptions(DataOptions):
         """Return where the images come from."""
         from compressor import recipe
 
-        return recipe.Data(name=self.data, image_size=self.image_size)
+        return recipe.Data(
+            name=self.data, image_size=None if self.image_size is None else sides("--image-size", self.image_size)
+        )
 
     def normalisation(self) -> Normalisation:
         """Return what the user says of an ONNX file's images."""

@@ -133,8 +133,8 @@ def without_images(
     test, notes = none, []
     called = names or tuple(map(str, range(classes)))
     if config.check is not None:
-        size = height if height == width else None
-        wanted = config.model_copy(update={"name": config.check, "image_size": size, "channels": channels})
+        changes = {"name": config.check, "image_size": (height, width), "channels": channels}
+        wanted = config.model_copy(update=changes)
         found = _load(wanted, device, None)
         if found.input_shape != input_shape:
             raise InputRejected(

@@ -51,7 +51,12 @@ class Augmentation:
 
 
 def chosen(
-    config: Augment, usual: Literal["crop", "crop-flip"], height: int, width: int, *, train_size: int | None = None
+    config: Augment,
+    usual: Literal["crop", "crop-flip"],
+    height: int,
+    width: int,
+    *,
+    train_size: tuple[int, int] | None = None,
 ) -> Augmentation:
     """Return the augmentation of a recipe: crops are by 4 pixels of 32, as usual for CIFAR, and in proportion.
 
@@ -61,7 +66,7 @@ def chosen(
     """
     kind = usual if config.kind == "auto" else config.kind
     photo = Photo(
-        size=(height, width) if train_size is None else (train_size, train_size),
+        size=train_size or (height, width),
         scale=config.scale if kind == "photo" else None,
         jitter=config.jitter,
         rand_augment=config.rand_augment,

@@ -62,11 +62,11 @@ def read_header(path: str, channels: int | None = None) -> Header | Damaged:
         return Damaged(path, _reason(error))
 
 
-def decode(path: str, size: int | None, channels: int | None = None) -> tuple[Header, Pixels] | Damaged:
+def decode(path: str, size: tuple[int, int] | None, channels: int | None = None) -> tuple[Header, Pixels] | Damaged:
     """Decode a file to `[H, W, C]` uint8, upright, grey or RGB: as it is, or converted to `channels`, 1 or 3.
 
     16-bit grey is divided by 257, a palette becomes RGB, transparency is dropped as the usual loaders do. With `size`,
-    the short side is scaled to it and the middle square is kept.
+    height and width, the image is scaled until it covers that, and the middle is kept.
     """
     try:
         with Image.open(path) as image:
@@ -78,7 +78,7 @@ def decode(path: str, size: int | None, channels: int | None = None) -> tuple[He
         return Damaged(path, _reason(error))
 
 
-def pixels_of(image: Image.Image, size: int | None, channels: int | None) -> Pixels:
+def pixels_of(image: Image.Image, size: tuple[int, int] | None, channels: int | None) -> Pixels:
     """Return an image as `decode` does, but as it stands.
 
     Raises:
@@ -124,13 +124,15 @@ def _eight_bits(image: Image.Image, channels: int) -> Image.Image:
     return image.convert(plain)
 
 
-def _fitted(image: Image.Image, size: int | None) -> Pixels:
-    if size is not None and image.size != (size, size):
-        short = min(image.size)
-        width, height = (max(size, round(side * size / short)) for side in image.size)
-        left, top = (width - size) // 2, (height - size) // 2
+def _fitted(image: Image.Image, size: tuple[int, int] | None) -> Pixels:
+    if size is not None and (image.height, image.width) != size:
+        covering = max(size[0] / image.height, size[1] / image.width)
+        height, width = (
+            max(wanted, round(side * covering)) for wanted, side in zip(size, image.size[::-1], strict=True)
+        )
+        left, top = (width - size[1]) // 2, (height - size[0]) // 2
         resized = image if image.size == (width, height) else image.resize((width, height), Image.Resampling.BILINEAR)
-        image = resized.crop((left, top, left + size, top + size))
+        image = resized.crop((left, top, left + size[1], top + size[0]))
     pixels = np.asarray(image, dtype=np.uint8)
     return pixels.reshape(image.height, image.width, -1)
 

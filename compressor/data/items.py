@@ -49,7 +49,7 @@ class Items:
 
     given: Any
     part: str
-    size: int | None = None
+    size: tuple[int, int] | None = None
     channels: int | None = None
 
     def __len__(self) -> int:
@@ -226,7 +226,7 @@ def _channels_last(values: npt.NDArray[Any], *, first: bool) -> npt.NDArray[Any]
     raise ValueError(f"has the shape {list(shape)}, which is neither {_FORMS}")
 
 
-def _converted(pixels: Pixels | Image.Image, size: int | None, channels: int | None) -> Pixels:
+def _converted(pixels: Pixels | Image.Image, size: tuple[int, int] | None, channels: int | None) -> Pixels:
     if not isinstance(pixels, Image.Image):
         pixels = Image.fromarray(np.ascontiguousarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels))
     try:

@@ -129,7 +129,7 @@ def _held(images: npt.NDArray[np.uint8], config: Data, device: torch.device) -> 
     """Put images `[N, H, W]` or `[N, H, W, C]` on the device, scaled to `image_size` where the recipe has one."""
     pixels = torch.from_numpy(images if images.ndim == 4 else images[..., None])
     size = config.image_size
-    if size is not None and tuple(pixels.shape[1:3]) != (size, size):
+    if size is not None and tuple(pixels.shape[1:3]) != size:
         pixels = _scaled(pixels, size)
     return Held(pixels.contiguous().to(device))
 
@@ -138,19 +138,20 @@ def _part(held: Held, labels: Sequence[int]) -> Part:
     return Part(source=held, rows=range(len(labels)), labels=labels, names=[str(row) for row in range(len(labels))])
 
 
-def _scaled(pixels: Tensor, size: int) -> Tensor:
-    """Return `[N, H, W, C]` uint8 scaled to `[N, size, size, C]`, a thousand at a time to need little memory."""
+def _scaled(pixels: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return `[N, H, W, C]` uint8 scaled to another height and width, a thousand at a time to need little memory."""
     from torchvision.transforms.v2.functional import resize
 
     count, channels = pixels.shape[0], pixels.shape[3]
-    if count * size * size * channels > RESIDENT_LIMIT:
+    height, width = size
+    if count * height * width * channels > RESIDENT_LIMIT:
         raise UsageError(
-            f"{count:,} images of {size} x {size} pixels would not fit in {RESIDENT_LIMIT / 2**30:g} GiB",
+            f"{count:,} images of {height}x{width} pixels would not fit in {RESIDENT_LIMIT / 2**30:g} GiB",
             hint="set data.image_size lower, or unpack the data set as a folder, which can be streamed",
         )
-    scaled = torch.empty((count, size, size, channels), dtype=torch.uint8)
+    scaled = torch.empty((count, height, width, channels), dtype=torch.uint8)
     for few, out in zip(pixels.split(1000), scaled.split(1000), strict=True):
-        out.copy_(resize(few.permute(0, 3, 1, 2), [size, size], antialias=True).permute(0, 2, 3, 1))
+        out.copy_(resize(few.permute(0, 3, 1, 2), [height, width], antialias=True).permute(0, 2, 3, 1))
     return scaled
 
 

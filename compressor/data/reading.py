@@ -40,7 +40,7 @@ class Files:
 def open_files(
     paths: Sequence[str],
     *,
-    size: int | None,
+    size: tuple[int, int] | None,
     channels: int | None,
     device: torch.device,
     workers: int,
@@ -57,7 +57,7 @@ def open_files(
         InputRejected: several sizes without `size`, grey beside colour, or too many damaged files.
     """
     example, first = _first_readable(paths, channels)
-    height, width = (size, size) if size else (first.height, first.width)
+    height, width = size or (first.height, first.width)
     raw = len(paths) * height * width * first.channels
     if held is None:
         held = raw <= RESIDENT_LIMIT
@@ -110,7 +110,7 @@ class Streamed:
 
     paths: Sequence[str]
     shape: tuple[int, int, int]
-    size: int | None
+    size: tuple[int, int] | None
     device: torch.device
     workers: int
     damaged: list[Damaged] = field(default_factory=list)
@@ -149,7 +149,7 @@ class _Decoder(TorchDataset[Any]):
     """What a worker does with the paths of a batch. It holds no list of files, so that starting one is cheap."""
 
     shape: tuple[int, int, int]
-    size: int | None
+    size: tuple[int, int] | None
 
     def __getitems__(self, paths: Sequence[str]) -> tuple[Pixels, Any, list[Damaged]]:
         """Return the images that can be read `[R, H, W, C]`, their places in the batch `[R]`, and the others.
@@ -175,7 +175,7 @@ class _Decoder(TorchDataset[Any]):
 class _Changer(TorchDataset[Any]):
     """What a worker does with the paths of a batch and the seeds of each, one a view: views `[V, R, H, W, C]`."""
 
-    size: int | None
+    size: tuple[int, int] | None
     channels: int
     photo: Photo
 
@@ -240,7 +240,7 @@ def _first_readable(paths: Sequence[str], channels: int | None) -> tuple[str, He
     raise InputRejected(f"none of the {len(paths):,} images can be read: {listed(damaged)}")
 
 
-def _refuse_difference(example: str, first: Header, path: str, seen: Header, size: int | None) -> None:
+def _refuse_difference(example: str, first: Header, path: str, seen: Header, size: tuple[int, int] | None) -> None:
     if seen.channels != first.channels:
         grey, colour = (example, path) if first.channels == 1 else (path, example)
         raise InputRejected(

@@ -223,13 +223,13 @@ class Dataset:
     fingerprint: str
     unlabelled: Split | None = None
     target: Split | None = None
-    train_size: int | None = None
+    train_size: tuple[int, int] | None = None
     notes: tuple[str, ...] = ()
 
     @property
     def train_shape(self) -> tuple[int, int, int]:
         """Channels, height and width of an image that is trained on."""
-        return self.input_shape if self.train_size is None else (self.input_shape[0], self.train_size, self.train_size)
+        return self.input_shape if self.train_size is None else (self.input_shape[0], *self.train_size)
 
 
 def _with_next(places: Tensor, count: int) -> Tensor:

@@ -60,7 +60,7 @@ def _with_target(data: Dataset, config: Data, name: str, device: torch.device, o
             note = f"target: {{}} images of {folder}, which has no folder of a class, so nothing is scored there"
             return _with_images(data, config, folder, device, note)
         channels, height, width = data.input_shape
-        changes = {"image_size": height if height == width else None, "channels": channels}
+        changes = {"image_size": (height, width), "channels": channels}
     opened = _opened(data, config, name, "target", open_named, validation=0, **changes)
     strange = [each for each in opened.classes if each not in data.classes]
     said = f"target: {len(opened.train):,} images of {name} without their labels; "

@@ -18,8 +18,7 @@ def open_images(root: Path, config: Data, input_shape: tuple[int, int, int], dev
     """Return all images below a folder, in the order of their names, as `input_shape` has them; each is labelled 0.
 
     Raises:
-        InputRejected: the folder is not there or has no image, or too many of its images are damaged, or they differ
-            from an `input_shape` that is not square.
+        InputRejected: the folder is not there or has no image, or too many of its images are damaged.
     """
     if (root / "train").is_dir():
         root = root / "train"
@@ -32,12 +31,7 @@ def open_images(root: Path, config: Data, input_shape: tuple[int, int, int], dev
     if not paths:
         raise InputRejected(f"there is no image below {root}", hint="name a folder of images: folder:PATH")
     channels, height, width = input_shape
-    size = height if height == width else None
-    files = open_files(paths, size=size, channels=channels, device=device, workers=config.workers)
-    if files.input_shape != input_shape:
-        raise InputRejected(
-            f"the unlabelled images are {list(files.input_shape)} and the labelled ones {list(input_shape)}"
-        )
+    files = open_files(paths, size=(height, width), channels=channels, device=device, workers=config.workers)
     damaged = {each.path for each in files.damaged}
     rows = [row for row, path in enumerate(paths) if path not in damaged]
     names = [os.path.relpath(paths[row], root).replace(os.sep, "/") for row in rows]

@@ -96,8 +96,9 @@ def _without_data(source: Data, teachers: Sequence[Teacher], tell: Tell, device:
         )
     networks = [_knowing(source, teacher) for teacher in teachers]
     first = networks[0]
-    size, (channels, height, width) = source.image_size, first.input_shape
-    shape = (channels, size or height, size or width)
+    channels, *own = first.input_shape
+    height, width = source.image_size or own
+    shape = (channels, height, width)
     opened = data.without_images(
         source, first.classes, first.class_names, shape, (first.mean, first.std), device=device
     )
@@ -130,7 +131,7 @@ def _knowing(source: Data, teacher: Teacher) -> checkpoint.Network:
             f"nothing tells the shape of the images of {teacher.checkpoint}, and there are no data to tell it",
             hint="--image-size 32 --set data.channels=3",
         )
-    asked = (channels, size, size) if size is not None and channels is not None else None
+    asked = (channels, *size) if size is not None and channels is not None else None
     network = checkpoint.load_teacher(teacher, input_shape=asked)
     if not network.stated:
         raise InputRejected(
@@ -149,9 +150,11 @@ def _as_trained(source: Data, networks: Sequence[checkpoint.Network | None], tel
     if told is None or not (source.name or "").startswith(FOLDER):
         return source
     channels, height, width = told
-    size = source.image_size or (height if height == width else None)
-    if source.image_size is None and size is not None:
+    if source.image_size is None:
         tell(f"data: images of {height}x{width}, as the teacher's file says; --image-size chooses another")
     return source.model_copy(
-        update={"image_size": size, "channels": source.channels or (channels if channels in (1, 3) else None)}
+        update={
+            "image_size": source.image_size or (height, width),
+            "channels": source.channels or (channels if channels in (1, 3) else None),
+        }
     )

@@ -161,14 +161,13 @@ def opened_graph(path: Path, file: Path, given: Normalisation) -> checkpoint.Net
 
 def size_of(data: Data, shape: onnx.Sizes) -> Shape | None:
     """Return C, H, W of an image where nobody opens the data, as far as a user says them; colours are usual."""
-    side = data.image_size
-    return None if side is None else (data.channels or shape[0] or 3, side, side)
+    return None if data.image_size is None else (data.channels or shape[0] or 3, *data.image_size)
 
 
 def fitting(data: Data, input_shape: onnx.Sizes) -> Data:
     """Return the data as a file takes them, None being open: what can be scaled is, where nothing else is asked."""
     channels, height, width = input_shape
-    size = data.image_size or (height if height == width else None)
+    size = data.image_size or (None if height is None or width is None else (height, width))
     if data.name is None or data.name in (EMBEDDED, *OFFICIAL):  # whose colours are what they are
         return data.model_copy(update={"image_size": size if data.name else data.image_size})
     known = channels if channels in (1, 3) else None

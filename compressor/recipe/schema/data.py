@@ -2,9 +2,17 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    NonNegativeInt,
+    PlainSerializer,
+    PositiveInt,
+    WithJsonSchema,
+    model_validator,
+)
 
 from compressor.choices import DATA, EMBEDDED, FOLDER, NOTHING, OFFICIAL
 from compressor.errors import UsageError
@@ -14,6 +22,34 @@ from compressor.recipe.schema.augment import Augment, Augmented
 
 LARGEST_BATCH, SMALLEST_BATCH = 256, 16
 LEAST_STEPS = 32  # of an epoch, where the size of a step is not given
+
+
+def _both_sides(given: Any) -> Any:
+    """Return one number as height and width; other values are left for the type to take or refuse."""
+    if isinstance(given, int) and not isinstance(given, bool):
+        return given, given
+    return tuple(given) if isinstance(given, list) else given
+
+
+def _shortest(size: tuple[int, int]) -> int | list[int]:
+    return size[0] if size[0] == size[1] else list(size)
+
+
+# Height and width of images: one number where they are alike, [240, 320] where they are not.
+_SIDE = {"type": "integer", "exclusiveMinimum": 0}
+ImageSize = Annotated[
+    tuple[PositiveInt, PositiveInt],
+    BeforeValidator(_both_sides),
+    PlainSerializer(_shortest),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                _SIDE,
+                {"type": "array", "items": _SIDE, "minItems": 2, "maxItems": 2},
+            ]
+        }
+    ),
+]
 
 
 class Data(Config):
@@ -37,8 +73,9 @@ class Data(Config):
         description=f"training images a step; null: {LARGEST_BATCH}, less for a set so small that an epoch would have "
         f"fewer than {LEAST_STEPS} steps, but at least {SMALLEST_BATCH}",
     )
-    image_size: PositiveInt | None = Field(
-        default=None, description="height and width; required for images of mixed sizes"
+    image_size: ImageSize | None = Field(
+        default=None,
+        description="height and width, [240, 320] where they differ; required for images of mixed sizes",
     )
     channels: Literal[1, 3] | None = Field(
         default=None, description="convert a folder's images to grey (1) or colour (3); required for mixed ones"
@@ -46,10 +83,10 @@ class Data(Config):
     augment: Augmented = Field(
         default=Augment(), description="how training images are changed; a word alone is the kind, the rest left out"
     )
-    train_size: PositiveInt | None = Field(
+    train_size: ImageSize | None = Field(
         default=None,
-        description="height and width of the crops of photo that are trained on; null: as image_size, which all is "
-        "measured and exported at",
+        description="of the crops of photo that are trained on, written as image_size is; null: as image_size, which "
+        "all is measured and exported at",
     )
     class_order: Literal["natural"] | Path | Annotated[tuple[str, ...], Field(min_length=2)] | None = Field(
         default=None,
