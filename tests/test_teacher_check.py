@@ -443,6 +443,10 @@ def test_other_channels_and_sizes_are_refused_naming_both(teacher, data):
         lambda: check_teacher(teacher(), data(shape=(3, 8, 6))),
         "takes images of 4x4, but those of LAMPS are 8x6 | --image-size 4",
     )
+    rejected(
+        lambda: check_teacher(teacher(shape=(3, 4, 6)), data(shape=(3, 8, 6))),
+        "takes images of 4x6, but those of LAMPS are 8x6 | --image-size 4x6",
+    )
 
 
 def test_a_network_that_depends_on_the_image_size_is_built_for_the_datas(data, teacher):
