@@ -10,8 +10,17 @@ from exporters import Quantization
 EMBEDDED = "digits"  # the data set that needs no files
 OFFICIAL = ("cifar10", "cifar100", "mnist", "fashion_mnist")  # those with files of a known name, and a test split
 FOLDER = "folder:"  # before the path of a folder with one folder a class
+HF = "hf:"  # before the name or folder of a data set that Hugging Face datasets opens
+WDS = "wds:"  # before a pattern of shards as webdataset writes them
 NOTHING = "none"  # no images: for methods that make their own
-DATA = f"{EMBEDDED}, {', '.join(OFFICIAL)}, {FOLDER}PATH package.module:factory or {NOTHING}"
+FILES = f"{FOLDER}PATH, {HF}NAME, {HF}PATH, {WDS}PATTERN"  # of encoded images
+DATA = f"{EMBEDDED}, {', '.join(OFFICIAL)}, {FILES}, package.module:factory or {NOTHING}"
+
+
+def is_elsewhere(shard: str) -> bool:
+    """Whether a shard of `wds:` is an address or a command, for which a network or a shell would be asked."""
+    return "://" in shard or shard.startswith("pipe:")
+
 
 Normalize = Literal["given", "auto"]
 ChannelOrder = Literal["rgb", "bgr"]
@@ -22,9 +31,12 @@ Provider = Literal["cpu", "cuda", "tensorrt", "openvino"]
 __all__ = [
     "DATA",
     "EMBEDDED",
+    "FILES",
     "FOLDER",
+    "HF",
     "NOTHING",
     "OFFICIAL",
+    "WDS",
     "CalibrationImages",
     "ChannelOrder",
     "ExportInput",
@@ -34,4 +46,5 @@ __all__ = [
     "Provider",
     "Quantization",
     "TrainPrecision",
+    "is_elsewhere",
 ]

@@ -22,6 +22,19 @@ def benchmark(monkeypatch):
     return importlib.import_module
 
 
+# Memory over an epoch
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
+def test_each_kind_of_data_is_read_once_through(benchmark, tmp_path, monkeypatch):
+    memory = benchmark("memory")
+    monkeypatch.setattr(memory, "child", lambda part, place, options: memory.measured(Path(place), part, options))
+    rows = memory.main(["--images", "40", "--size", "8", "--workers", "0", "--out", str(tmp_path)])["rows"]
+    assert list(rows) == ["folder", "wds", "making", "kept"]
+    assert all(0 < row["own_mb"] <= row["most_mb"] and row["opened_mb"] <= row["most_mb"] for row in rows.values())
+    assert len((tmp_path / "memory.md").read_text().splitlines()) == 2 + len(rows)
+
+
 # All that waits for a GPU
 
 

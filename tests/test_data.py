@@ -513,9 +513,11 @@ def test_a_label_outside_the_range_is_refused(mnist):
         ("cifar", "there is no data set 'cifar'", "'cifar10'"),
         ("fashion-mnist", "there is no data set 'fashion-mnist'", "'fashion_mnist'"),
         ("imagenet", "there is no data set 'imagenet'", "folder:PATH"),
-        ("hf:mnist", "data sets of the kind 'hf:' are not offered", "digits, cifar10"),
-        ("wds:http://x/{0..9}.tar", "data sets of the kind 'wds:' are not offered", "folder:PATH"),
+        ("s3://mnist", "data sets of the kind 's3:' are not offered", "digits, cifar10"),
+        ("lmdb:/x", "data sets of the kind 'lmdb:' are not offered", "wds:PATTERN"),
         ("folder:", "'folder:' names no folder", "folder:PATH"),
+        ("hf:", "'hf:' names no data set", "hf:PATH"),
+        ("wds:", "'wds:' names no shards", "wds:PATTERN"),
     ],
 )
 def test_unknown_names_are_refused_with_what_is_offered(name, message, hint):
@@ -972,7 +974,7 @@ def test_damage_found_while_streaming_is_left_out_logged_once_and_refused_past_t
     root = folder(cat=100, dog=100, size=(32, 32))
     whole = open_(f"folder:{root}", held=False, workers=0, validation=0).train
     bad = whole.rows[[3, 50, 70]].tolist()
-    by_row = [whole.source.paths[row] for row in bad]
+    by_row = [whole.source.files[row] for row in bad]
     expected = list(whole.batches(10, seed=0, augment=True))
     cut(Path(by_row[0]))
 

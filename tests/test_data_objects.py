@@ -604,7 +604,7 @@ def test_loading_processes_do_not_outlive_a_training_that_is_killed(tmp_path):
             Image.new("RGB", (4, 4)).save(tmp_path / name / f"{number}.png")
     code = (
         "import sys, time, torch\n"
-        "from compressor.data.reading import Streamed\n"
+        "from compressor.data.streamed import Streamed\n"
         "if __name__ == '__main__':\n"
         "    paths = sys.argv[1:] * 50\n"
         "    source = Streamed(paths, (4, 4, 3), None, torch.device('cpu'), 1)\n"

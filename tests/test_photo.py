@@ -176,9 +176,9 @@ def test_files_that_cannot_be_read_are_left_out_of_their_batch(folder):
     data = open_(folder, test=0.2, validation=0)
     whole = next(data.train.batches(16, seed=0, augment=True))
     source = data.train.source
-    bad = source.paths[data.train.rows[whole.indices[3]]]
+    bad = source.files[data.train.rows[whole.indices[3]]]
     Path(bad).write_bytes(b"no image")
-    object.__setattr__(source, "paths", list(source.paths) + ["more"] * 100)  # one in a hundred may be damaged
+    object.__setattr__(source, "files", list(source.files) + ["more"] * 100)  # one in a hundred may be damaged
 
     damaged = next(data.train.batches(16, seed=0, augment=True))
 

@@ -440,14 +440,14 @@ def test_keys_below_a_section_are_named_without_it(file, typed, said, hint):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ({"name": "digits", "channels": 3}, "data.channels: is for folder:PATH, not digits"),
-        ({"name": "digits", "workers": 0}, "data.workers: is for folder:PATH, not digits"),
+        ({"name": "digits", "channels": 3}, "data.channels: is for folder:PATH, hf:NAME"),
+        ({"name": "digits", "workers": 0}, "data.workers: is for folder:PATH, hf:NAME"),
         (
             {"name": "digits", "root": "/a"},
             "data.root: is for the files of cifar10, cifar100, mnist, fashion_mnist, not",
         ),
-        ({"name": "cifar10", "channels": 1}, "data.channels: is for folder:PATH, not cifar10"),
-        ({"name": "mnist", "workers": 4}, "data.workers: is for folder:PATH, not mnist"),
+        ({"name": "cifar10", "channels": 1}, "data.channels: is for folder:PATH, hf:NAME"),
+        ({"name": "mnist", "workers": 4}, "data.workers: is for folder:PATH, hf:NAME"),
         ({"name": "cifar10", "test": 0.1}, "data.test: is for data without a test split, and cifar10 has one"),
         ({"name": "folder:/images", "root": "/a"}, "data.root: is for the files of"),
     ],

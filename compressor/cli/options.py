@@ -110,6 +110,11 @@ ImageSize = Annotated[
     typer.Option(help="Height and width, for images of mixed sizes: 224, or 240x320."),
     Key("data.image_size", sides),
 ]
+CacheFolder = Annotated[
+    Path | None,
+    typer.Option("--cache", help="Folder where decoded images are kept, so that later runs need not decode them."),
+    Key("data.cache"),
+]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ... or auto."), Key("device")]
 ProviderOption = Annotated[
     Provider | None, typer.Option("--provider", help="What runs an ONNX file, instead of the device's own.")
@@ -158,6 +163,7 @@ class DataOptions:
 
     data: Data = None
     image_size: ImageSize = None
+    cache: CacheFolder = None
 
 
 @dataclass(frozen=True)
@@ -221,7 +227,9 @@ class ImageOptions(DataOptions):
         from compressor import recipe
 
         return recipe.Data(
-            name=self.data, image_size=None if self.image_size is None else sides("--image-size", self.image_size)
+            name=self.data,
+            image_size=None if self.image_size is None else sides("--image-size", self.image_size),
+            cache=self.cache,
         )
 
     def normalisation(self) -> Normalisation:

@@ -9,9 +9,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from compressor.choices import FOLDER, NOTHING
+from compressor.choices import FILES, FOLDER, HF, NOTHING, WDS
 from compressor.data.augment import Augmentation, chosen
 from compressor.data.folder import open_folder
+from compressor.data.hf import open_hf
 from compressor.data.holdout import hold_out, keep_labels
 from compressor.data.mix import Mix
 from compressor.data.named import NORMALISATIONS, OFFICIAL, open_digits, open_official
@@ -20,12 +21,14 @@ from compressor.data.order import ordered
 from compressor.data.part import Loaded, Part, Statistics
 from compressor.data.split import Dataset, Held, Shard, Split
 from compressor.data.streams import with_stream
+from compressor.data.wds import open_wds
 from compressor.errors import InputRejected, UsageError, did_you_mean
 from compressor.recipe import Data
 from compressor.recipe.code import is_code
 
 NAMES = ("digits", *OFFICIAL)
-_OFFERED = f"offered: {', '.join(NAMES)}, {FOLDER}PATH, package.module:factory, {NOTHING}"
+_OPENERS = {FOLDER: open_folder, HF: open_hf, WDS: open_wds}
+_OFFERED = f"offered: {', '.join(NAMES)}, {FILES}, package.module:factory, {NOTHING}"
 _SAMPLE = 10_000  # training images, at most, whose mean and standard deviation are measured
 
 __all__ = [
@@ -55,7 +58,7 @@ def open_data(config: Data, *, device: torch.device, seed: int = 0, held: bool |
         held: hold the images of a folder on the device, or stream them, whatever their size.
 
     Raises:
-        UsageError: the name is not one of `NAMES`, `folder:PATH` or a factory's, or too many images are to be held out.
+        UsageError: the name is none of a data set, or too many images are to be held out.
         InputRejected: files are missing, damaged or do not fit together.
     """
     return divided(_load(config, device, held), config, device=device, seed=seed)
@@ -195,20 +198,22 @@ def _load(config: Data, device: torch.device, held: bool | None) -> Loaded:
         return open_official(name, config, device)
     if is_code(name):
         return open_factory(name, config, device, held)
-    return open_folder(name.removeprefix(FOLDER), config, device, held)
+    scheme, colon, place = name.partition(":")
+    return _OPENERS[scheme + colon](place, config, device, held)
 
 
 def require_known(name: str) -> None:
     """Refuse the name of a data set that cannot be, before anything is spent on it.
 
     Raises:
-        UsageError: the name is not one of `NAMES`, `folder:PATH` or `package.module:factory`.
+        UsageError: the name is not one of `NAMES`, a place such as `folder:PATH` or `package.module:factory`.
     """
     scheme, colon, rest = name.partition(":")
-    if name in (*NAMES, NOTHING) or (f"{scheme}:" == FOLDER and rest) or is_code(name):
+    if name in (*NAMES, NOTHING) or (f"{scheme}:" in _OPENERS and rest) or is_code(name):
         return
-    if name == FOLDER:
-        raise UsageError("'folder:' names no folder", hint="write folder:PATH")
+    if name in _OPENERS:
+        what = {FOLDER: "folder", HF: "data set", WDS: "shards"}[name]
+        raise UsageError(f"{name!r} names no {what}", hint=f"write {name}{'PATTERN' if name == WDS else 'PATH'}")
     if scheme == "object" and colon:
         raise UsageError(
             f"the data set {rest!r} is an object of Python, which no recipe can open",

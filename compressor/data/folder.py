@@ -3,15 +3,17 @@
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
-from compressor.data.images import SUFFIXES, Damaged, listed
-from compressor.data.part import Loaded, Part
-from compressor.data.reading import open_files
+from compressor.choices import FOLDER
+from compressor.data.cache import stamped
+from compressor.data.images import SUFFIXES, listed
+from compressor.data.labelled import Found, Listed, read
+from compressor.data.part import Loaded
 from compressor.data.splits import TEST, TRAIN, VALIDATION, folders_of, is_foreign, splits_of
 from compressor.errors import InputRejected, did_you_mean
 from compressor.recipe import Data
@@ -58,56 +60,28 @@ def open_folder(place: str, config: Data, device: torch.device, held: bool | Non
         layout = _layout(root)
     except OSError as error:
         raise InputRejected(f"{error.filename or root} cannot be read: {error.strerror}") from error
-    found = [part for part in (layout.train, layout.validation, layout.test) if part is not None]
-    paths = [path for part in found for path in part.paths]
-    if held is None and config.augment.kind == "photo" and config.image_size is not None:
-        held = False  # what is held is brought to one size, and crops are of the whole images
-    files = open_files(
-        paths,
-        size=config.image_size,
-        channels=config.channels,
-        device=device,
-        workers=config.workers,
-        held=held,
-    )
-
     inside = f"{root}{os.sep}"
 
-    def part_of(one: _Found | None) -> Part | None:
-        if one is None:
-            return None
-        first = sum(len(earlier.paths) for earlier in found[: found.index(one)])
-        names = [path[len(inside) :].replace(os.sep, "/") for path in one.paths]
-        part = Part(source=files.source, rows=range(first, first + len(names)), labels=one.labels, names=names)
-        return _undamaged(part, paths, files.damaged, layout.classes)
+    def listing(one: _Found) -> Listed:
+        return Listed(one.paths, one.labels, [path[len(inside) :].replace(os.sep, "/") for path in one.paths])
 
-    train = part_of(layout.train)
-    assert train is not None
-    return Loaded(
+    parts = {TRAIN: layout.train, VALIDATION: layout.validation, TEST: layout.test}
+    splits = {split: listing(one) for split, one in parts.items() if one is not None}
+    found = Found(
         name=root.name,
-        source=f"folder:{root}",
+        source=f"{FOLDER}{root}",
         classes=layout.classes,
-        input_shape=files.input_shape,
-        train=train,
-        validation=part_of(layout.validation),
-        test=part_of(layout.test),
-        augment="crop" if files.input_shape[0] == 1 else "crop-flip",
-        notes=(*layout.notes, *files.notes),
+        splits=splits,
+        state=lambda: _state(splits),
+        notes=tuple(layout.notes),
     )
+    return read(found, config, device, held)
 
 
-def _undamaged(part: Part, paths: Sequence[str], damaged: Sequence[Damaged], classes: Sequence[str]) -> Part:
-    """Return the part without damaged files. A class that loses all its images is refused."""
-    if not damaged:
-        return part
-    bad = {one.path for one in damaged}
-    kept = part.only([place for place, row in enumerate(part.rows) if paths[row] not in bad])
-    if lost := set(part.labels) - set(kept.labels):
-        raise InputRejected(
-            f"no image of class {classes[min(lost)]!r} can be read: {listed(damaged)}",
-            hint="mend them, or bring others",
-        )
-    return kept
+def _state(splits: Mapping[str, Listed]) -> Iterator[str]:
+    for split, one in splits.items():
+        for name, stamp in zip(one.names, stamped(one.files), strict=True):
+            yield f"{split}/{name}/{stamp}"
 
 
 def _layout(root: Path) -> _Layout:

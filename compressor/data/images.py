@@ -1,10 +1,11 @@
-"""One image file: what its header says, its pixels as bytes, or why it cannot be read."""
+"""One encoded image: what its header says, its pixels as bytes, or why it cannot be read."""
 
 import struct
 import zlib
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import IO, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,21 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from compressor.errors import InputRejected
 
 Pixels = npt.NDArray[np.uint8]
+
+
+class Record(Protocol):
+    """An encoded image within a larger file. Its text is what messages call it."""
+
+    def open(self) -> IO[bytes]:
+        """Return its bytes as a file that is open.
+
+        Raises:
+            OSError, ValueError: there are none, as a sentence goes on.
+        """
+        ...
+
+
+File = str | Record  # a path, or a part of another file
 
 # Kinds of still images that Pillow decodes by itself. Not each build has AVIF and JPEG 2000.
 _KINDS = {"AVIF", "BMP", "DDS", "DIB", "GIF", "ICNS", "ICO", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "PSD"}
@@ -48,34 +64,34 @@ class Damaged:
         return f"{self.path} ({self.reason})"
 
 
-def read_header(path: str, channels: int | None = None) -> Header | Damaged:
+def read_header(file: File, channels: int | None = None) -> Header | Damaged:
     """Return what the file says of itself, without decoding it, so that a file cut short may go unnoticed.
 
     With `channels`, 1 or 3, it is to be converted to so many.
     """
     try:
-        with Image.open(path) as image:
+        with _opened(file) as source, Image.open(source) as image:
             header = _header(image, channels)
             on_its_side = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
             return header._replace(height=header.width, width=header.height) if on_its_side else header
     except _DAMAGE as error:
-        return Damaged(path, _reason(error))
+        return Damaged(str(file), _reason(error))
 
 
-def decode(path: str, size: tuple[int, int] | None, channels: int | None = None) -> tuple[Header, Pixels] | Damaged:
+def decode(file: File, size: tuple[int, int] | None, channels: int | None = None) -> tuple[Header, Pixels] | Damaged:
     """Decode a file to `[H, W, C]` uint8, upright, grey or RGB: as it is, or converted to `channels`, 1 or 3.
 
     16-bit grey is divided by 257, a palette becomes RGB, transparency is dropped as the usual loaders do. With `size`,
     height and width, the image is scaled until it covers that, and the middle is kept.
     """
     try:
-        with Image.open(path) as image:
+        with _opened(file) as source, Image.open(source) as image:
             header = _header(image, channels)
             upright = ImageOps.exif_transpose(image)
             pixels = pixels_of(upright, size, channels)
             return header._replace(height=upright.height, width=upright.width), pixels
     except _DAMAGE as error:
-        return Damaged(path, _reason(error))
+        return Damaged(str(file), _reason(error))
 
 
 def pixels_of(image: Image.Image, size: tuple[int, int] | None, channels: int | None) -> Pixels:
@@ -100,6 +116,10 @@ def listed(things: Sequence[object], most: int = 3) -> str:
     """Return the first few of `things` as text, and how many more there are."""
     rest = f" and {len(things) - most:,} more" if len(things) > most else ""
     return ", ".join(map(str, things[:most])) + rest
+
+
+def _opened(file: File) -> AbstractContextManager[str | IO[bytes]]:
+    return nullcontext(file) if isinstance(file, str) else file.open()
 
 
 def _header(image: Image.Image, channels: int | None) -> Header:

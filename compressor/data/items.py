@@ -18,7 +18,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from compressor.data.images import Pixels, pixels_of
 from compressor.data.photo import Photo
-from compressor.data.reading import batches_of
+from compressor.data.streamed import batches_of
 from compressor.errors import InputRejected
 from compressor.plugins import current_folder_importable, told
 

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset
 
-from compressor.data.images import listed
 from compressor.data.items import Arrays, Items, Shape, StreamedItems
+from compressor.data.labels import classes_of
 from compressor.data.part import Loaded, Part
 from compressor.data.reading import RESIDENT_LIMIT
 from compressor.data.split import Held, Source
@@ -30,7 +30,6 @@ _RULE = (
     "a data set is a torch Dataset of (image, label), a pair of arrays (images, labels), a pair (train, test) of such, "
     "or a mapping with train and, if there are, test, validation and classes"
 )
-_COUNT_FROM_0 = "labels are the numbers of the classes, from 0"
 _READ_TWICE = 8  # items; a mirror that is thrown half of the time is missed once in 256 times
 _SAMPLE = 64  # items by whose pixels a streamed set is recognised
 _SENT_LIMIT = 2**26  # bytes of a data set that is copied to each worker
@@ -102,7 +101,8 @@ def from_objects(
     else:
         read = _streamed(items, shape, device, config.workers)
         read.notes.insert(0, f"{total:,} images ({size / 2**30:,.1f} GiB) are read each time they are asked for")
-    names = _classes(_stated(classes, objects[_TRAIN]), read)
+    labels = {key: part.labels for key, part in read.parts.items()}
+    names = classes_of(_stated(classes, objects[_TRAIN]), labels, read.notes)
     height, width, channels = shape
     called = name or type(objects[_TRAIN]).__name__
     return Loaded(
@@ -304,31 +304,4 @@ def _stated(classes: Any, train: Any) -> list[str] | int | None:
     names = [", ".join(map(str, name)) if isinstance(name, tuple | list) else str(name) for name in found]
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise InputRejected(f"two classes have the name {twice[0]!r}")
-    return names
-
-
-def _classes(stated: list[str] | int | None, read: _Read) -> tuple[str, ...]:
-    """Return the names of the classes, their numbers where they have none; each label must be one of them."""
-    labels = {key: part.labels for key, part in read.parts.items()}
-    present = set(labels[_TRAIN])
-    highest = max(max(each) for each in labels.values())
-    count = highest + 1 if stated is None else stated if isinstance(stated, int) else len(stated)
-    for key, each in labels.items():
-        if bad := [index for index, label in enumerate(each) if not 0 <= label < count]:
-            raise InputRejected(
-                f"the label of item {bad[0]:,} of {key} is {each[bad[0]]}, and with {count:,} classes it must be 0 to "
-                f"{count - 1:,}",
-                hint=f"subtract 1: {_COUNT_FROM_0}" if min(present) == 1 and highest == count else _COUNT_FROM_0,
-            )
-    if count < 2:
-        raise InputRejected("all items are of one class, where a classifier needs two")
-    if stated is None and len(present) < count:
-        missing = next(label for label in range(count) if label not in present)
-        raise InputRejected(
-            f"no item of train has the label {missing:,}, and labels go up to {highest:,}",
-            hint=f"{_COUNT_FROM_0}; or give the names of the classes, or how many there are",
-        )
-    names = tuple(stated) if isinstance(stated, list) else tuple(str(number) for number in range(count))
-    if absent := [name for number, name in enumerate(names) if number not in present]:
-        read.notes.append(f"train has no images of {len(absent):,} classes: {listed(absent)}")
     return names

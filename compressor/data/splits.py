@@ -1,4 +1,4 @@
-"""Which folders of a data set are its splits, whatever their usual names: `Training/`, `seg_test/`, `dev/`, ..."""
+"""Which parts of a data set are its splits, whatever their usual names: `Training/`, `seg_test/`, `dev/`, ..."""
 
 import re
 from collections import defaultdict
@@ -40,6 +40,12 @@ def folders_of(folder: Path) -> list[Path]:
 def is_foreign(name: str) -> bool:
     """Whether a folder of this name is hidden, or belongs to a photo manager, an archive or a server."""
     return name.startswith(".") or name.lower() in _FOREIGN
+
+
+def role_of(name: str) -> str | None:
+    """Return which split a name says, `train`, `validation` or `test`, in any of the usual words; None: of none."""
+    known = _role(name)
+    return None if known is None else known[0]
 
 
 def splits_of(root: Path) -> Splits:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
+from compressor.data.cache import Cache, stamped
 from compressor.data.images import SUFFIXES
 from compressor.data.part import Part
 from compressor.data.reading import open_files
@@ -31,8 +33,15 @@ def open_images(root: Path, config: Data, input_shape: tuple[int, int, int], dev
     if not paths:
         raise InputRejected(f"there is no image below {root}", hint="name a folder of images: folder:PATH")
     channels, height, width = input_shape
-    files = open_files(paths, size=(height, width), channels=channels, device=device, workers=config.workers)
-    damaged = {each.path for each in files.damaged}
-    rows = [row for row, path in enumerate(paths) if path not in damaged]
-    names = [os.path.relpath(paths[row], root).replace(os.sep, "/") for row in rows]
-    return Part(source=files.source, rows=rows, labels=[0] * len(rows), names=names)
+    names = [os.path.relpath(path, root).replace(os.sep, "/") for path in paths]
+
+    def state() -> Iterator[str]:
+        return map("/".join, zip(names, stamped(paths), strict=True))
+
+    cache = None
+    if config.cache is not None and config.augment.kind != "photo":  # whose crops are of whole files
+        cache = Cache(config.cache, f"images below {root}", state)
+    size = (height, width)
+    files = open_files(paths, size=size, channels=channels, device=device, workers=config.workers, cache=cache)
+    rows = [row for row in range(len(paths)) if row not in files.damaged]
+    return Part(source=files.source, rows=rows, labels=[0] * len(rows), names=[names[row] for row in rows])

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
+from compressor.choices import HF, WDS
 from compressor.data.named import OFFICIAL, root_of
 from compressor.doctor.finding import Finding
 from compressor.doctor.probing import TIMEOUT_S, probe
@@ -21,6 +22,7 @@ from exporters import EXPORTERS, exporter, provider_on
 
 _FOLDER, _EMBEDDED = "folder:", "digits"
 _TIMM = "timm/"
+_LIBRARIES = {HF: "datasets", WDS: "webdataset"}  # what opens the data that a name begins with
 
 
 def demand(findings: Iterable[Finding], recipe: Recipe, *, timeout_s: float = TIMEOUT_S) -> tuple[Finding, ...]:
@@ -51,6 +53,10 @@ def _purposes(recipe: Recipe, known: dict[str, Finding]) -> dict[str, list[str]]
         need("timm", f"student {recipe.student.arch}")
     if recipe.teacher is not None and (recipe.teacher.arch or "").startswith(_TIMM):
         need("timm", f"teacher {recipe.teacher.arch}")
+    for place in filter(None, (recipe.data.name, recipe.data.unlabelled, recipe.data.target, recipe.data.check)):
+        scheme = next((each for each in _LIBRARIES if place.startswith(each)), None)
+        if scheme is not None:
+            need(_LIBRARIES[scheme], f"data {place}")
     for tracker in recipe.tracking:
         need(tracker.kind, "tracking")
     return purposes
@@ -153,6 +159,13 @@ def _data(recipe: Recipe) -> Finding:
                 "data", "data", "absent", f"there is no folder {folder}", "--data folder:PATH names another", needed
             )
         return Finding("data", "data", "ok", str(folder), needed=needed)
+    if name.startswith(HF) and not Path(name.removeprefix(HF)).is_absolute():
+        return Finding("data", "data", "ok", f"{name}, which the library fetches", needed=needed)
+    if name.startswith(HF) and not Path(name.removeprefix(HF)).is_dir():
+        missing = f"there is no folder {name.removeprefix(HF)}"
+        return Finding("data", "data", "absent", missing, "--data hf:PATH names another", needed)
+    if name.startswith((HF, WDS)):
+        return Finding("data", "data", "ok", name, needed=needed)
     if is_code(name):
         return _factory(name.partition(":")[0], "data")
     if name == _EMBEDDED:

@@ -215,6 +215,8 @@ _PROBES: dict[str, Callable[[], Answer]] = {
         for key, provider in exporter(name).PROVIDERS.items()
     },
     "timm": partial(_package, "timm", "timm", "timm"),
+    "datasets": partial(_package, "datasets", "datasets", "hf"),
+    "webdataset": partial(_package, "webdataset", "webdataset", "wds"),
     "tensorboard": partial(_package, "torch.utils.tensorboard", "tensorboard", "tensorboard"),
     "mlflow": partial(_package, "mlflow.tracking", "mlflow", "mlflow"),
 }

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from compressor import checkpoint, data
-from compressor.choices import FOLDER, NOTHING
+from compressor.choices import FOLDER, HF, NOTHING, WDS
 from compressor.data import Dataset
 from compressor.errors import InputRejected, UsageError
 from compressor.progress import Tell
@@ -144,17 +144,16 @@ def _knowing(source: Data, teacher: Teacher) -> checkpoint.Network:
 def _as_trained(source: Data, networks: Sequence[checkpoint.Network | None], tell: Tell) -> Data:
     """Return the data at the size and with the channels of the first teacher whose own file tells these.
 
-    Images of a folder can be anything; what is asked for stands.
+    Images in files can be anything; what is asked for stands.
     """
     told = next((each.input_shape for each in networks if each is not None and each.trained_here), None)
-    if told is None or not (source.name or "").startswith(FOLDER):
+    if told is None or source.name is None or not source.name.startswith((FOLDER, HF, WDS)):
         return source
     channels, height, width = told
     if source.image_size is None:
         tell(f"data: images of {height}x{width}, as the teacher's file says; --image-size chooses another")
-    return source.model_copy(
-        update={
-            "image_size": source.image_size or (height, width),
-            "channels": source.channels or (channels if channels in (1, 3) else None),
-        }
-    )
+    update = {
+        "image_size": source.image_size or (height, width),
+        "channels": source.channels or (channels if channels in (1, 3) else None),
+    }
+    return source.model_copy(update=update).called(source.name)

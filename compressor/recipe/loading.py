@@ -18,7 +18,7 @@ from typing import Any, Self, TypeVar
 import yaml
 from pydantic import ValidationError
 
-from compressor.choices import FOLDER
+from compressor.choices import FOLDER, HF, WDS, is_elsewhere
 from compressor.errors import UsageError
 from compressor.methods import Config
 from compressor.plugins import is_plugin
@@ -242,7 +242,7 @@ def _plain(values: Any) -> Any:
 
 
 def _absolute(values: Any, base: Path, node: shape.Node | None = None) -> Any:
-    """Return `values` with every path absolute: what the schema calls a path, and `folder:PATH` data."""
+    """Return `values` with every path absolute: what the schema calls a path, and data that lie in files."""
     node = shape.at((), values) if node is None else node
     if isinstance(values, dict):
         return {key: _absolute(value, base, shape.child(node, key, values)) for key, value in values.items()}
@@ -251,11 +251,25 @@ def _absolute(values: Any, base: Path, node: shape.Node | None = None) -> Any:
     formats = {variant.get("format") for variant in shape.variants(node, values)}
     if isinstance(values, str) and "path" in formats and values not in shape.choices(node):
         return _path(values, base)
-    if values == FOLDER and "data-name" in formats:
+    return _data(values, base) if isinstance(values, str) and "data-name" in formats else values
+
+
+def _data(name: str, base: Path) -> str:
+    """Return the name of a data set with an absolute path, where it lies in files here.
+
+    What stands after `hf:` is a folder if there is one, or if it is written as a path alone can be.
+    """
+    scheme, colon, place = name.partition(":")
+    if name == FOLDER:
         raise UsageError(f"{FOLDER} names no folder", hint=f"{FOLDER}PATH")
-    if isinstance(values, str) and "data-name" in formats and values.startswith(FOLDER):
-        return FOLDER + _path(values.removeprefix(FOLDER), base)
-    return values
+    if scheme + colon == FOLDER:
+        return FOLDER + _path(place, base)
+    if scheme + colon == HF and place and (place.startswith((".", "/", "~")) or (base / place).exists()):
+        return HF + _path(place, base)
+    if scheme + colon == WDS and place:
+        parts = place.split("::")  # what is elsewhere is refused where it is opened
+        return WDS + "::".join(part if is_elsewhere(part) or not part else _path(part, base) for part in parts)
+    return name
 
 
 def _path(text: str, base: Path) -> str:

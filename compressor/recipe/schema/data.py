@@ -14,7 +14,7 @@ from pydantic import (
     model_validator,
 )
 
-from compressor.choices import DATA, EMBEDDED, FOLDER, NOTHING, OFFICIAL
+from compressor.choices import DATA, EMBEDDED, FILES, FOLDER, HF, NOTHING, OFFICIAL, WDS
 from compressor.errors import UsageError
 from compressor.methods import Config
 from compressor.methods.protocol import refusal
@@ -78,7 +78,7 @@ class Data(Config):
         description="height and width, [240, 320] where they differ; required for images of mixed sizes",
     )
     channels: Literal[1, 3] | None = Field(
-        default=None, description="convert a folder's images to grey (1) or colour (3); required for mixed ones"
+        default=None, description="convert encoded images to grey (1) or colour (3); required for mixed ones"
     )
     augment: Augmented = Field(
         default=Augment(), description="how training images are changed; a word alone is the kind, the rest left out"
@@ -92,6 +92,21 @@ class Data(Config):
         default=None,
         description="natural (2 before 10), all names in their order, or a file of them; null: as the data have it, "
         "which for folders is the order of their names",
+    )
+    image: Annotated[str, Field(min_length=1)] | None = Field(
+        default=None,
+        description=f"of {HF}: the column of the images; of {WDS}: the ending of their members, such as jpg; null: the "
+        "only one that fits",
+    )
+    label: Annotated[str, Field(min_length=1)] | None = Field(
+        default=None,
+        description=f"of {HF}: the column of the labels; of {WDS}: the ending of their members, or json.KEY for a key "
+        "of one that is JSON; null: the only column that fits, cls",
+    )
+    cache: Path | None = Field(
+        default=None,
+        description="folder where the decoded images are kept, so that later runs do not decode them; made anew when "
+        "they change",
     )
     workers: NonNegativeInt = Field(default=2, description="loading processes, for data that is streamed")
     unlabelled: Annotated[str, Field(min_length=1, json_schema_extra={"format": "data-name"})] | None = Field(
@@ -165,11 +180,23 @@ class Data(Config):
         if self.name == NOTHING:
             for key in sorted(given - {"name", "check", "batch_size", "image_size", "channels", "workers"}):
                 yield key, "is for images, and there are none"
-        folder = self.name is not None and self.name.startswith(FOLDER)
-        if self.name in OFFICIAL and "test" in given:
-            yield "test", f"is for data without a test split, and {self.name} has one"
-        if (self.name == EMBEDDED or folder) and "root" in given:
-            yield "root", f"is for the files of {', '.join(OFFICIAL)}, not {FOLDER if folder else EMBEDDED}"
-        if self.name in (EMBEDDED, *OFFICIAL):
+        yield from self._idle_of_files(given)
+
+    def _idle_of_files(self, given: set[str]) -> Iterator[tuple[str, str]]:
+        """Yield what has no effect on the set that is named since it lies in files of another kind, or in none."""
+        name = self.name or ""
+        scheme = next((each for each in (FOLDER, HF, WDS) if name.startswith(each)), None)
+        if name in OFFICIAL and "test" in given:
+            yield "test", f"is for data without a test split, and {name} has one"
+        if (name == EMBEDDED or scheme is not None) and "root" in given:
+            yield "root", f"is for the files of {', '.join(OFFICIAL)}, not {scheme or EMBEDDED}"
+        if name in (EMBEDDED, *OFFICIAL):
             for key in sorted(given & {"channels", "workers"}):
-                yield key, f"is for {FOLDER}PATH, not {self.name}"
+                yield key, f"is for {FILES}, not {name}"
+        if self.name is not None and scheme is None and "cache" in given:
+            yield "cache", f"is for {FILES}, not {name}"
+        if self.name is not None and scheme not in (HF, WDS):
+            for key in sorted(given & {"image", "label"}):
+                yield key, f"is for {HF}NAME and {WDS}PATTERN, not {name}"
+        if self.cache is not None and self.augment.kind == "photo" and self.image_size is not None:
+            yield "cache", "keeps images at image_size, and the crops of data.augment photo are of the whole ones"
