@@ -27,6 +27,7 @@ ChannelOrder = Literal["rgb", "bgr"]
 CalibrationImages = Literal["training", "synthetic"]
 TrainPrecision = Literal["fp32", "bf16", "fp16"]
 Provider = Literal["cpu", "cuda", "tensorrt", "openvino"]
+Where = Literal["local", "ray"]
 
 __all__ = [
     "DATA",
@@ -46,5 +47,6 @@ __all__ = [
     "Provider",
     "Quantization",
     "TrainPrecision",
+    "Where",
     "is_elsewhere",
 ]

@@ -18,11 +18,11 @@ import torch
 from shell import ran, refused, typed
 
 from compressor.errors import CompressError, Diverged
-from compressor.machine.workers import Ended
+from compressor.machine.workers import Ended, SideBySide
 from compressor.measure.paired import Cell
 from compressor.pipeline import bench as bench_run
 from compressor.pipeline import compare, staged
-from compressor.pipeline.compare import choosing, running, sharing
+from compressor.pipeline.compare import choosing, sharing
 from compressor.progress import Tell
 from compressor.recipe import load
 from compressor.report import comparison
@@ -60,7 +60,7 @@ def in_this_process():
     """Do in this process what processes would do; yields what was done, in order."""
     done = []
 
-    def one_by_one(tasks, **_):
+    def one_by_one(self, tasks, *_):
         for task in tasks:
             verb, folder = task.arguments[0], Path(task.arguments[1])
             done.append((verb, folder.name))
@@ -72,7 +72,7 @@ def in_this_process():
                 yield Ended(task, 0, "")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(running, "side_by_side", one_by_one)
+        patch.setattr(SideBySide, "run", one_by_one)
         yield done
 
 

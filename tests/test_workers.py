@@ -76,7 +76,7 @@ def test_no_more_tasks_run_at_a_time_than_asked(tmp_path, monkeypatch):
             return 0
 
     monkeypatch.setattr(workers, "_POLL_S", 0.0)
-    monkeypatch.setattr(workers, "_started", lambda task, threads: (Fake(), 0))
+    monkeypatch.setattr(workers, "started", lambda task, threads: (Fake(), 0))
     tasks = [Task((str(number),), tmp_path / "log") for number in range(7)]
 
     ended = [each.task for each in side_by_side(tasks, jobs=3, threads=1)]

@@ -11,6 +11,7 @@ from torch import nn
 from compressor import pipeline
 from compressor.api.given import Network, Settings, arch_of, data_name, overrides, path_of, tell_of, weights_file
 from compressor.api.runs import Run
+from compressor.choices import Where
 from compressor.errors import UsageError
 from compressor.models import Normalized
 from compressor.pipeline import compare as comparing
@@ -131,6 +132,10 @@ def compare(
     settings: Settings | None = None,
     out: Path | str | None = None,
     jobs: int | None = None,
+    on: Where = "local",
+    address: str | None = None,
+    cpus: int | None = None,
+    gpus: float | None = None,
     tell: Tell | None = None,
 ) -> Comparison:
     """Train every method on every student from every seed, in processes of their own, and compare in pairs.
@@ -141,6 +146,9 @@ def compare(
         methods: names, `package.module:name`, or files with a section `method`.
         teachers: checkpoints or run folders, in place of the recipe's.
         vary: recipe keys by dotted names and the values that each takes, `{"train.lr": [0.05, 0.1]}`.
+        jobs: trainings at a time; None: as many as cores or the device's memory allow, or a cluster has room for.
+        on, address, cpus, gpus: `ray` hands the trainings to a Ray cluster, a local one or the one at an address; what
+            each of them is given there.
     """
     chosen = _recipe(recipe, {}, settings)
     planned = comparing.plan(
@@ -152,7 +160,7 @@ def compare(
         teachers=teachers,
         vary=vary,
         out=path_of(out),
-        jobs=jobs,
+        place=comparing.place_of(on, jobs=jobs, address=address, cpus=cpus, gpus=gpus),
     )
     return comparing.compare(planned, tell_of(tell))
 

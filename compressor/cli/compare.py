@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from compressor.choices import Where
 from compressor.cli.options import (
     Allow,
     DataOptions,
@@ -50,6 +51,16 @@ def compare(
     jobs: Annotated[
         str, typer.Option("--jobs", "-j", help="Trainings at a time; auto: as cores and memory allow.")
     ] = "auto",
+    on: Annotated[
+        Where, typer.Option(help="local: processes of this machine; ray: a Ray cluster, which shares this folder.")
+    ] = "local",
+    address: Annotated[
+        str | None, typer.Option(help="Of the Ray cluster, HOST:PORT or auto; a local one when left out.")
+    ] = None,
+    cpus: Annotated[int | None, typer.Option(min=1, help="CPUs of one training on a Ray cluster.")] = None,
+    gpus: Annotated[
+        float | None, typer.Option(min=0, help="GPUs of one training on a Ray cluster, such as 1 or 0.25.")
+    ] = None,
     bench: Annotated[
         bool, typer.Option("--bench", help="Time the students too, afterwards and one at a time.")
     ] = False,
@@ -79,7 +90,7 @@ def compare(
         teachers=() if teachers is None else _names("--teachers", teachers),
         vary=_varied(vary or ()),
         out=kept.out,
-        jobs=_jobs(jobs),
+        place=pipeline.place_of(on, jobs=_jobs(jobs), address=address, cpus=cpus, gpus=gpus),
         overwrite=kept.overwrite,
     )
     if dry_run:
@@ -147,6 +158,8 @@ def _jobs(text: str) -> int | None:
 
 
 def _show_plan(planned: Plan, *, as_json: bool) -> None:
+    from compressor.pipeline.compare import at_a_time
+
     rows = [
         {
             "cell": cell.name,
@@ -157,7 +170,7 @@ def _show_plan(planned: Plan, *, as_json: bool) -> None:
         for cell, recipe in planned.recipes.items()
     ]
     if as_json:
-        typer.echo(json.dumps({"folder": str(planned.folder), "jobs": planned.jobs, "cells": rows}, indent=2))
+        typer.echo(json.dumps({"folder": str(planned.folder), "jobs": planned.workers.jobs, "cells": rows}, indent=2))
         return
     for row in rows:
         state = "finished" if row["finished"] else f"{row['done']} of {row['epochs']} epochs done"
@@ -165,6 +178,6 @@ def _show_plan(planned: Plan, *, as_json: bool) -> None:
     open_ = sum(not row["finished"] for row in rows)
     images = len(planned.prepared.data.train)
     typer.echo(
-        f"{open_} of {len(rows)} trainings to do in {planned.folder}, {planned.jobs} at a time: "
+        f"{open_} of {len(rows)} trainings to do in {planned.folder}, {at_a_time(planned.workers.jobs)}: "
         f"{' or '.join(map(str, planned.lengths))} epochs of {images:,} images each"
     )

@@ -11,9 +11,10 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from compressor.machine.interrupt import interruptible
 
@@ -43,8 +44,44 @@ class Ended:
         return self.code in {130, -signal.SIGTERM, -signal.SIGINT}
 
 
+def nothing() -> None:
+    """Do nothing, where nobody wants to be told that time passes."""
+
+
+class Workers(Protocol):
+    """What runs tasks: at most `jobs` at a time, as many as there is room for when None, with `threads` each."""
+
+    @property
+    def jobs(self) -> int | None: ...
+
+    @property
+    def threads(self) -> int: ...
+
+    def run(self, tasks: Sequence[Task], tick: Callable[[], None] = nothing) -> Iterator[Ended]:
+        """Run tasks and yield each when it ends.
+
+        The first SIGINT or SIGTERM is passed on, once, and the tasks that run are waited for; none is begun any more.
+
+        Args:
+            tick: called again and again while they run.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class SideBySide:
+    """Processes of this machine."""
+
+    jobs: int
+    threads: int
+
+    def run(self, tasks: Sequence[Task], tick: Callable[[], None] = nothing) -> Iterator[Ended]:
+        """Run tasks, see `side_by_side`."""
+        return side_by_side(tasks, jobs=self.jobs, threads=self.threads, tick=tick)
+
+
 def side_by_side(
-    tasks: Sequence[Task], *, jobs: int, threads: int, tick: Callable[[], None] = lambda: None
+    tasks: Sequence[Task], *, jobs: int, threads: int, tick: Callable[[], None] = nothing
 ) -> Iterator[Ended]:
     """Run tasks, at most `jobs` at a time with `threads` each, and yield each when it ends.
 
@@ -61,7 +98,7 @@ def side_by_side(
             while running or (waiting and not stop.requested):
                 while waiting and len(running) < jobs and not stop.requested:
                     task = waiting.popleft()
-                    process, size = _started(task, threads)
+                    process, size = started(task, threads)
                     running[process] = (task, size)
                 if stop.requested and not told:
                     told = True
@@ -69,8 +106,7 @@ def side_by_side(
                         process.terminate()
                 for process in [process for process in running if process.poll() is not None]:
                     task, size = running.pop(process)
-                    _close(process)
-                    yield Ended(task, process.returncode, _reason(process.returncode, task.log, size))
+                    yield ended(task, process, size)
                 tick()
                 time.sleep(_POLL_S)
         finally:
@@ -108,19 +144,33 @@ def end_with_starter() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _started(task: Task, threads: int) -> tuple[subprocess.Popen[bytes], int]:
-    """Start a task; return it and the length that its log had before."""
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+def started(
+    task: Task, threads: int, environment: Mapping[str, str] | None = None, folder: Path | None = None
+) -> tuple[subprocess.Popen[bytes], int]:
+    """Start a task in a session of its own; return it and the length that its log had before.
+
+    Args:
+        environment: variables beside those of this process.
+        folder: where it runs, that of this process when None.
+    """
+    own = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), **(environment or {})}
     with task.log.open("ab") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "compressor", *task.arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=log,
-            env=environment,
+            env={**os.environ, **own},
+            cwd=folder,
             start_new_session=True,
         )
         return process, log.tell()
+
+
+def ended(task: Task, process: subprocess.Popen[bytes], size: int) -> Ended:
+    """Return how a task ended whose process is gone, and whose log was `size` bytes long before."""
+    _close(process)
+    return Ended(task, process.returncode, _reason(process.returncode, task.log, size))
 
 
 def _close(process: subprocess.Popen[bytes]) -> None:

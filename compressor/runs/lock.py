@@ -4,6 +4,7 @@ import os
 import re
 import shlex
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,8 +18,22 @@ except ImportError:  # not a POSIX system
     fcntl = None  # type: ignore[assignment]
 
 LOCK = ".lock"
+_POLL_S = 0.1
 BUILDING = ".building-"  # how folders begin in which an artifact is made
 _WRITTEN = (".", "student", "checkpoints", "export", "report")  # folders of a run that files are written to
+
+
+def free(folder: Path, seconds: float) -> bool:
+    """Wait until no process works in a folder, `seconds` at most; return whether that is so."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            with working(folder):
+                return True
+        except UsageError:
+            if time.monotonic() >= end:
+                return False
+        time.sleep(_POLL_S)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from compressor.files import write_text
 from compressor.pipeline.compare.outcome import collect, require_all
+from compressor.pipeline.compare.places import at_a_time, place_of
 from compressor.pipeline.compare.planning import Plan, plan
 from compressor.pipeline.compare.running import time_students, train_cells
 from compressor.pipeline.train import resume
@@ -16,9 +17,11 @@ from compressor.recipe import dump
 from compressor.report.comparison import Comparison, write
 from compressor.runs import record
 from compressor.runs.folder import find, new_run
-from compressor.runs.lock import working
+from compressor.runs.lock import free, working
 
-__all__ = ["Plan", "compare", "compare_cell", "plan", "require_all"]
+__all__ = ["Plan", "at_a_time", "compare", "compare_cell", "place_of", "plan", "require_all"]
+
+_LEAVING_S = 60.0  # in which an earlier process that was told to stop has saved its state
 
 
 def compare(planned: Plan, tell: Tell, *, bench: bool = False) -> Comparison:
@@ -45,6 +48,7 @@ def compare(planned: Plan, tell: Tell, *, bench: bool = False) -> Comparison:
 def compare_cell(where: Path, allow: Sequence[str] = ()) -> None:
     """Train and examine one cell, from where it stands; what `compare` starts processes for."""
     run = find(where)
+    free(run.folder, _LEAVING_S)
     tell = Tell(quiet=True)  # all goes to the log of the run
     if not (run.folder / record.NAME).exists():
         resume(where, tell, allow=allow)

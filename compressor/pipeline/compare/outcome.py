@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from compressor.errors import CompressError, InputRejected
 from compressor.files import sha256
 from compressor.measure.paired import TEACHER, Cell, Outcome, analyse
+from compressor.pipeline.compare.places import at_a_time
 from compressor.pipeline.compare.planning import Plan
 from compressor.report.comparison import Comparison, Failure
 from compressor.runs import record
@@ -97,8 +98,8 @@ def _notes(planned: Plan, results: Mapping[Cell, record.Result]) -> tuple[str, .
     jobs = {_jobs(planned.run(cell)) for cell in results}
     if len(jobs) > 1:
         notes.append("trained with different numbers side by side, so the seconds do not compare; --jobs 1 --overwrite")
-    elif (most := max(jobs)) > 1:
-        notes.append(f"trained {most} at a time: the seconds hold what they cost each other, --jobs 1 leaves that out")
+    elif (most := jobs.pop()) != 1:
+        notes.append(f"trained {at_a_time(most)}: the seconds hold what they cost each other, --jobs 1 leaves that out")
     for package in ("compressor", "torch"):
         found = sorted({result.versions.get(package, "?") for result in results.values()})
         if len(found) > 1:
@@ -109,6 +110,7 @@ def _notes(planned: Plan, results: Mapping[Cell, record.Result]) -> tuple[str, .
     return tuple(notes)
 
 
-def _jobs(run: Run) -> int:
+def _jobs(run: Run) -> int | None:
     environment = json.loads(run.environment.read_text(encoding="utf-8"))
-    return int(environment["side_by_side"]["jobs"])
+    jobs: int | None = environment["side_by_side"]["jobs"]
+    return jobs

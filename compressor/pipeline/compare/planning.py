@@ -12,9 +12,11 @@ from compressor.checkpoint.network import refuse_undifferentiable
 from compressor.dotted import dotted
 from compressor.errors import InputRejected, UsageError
 from compressor.inputs import Prepared, prepare
+from compressor.machine.workers import Workers
 from compressor.measure.paired import Cell
 from compressor.pipeline.compare.choosing import choices
-from compressor.pipeline.compare.sharing import of_cell, shares
+from compressor.pipeline.compare.places import HERE, Place
+from compressor.pipeline.compare.sharing import of_cell
 from compressor.pipeline.finished_run import teachers_of
 from compressor.pipeline.staged import require_buildable
 from compressor.pipeline.train import check
@@ -27,13 +29,12 @@ from compressor.runs.stages import Stages
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be trained: the resolved recipe of each cell, and how many run at a time with how many threads."""
+    """What is to be trained: the resolved recipe of each cell, and what runs them."""
 
     folder: Path
     prepared: Prepared
     recipes: Mapping[Cell, Recipe]
-    jobs: int
-    threads: int
+    workers: Workers
     overwrite: bool = False
 
     def run(self, cell: Cell) -> Run:
@@ -74,7 +75,7 @@ def plan(
     teachers: Sequence[str | Path] = (),
     vary: Mapping[str, Sequence[Any]] | None = None,
     out: Path | None = None,
-    jobs: int | None = None,
+    place: Place = HERE,
     overwrite: bool = False,
 ) -> Plan:
     """Open all that the trainings need and see that each could start; nothing is written.
@@ -86,14 +87,16 @@ def plan(
             one of several from all.
         vary: keys of the recipe and the values that each takes; all are combined.
         out: the folder, instead of `runs/NAME-compare`.
-        jobs: trainings at a time; None: as many as cores or the device's memory allow.
+        place: where the trainings run.
         overwrite: cells that are there will be trained anew.
 
     Raises:
         UsageError: an unknown name, one named twice, no test images, or a cell in the folder was made with another
             recipe.
+        EnvironmentMissing: the place is not there.
         InputRejected: teacher or data cannot be used, or a cell in the folder was made with others.
     """
+    place.require()
     chosen = choices(recipe, methods, teachers, vary or {})
     cells = chosen.cells(students or [recipe.student.arch], seeds)
     if recipe.student.init is not None and {cell.student for cell in cells} != {recipe.student.arch}:
@@ -117,8 +120,7 @@ def plan(
     if not overwrite:
         for cell, wanted in recipes.items():
             _require_same(Run(folder / cell.name), of_cell(prepared, wanted))
-    jobs, threads = shares(prepared, recipes, jobs)
-    return Plan(folder, prepared, recipes, jobs, threads, overwrite)
+    return Plan(folder, prepared, recipes, place.workers(prepared, recipes), overwrite)
 
 
 def _try_out(trial: Prepared) -> None:

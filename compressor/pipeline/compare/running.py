@@ -13,8 +13,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from compressor.errors import Interrupted
 from compressor.files import write_text
 from compressor.machine.hardware import clashes, cores, hardware, versions
-from compressor.machine.workers import Ended, Task, side_by_side
+from compressor.machine.workers import Ended, SideBySide, Task
 from compressor.measure.paired import Cell
+from compressor.pipeline.compare.places import at_a_time
 from compressor.pipeline.compare.planning import Plan
 from compressor.progress import Tell
 from compressor.recipe import Recipe, dump
@@ -40,7 +41,7 @@ def train_cells(planned: Plan, tell: Tell) -> dict[str, Failure]:
     ]
     done, begun = len(planned.recipes) - len(todo), time.monotonic()
     with _bar(planned, tell) as tick:
-        for number, ended in enumerate(side_by_side(tasks, jobs=planned.jobs, threads=planned.threads, tick=tick), 1):
+        for number, ended in enumerate(planned.workers.run(tasks, tick), 1):
             if ended.interrupted:
                 continue
             cell = todo[ended.task.log]
@@ -76,7 +77,7 @@ def time_students(planned: Plan, tell: Tell) -> dict[str, Failure]:
     todo = [(run, recipe) for run, recipe in runs if record.read(run.folder).student.latency_ms is None]
     tell(f"timing {len(todo)} students, one at a time")
     tasks = [Task(("bench", str(run.folder), "--quiet", *_allowed(recipe)), run.log) for run, recipe in todo]
-    ended = list(side_by_side(tasks, jobs=1, threads=len(cores())))
+    ended = list(SideBySide(jobs=1, threads=len(cores())).run(tasks))
     if len(ended) < len(tasks) or any(each.interrupted for each in ended):
         raise Interrupted("interrupted while timing", hint="the same command goes on")
     return {name: Failure(name, each.code, each.reason) for each in ended if each.code and (name := _name(each))}
@@ -88,10 +89,10 @@ def _allowed(recipe: Recipe) -> list[str]:
 
 
 def _say_plan(planned: Plan, todo: int, tell: Tell) -> None:
-    total, jobs = len(planned.recipes), planned.jobs
-    at_a_time = "one at a time" if jobs == 1 else f"{jobs} at a time"
-    threads = f"{planned.threads} thread{'s' * (planned.threads > 1)} each"
-    tell(f"compare: {total} trainings in {planned.folder}, {total - todo} finished, {at_a_time}, {threads}")
+    total, workers = len(planned.recipes), planned.workers
+    number = "one at a time" if workers.jobs == 1 else at_a_time(workers.jobs)
+    threads = f"{workers.threads} thread{'s' * (workers.threads > 1)} each"
+    tell(f"compare: {total} trainings in {planned.folder}, {total - todo} finished, {number}, {threads}")
     for clash in clashes():
         tell(f"warning: {clash}")
 
@@ -102,7 +103,7 @@ def _lay_out(planned: Plan, cell: Cell) -> None:
     if not run.recipe.is_file():
         with new_run(cell.name, out=run.folder, overwrite=False, latest=False):
             pass
-    side = {"jobs": planned.jobs, "threads": planned.threads}
+    side = {"jobs": planned.workers.jobs, "threads": planned.workers.threads}
     environment = {"versions": versions(), "hardware": hardware(), "side_by_side": side}
     write_text(run.environment, json.dumps(environment, indent=2) + "\n")
     run.becomes(dump(planned.recipes[cell]))

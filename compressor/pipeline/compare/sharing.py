@@ -28,16 +28,24 @@ def shares(prepared: Prepared, recipes: Mapping[Cell, Recipe], jobs: int | None)
         jobs: how many are asked for; None: as many as cores or the device's memory allow.
     """
     usable = len(cores())
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    wanted = int(asked) if asked.isdecimal() and int(asked) > 0 else None
     if jobs is None:
-        jobs = max(1, usable // (wanted or min(usable, _THREADS)))
+        jobs = max(1, usable // threads_of())
         if prepared.device.type == "cuda":
             jobs = min(jobs, _fitting(*_cuda_memory(prepared, recipes)))
         elif (available := _available_bytes()) is not None:
             jobs = min(jobs, _fitting(available, _CPU_BYTES))
     jobs = min(jobs, len(recipes))
-    return jobs, wanted or max(1, usable // jobs)
+    return jobs, _asked() or max(1, usable // jobs)
+
+
+def threads_of() -> int:
+    """Return how many threads a training has where their number does not decide: as asked for, else what pays."""
+    return _asked() or min(len(cores()), _THREADS)
+
+
+def _asked() -> int | None:
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return int(asked) if asked.isdecimal() and int(asked) > 0 else None
 
 
 def _fitting(free: float, each: float) -> int:
