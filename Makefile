@@ -50,6 +50,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/bss_step.py
 	$(BIN)/python benchmarks/loss_terms.py
 	$(BIN)/python benchmarks/exports.py
+	$(BIN)/python benchmarks/batch_one.py
 	$(BIN)/python benchmarks/peers.py
 	$(BIN)/python benchmarks/overhead.py
 

@@ -293,3 +293,14 @@ def test_a_benchmark_with_nan_is_refused(tmp_path):
 
     with pytest.raises(InputRejected, match=r"never measured|not a benchmark file"):
         read(tmp_path / "bench.json")
+
+
+def test_a_file_that_was_timed_with_several_numbers_of_threads_is_judged_with_each():
+    rows = {"a": (latency(4, threads=1), latency(2, threads=2), latency(3)), "b": (latency(2.5),)}
+
+    found = choose(rows, Budget(limit_ms=2.2, batch=1))
+    assert (found.name, found.threads, found.latency_ms) == ("a", "2 threads", 2)
+    assert "a, with 2 threads, 2 ms" in found.sentence
+    none = choose(rows, Budget(limit_ms=1, batch=1))
+    assert (none.met, none.name, none.threads) == (False, "a", "2 threads")
+    assert choose({"b": rows["b"]}, Budget(limit_ms=9, batch=1)).threads == ""

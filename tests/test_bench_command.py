@@ -4,6 +4,7 @@ import json
 import re
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -15,6 +16,7 @@ from compressor.bench import Latency, MemoryUnknown, baseline
 from compressor.bench.energy import Meter
 from compressor.errors import InputRejected, UsageError
 from compressor.machine.gpu import NvmlMissing
+from compressor.pipeline.costs import by_threads
 from compressor.progress import Tell
 from compressor.recipe import build
 
@@ -290,3 +292,74 @@ def test_a_provider_is_for_one_file(here):
 def test_a_recipe_that_asks_for_both_is_refused_when_it_is_read():
     with pytest.raises(UsageError, match=r"bench\.cuda_graph: does not go with transfers"):
         build({"student": {"arch": "lenet5"}, "bench": {"transfers": True, "cuda_graph": True}}, base=Path())
+
+
+# Several numbers of threads
+
+
+def test_several_numbers_of_threads_are_tried_and_the_fastest_is_kept(file):
+    flags = ["--threads", "1,2,auto", "--within", "1000", "--out", "now.json"]
+    done = ran(["bench", file, *QUICK, *flags, "--json"])
+
+    rows = baseline.read(Path("now.json")).latencies[file]
+    assert [(row.threads, row.batch) for row in rows] == [(count, size) for count in (1, 2, None) for size in (1, 4)]
+    for size in (1, 4):
+        best = min((row for row in rows if row.batch == size), key=lambda row: row.at(50))
+        kept = json.loads(done.out)["latency_ms"][str(size)]
+        assert (kept["threads"], kept["p50"]) == (best.threads, best.at(50))
+        assert f"{file} at batch {size}: {best.at(50):.3g} ms with {best.on_threads}, " in done.err
+    most = max((row for row in rows if row.batch == 1), key=lambda row: row.throughput)
+    assert f"at batch 1: {file}, with {most.on_threads}, " in done.err
+
+
+def test_one_number_of_threads_is_as_before(file):
+    done = ran(["bench", file, *QUICK, "--threads", "auto", "--within", "1000", "--json"])
+
+    assert json.loads(done.out)["latency_ms"]["1"]["threads"] is None
+    assert f"at batch 1: {file}, " in done.err
+    assert "threads" not in done.err
+
+
+def test_each_file_of_a_run_and_the_teacher_beside_it_are_timed_with_each(here):
+    record = json.loads(ran(["bench", "runs/student-1", *QUICK, "--threads", "1,2", "--json"]).out)
+
+    written = baseline.read(Path("runs/student-1/bench.json")).latencies
+    for name, rows in written.items():
+        assert [row.threads for row in rows] == [1, 1, 2, 2], name
+    (beside,) = [each["teacher_ms"] for each in record["artifacts"]]
+    assert beside["1"] == min(row.at(50) for row in written["teacher in onnx"] if row.batch == 1)
+    student = min((row for row in written["student"] if row.batch == 4), key=lambda row: row.at(50))
+    assert record["student"]["latency_ms"]["4"]["threads"] == student.threads
+
+
+def test_a_runtime_without_threads_is_timed_once():
+    def runner(threads):
+        return SimpleNamespace(threads=threads)
+
+    assert [each.threads for each in by_threads([runner(1), runner(2), runner(None)])] == [1, 2, None]
+    plans = [runner(None), runner(None)]
+    assert by_threads(plans) == (plans[0],)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--threads", "0"], "--threads takes numbers of threads, or auto, not '0'"),
+        (["--threads", "1,many"], "--threads takes numbers of threads, or auto, not '1,many'"),
+        (["--threads", "1,"], "--threads takes numbers of threads"),
+        (["--threads", "2,2"], "--threads: must not name the same value twice"),
+    ],
+)
+def test_what_is_no_number_of_threads_is_refused(file, flags, words):
+    refused(["bench", file, *flags], 2, re.escape(words))
+
+
+def test_a_recipe_names_one_number_of_threads_or_several():
+    def counts(threads):
+        recipe = build({"student": {"arch": "lenet5"}, "bench": {"threads": threads}}, base=Path())
+        return recipe.bench.thread_counts
+
+    assert (counts(None), counts(2), counts([1, None])) == ((None,), (2,), (1, None))
+    for wrong in (0, [], [1, 1], [0], "many"):
+        with pytest.raises(UsageError, match=r"bench\.threads"):
+            counts(wrong)

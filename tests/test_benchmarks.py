@@ -279,3 +279,33 @@ def test_shares_of_an_epoch_are_spoken(benchmark):
     assert first == "time to the first step: 3.50 s, of which imports 2.00 s"
     assert table.splitlines()[-1] == "| all else | 0.200 | 2.0% |"
     assert last == "validation, logs and checkpoints: 8.0% of the time (goal: under 5%)"
+
+
+# One image at a time
+
+
+def test_batch_one_has_every_runtime_with_every_number_of_threads_fastest_first(benchmark, monkeypatch):
+    script = benchmark("batch_one")
+    asked = {}
+
+    def measured(openers, config):
+        asked.update(openers)
+        assert config.batch_sizes == (1,)
+        return {name: (SimpleNamespace(at=lambda _, ms=ms: ms, on_threads=name),) for ms, name in enumerate(openers, 1)}
+
+    monkeypatch.setattr(script, "measured", measured)
+    files = {precision: Path(f"{precision}.onnx") for precision in ("fp32", "fp16", "int8")}
+    subject = SimpleNamespace(network=None, input_shape=(3, 32, 32), classes=10)
+
+    rows = script.timed(subject, files, (1, None), SimpleNamespace(batch_sizes=(1,)))
+
+    assert len(rows) == len(asked) == 14
+    assert [row.at(50) for _, row in rows] == list(range(1, 15))
+    assert asked["ONNX Runtime int8|1"].args == (files["int8"],)
+    assert asked["ONNX Runtime int8|1"].keywords == {"threads": 1}
+    assert asked["PyTorch bf16|None"].keywords["threads"] is None
+    first, *_ = script.table(rows, markdown=False).splitlines()
+    assert first.split()[-1] == "3.00x"  # PyTorch is first here, and fp32 of ONNX Runtime third
+    lines = script.table(rows, markdown=True).splitlines()
+    assert lines[4] == "| ONNX Runtime fp32 | ONNX Runtime fp32|1 | 3.000 ms | 3.000 ms | 1.00x |"
+    assert script.counts_of("1,4,auto") == (1, 4, None)

@@ -69,6 +69,13 @@ class Latency:
         return percentile(self.samples_ms, percent)
 
     @property
+    def on_threads(self) -> str:
+        """How many threads, in words."""
+        if self.threads is None:
+            return "the runtime's own threads"
+        return f"{self.threads} thread{'s' * (self.threads > 1)}"
+
+    @property
     def noisy(self) -> str | None:
         """A sentence when other processes were busy enough to distort the result."""
         if self.gpu_shared:

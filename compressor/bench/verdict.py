@@ -23,7 +23,8 @@ class Budget:
 class Choice:
     """The file to take under a budget; with `met` False none is within it, and this is the fastest.
 
-    `top1` is percent, None where it is not known.
+    `top1` is percent, None where it is not known. `threads` are in words where the file was timed with several
+    numbers of them.
     """
 
     budget: Budget
@@ -32,13 +33,15 @@ class Choice:
     latency_ms: float
     images_per_s: float
     top1: float | None
+    threads: str = ""
 
     @property
     def sentence(self) -> str:
         budget = self.budget
         within = f"within {budget.limit_ms:g} ms (p{budget.percent:g}) at batch {budget.batch}"
         accuracy = "accuracy not measured" if self.top1 is None else f"top-1 {self.top1:.2f}"
-        found = f"{self.name}, {self.latency_ms:.3g} ms, {self.images_per_s:,.0f} images/s, {accuracy}"
+        threads = f", with {self.threads}" if self.threads else ""
+        found = f"{self.name}{threads}, {self.latency_ms:.3g} ms, {self.images_per_s:,.0f} images/s, {accuracy}"
         return f"{within}: {found}" if self.met else f"none is {within}; the fastest is {found}"
 
 
@@ -48,28 +51,30 @@ def choose(
     """Return the most accurate file within the budget, and of equally accurate ones the faster.
 
     A file whose accuracy is not known loses to any whose is; where none is known, the one with most images a second
-    wins.
+    wins. A file that was timed with several numbers of threads is judged with each.
 
     Raises:
         ValueError: nothing was measured at that batch size.
     """
     accuracy = top1 or {}
-    timed = {name: each for name, rows in measured.items() for each in rows if each.batch == budget.batch}
-    within = {name: each for name, each in timed.items() if each.at(budget.percent) <= budget.limit_ms}
+    timed = [(name, row) for name, rows in measured.items() for row in rows if row.batch == budget.batch]
+    within = [each for each in timed if each[1].at(budget.percent) <= budget.limit_ms]
 
-    def merit(name: str) -> tuple[float, float]:
+    def merit(each: tuple[str, Latency]) -> tuple[float, float]:
+        name, row = each
         known = accuracy.get(name)
         # An accuracy is at least 0, so that one that is not known is below all.
-        return (-1.0, within[name].throughput) if known is None else (known, -within[name].at(budget.percent))
+        return (-1.0, row.throughput) if known is None else (known, -row.at(budget.percent))
 
-    name = max(within, key=merit) if within else min(timed, key=lambda name: timed[name].at(budget.percent))
+    name, row = max(within, key=merit) if within else min(timed, key=lambda each: each[1].at(budget.percent))
     return Choice(
         budget=budget,
         met=bool(within),
         name=name,
-        latency_ms=timed[name].at(budget.percent),
-        images_per_s=timed[name].throughput,
+        latency_ms=row.at(budget.percent),
+        images_per_s=row.throughput,
         top1=accuracy.get(name),
+        threads=row.on_threads if sum(other == name for other, _ in timed) > 1 else "",
     )
 
 

@@ -41,6 +41,15 @@ def _integers(option: str, text: str) -> tuple[int, ...]:
     return numbers
 
 
+def _threads(option: str, text: str) -> int | tuple[int | None, ...] | None:
+    """Return one number of threads or several, None for `auto`."""
+    words = text.split(",")
+    if not all(word == "auto" or (word.isdecimal() and int(word) > 0) for word in words):
+        raise UsageError(f"{option} takes numbers of threads, or auto, not {text!r}", hint=f"{option} 1,2,auto")
+    counts = tuple(None if word == "auto" else int(word) for word in words)
+    return counts if len(counts) > 1 else counts[0]
+
+
 @dataclass(frozen=True)
 class BenchSettings:
     """How latency is measured."""
@@ -54,9 +63,9 @@ class BenchSettings:
         Key("bench.duration_s"),
     ] = None
     threads: Annotated[
-        int | None,
-        typer.Option(min=1, help="Threads of one inference; the runtime's own choice when left out."),
-        Key("bench.threads"),
+        str | None,
+        typer.Option(help="Threads of one inference, or several numbers to try, 1,2,auto; auto: the runtime's choice."),
+        Key("bench.threads", _threads),
     ] = None
     transfers: Annotated[
         bool | None, typer.Option(help="Time copies between host and device too."), Key("bench.transfers")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -31,6 +31,7 @@ from compressor.errors import InputRejected, UsageError
 from compressor.machine.devices import choose_device
 from compressor.machine.gpu import Gpu, NvmlMissing, cuda_uuid, find_gpu
 from compressor.machine.hardware import hardware, other_machine
+from compressor.pipeline.costs import Costs, by_threads, thread_sentences
 from compressor.pipeline.finished_run import FinishedRun, open_run
 from compressor.pipeline.foreign import UNSTATED, Normalisation, adapted, size_of
 from compressor.pipeline.identity import stage_inputs
@@ -76,20 +77,6 @@ class BenchOptions:
 
 
 NO_OPTIONS = BenchOptions()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Costs:
-    """What was measured, by the name of the file; `beside` is of the teacher in other runtimes."""
-
-    latencies: Mapping[str, tuple[Latency, ...]]
-    memory: Mapping[str, tuple[Memory, ...]]
-    beside: Mapping[str, tuple[Latency, ...]] = field(default_factory=dict)
-
-    def timings(self, name: str) -> dict[str, record.Timing]:
-        """Return what a record keeps of a file, by batch size."""
-        memory = {row.batch: row for row in self.memory.get(name, ())}
-        return {str(each.batch): _timing(each, memory.get(each.batch)) for each in self.latencies[name]}
 
 
 def bench(
@@ -139,26 +126,30 @@ def bench_file(
         file = path
         if path.suffix == ".onnx" and path.is_file() and format_ is None:
             file = kept.enter_context(adapted(path, given, size_of(data or Data(), onnx.stated_shape(path)), tell))
-        runner = open_artifact(
-            file,
-            device=chosen,
-            format_=format_,
-            provider=provider,
-            threads=config.threads,
-            cuda_graph=config.cuda_graph,
-        )
-        latencies = _bench_runner(path, runner, config, options, chosen, tell)
-        return record.Metrics(**{**facts(runner), **file_facts(path)}, latency_ms=latencies)
+        opened = [
+            open_artifact(
+                file,
+                device=chosen,
+                format_=format_,
+                provider=provider,
+                threads=threads,
+                cuda_graph=config.cuda_graph,
+            )
+            for threads in config.thread_counts
+        ]
+        latencies = _bench_file(path, by_threads(opened), config, options, chosen, tell)
+        return record.Metrics(**{**facts(opened[0]), **file_facts(path)}, latency_ms=latencies)
 
 
-def _bench_runner(
-    path: Path, runner: Runner, config: Bench, options: BenchOptions, chosen: torch.device, tell: Tell
+def _bench_file(
+    path: Path, runners: Sequence[Runner], config: Bench, options: BenchOptions, chosen: torch.device, tell: Tell
 ) -> dict[str, record.Timing]:
-    """Time one opened artifact under the name of its file, and say what there is to say."""
+    """Time one artifact, opened with each number of threads, under the name of its file; say what there is to say."""
+    runner = runners[0]
     if isinstance(runner, FedRunner) and runner.batch is not None and "batch_sizes" not in config.model_fields_set:
         config = config.model_copy(update={"batch_sizes": (runner.batch,)})
     budget = options.budget(config)
-    costs = _measure({path.name: runner}, {}, config, chosen, tell, {})
+    costs = _measure({path.name: runners}, {}, config, chosen, tell, {})
     if options.out is not None:
         baseline.write(options.out, costs.latencies, costs.memory)
     _warn(costs.latencies, tell)
@@ -172,7 +163,12 @@ def bench_stage(opened: FinishedRun, tell: Tell, options: BenchOptions = NO_OPTI
     """Time every file of an open run, and note it."""
     config, result = opened.prepared.recipe.bench, opened.result
     budget = options.budget(config)
-    files = opened.files(tell, threads=config.threads, cuda_graph=config.cuda_graph)
+    silent = Tell(quiet=True)
+    variants = [
+        opened.files(silent if number else tell, threads=threads, cuda_graph=config.cuda_graph)
+        for number, threads in enumerate(config.thread_counts)
+    ]
+    files = {name: by_threads([each[name] for each in variants]) for name in variants[0]}
     tell(f"timing {len(files)} files at batch sizes {', '.join(map(str, config.batch_sizes))}")
     teacher = opened.prepared.teacher
     artifacts = {artifact.path for artifact in result.artifacts}
@@ -182,7 +178,7 @@ def bench_stage(opened: FinishedRun, tell: Tell, options: BenchOptions = NO_OPTI
         if file.name not in files:
             return {}
         beside = {"teacher_ms": medians(file.metrics.format, costs.beside)} if file.name in artifacts else {}
-        return {"provider": files[file.name].provider, "latency_ms": costs.timings(file.name), **beside}
+        return {"provider": files[file.name][0].provider, "latency_ms": costs.timings(file.name), **beside}
 
     with Stages(opened.folder).doing("bench", stage_inputs("bench", opened)):
         with teacher_in(files, opened, config, tell) as teachers:
@@ -201,28 +197,34 @@ def bench_stage(opened: FinishedRun, tell: Tell, options: BenchOptions = NO_OPTI
 
 
 def _measure(
-    files: Mapping[str, Runner],
+    files: Mapping[str, Sequence[Runner]],
     archs: Mapping[str, str | None],
     config: Bench,
     device: torch.device,
     tell: Tell,
-    beside: Mapping[str, Runner],
+    beside: Mapping[str, Sequence[Runner]],
 ) -> Costs:
     """Time the files, beside others that take turns with them, and see what memory each file needs."""
-    gpu = _gpu(device, files.values(), tell)
-    for missing in dict.fromkeys(_unmetered(runner, gpu) for runner in files.values()):
+    first = {name: runners[0] for name, runners in files.items()}
+    gpu = _gpu(device, first.values(), tell)
+    for missing in dict.fromkeys(_unmetered(runner, gpu) for runner in first.values()):
         if missing:
             tell(f"energy is not measured: {missing}")
-    timed = {**files, **beside}
-    watch = _Progress(list(timed), tell)
-    times = dict(zip(timed, bench_many(list(timed.values()), config, gpu=gpu, watch=watch), strict=True))
+    timed = [(name, runner) for name, runners in {**files, **beside}.items() for runner in runners]
+    watch = _Progress([name for name, _ in timed], tell)
+    times: dict[str, tuple[Latency, ...]] = {}
+    found = bench_many([runner for _, runner in timed], config, gpu=gpu, watch=watch)
+    for (name, _), rows in zip(timed, found, strict=True):
+        times[name] = (*times.get(name, ()), *rows)
     memory: dict[str, tuple[Memory, ...]] = {}
-    for name, runner in files.items() if config.memory else ():
+    for name, runner in first.items() if config.memory else ():
         watch.say(f"memory of {name}")
         try:
             memory[name] = measure_memory(_request(runner, archs.get(name), config, device, gpu))
         except MemoryUnknown as error:
             tell(f"memory of {name} is not measured: {error}")
+    for sentence in thread_sentences(times):
+        tell(sentence)
     return Costs(
         latencies={name: times[name] for name in files}, memory=memory, beside={name: times[name] for name in beside}
     )
@@ -264,7 +266,7 @@ def _request(runner: Runner, arch: str | None, config: Bench, device: torch.devi
         format=runner.format,
         provider=runner.provider,
         batch_sizes=config.batch_sizes,
-        threads=config.threads,
+        threads=runner.threads,
         cuda_graph=config.cuda_graph,
         arch=arch,
         device=str(device),
@@ -320,28 +322,3 @@ def _compare(times: Mapping[str, tuple[Latency, ...]], before: baseline.Benchmar
             raise misfit
         tell(f"{name} was measured in another way in the baseline")
     tell(baseline.summary(changes))
-
-
-def _timing(latency: Latency, memory: Memory | None) -> record.Timing:
-    return record.Timing(
-        p50=latency.at(50),
-        p90=latency.at(90),
-        p95=latency.at(95),
-        p99=latency.at(99),
-        mean=latency.mean_ms,
-        median_ci=latency.median_interval,
-        images_per_s=latency.throughput,
-        iterations=len(latency.samples_ms),
-        threads=latency.threads,
-        transfers=latency.transfers,
-        cuda_graph=latency.cuda_graph,
-        other_load=latency.other_load,
-        clock_mhz=latency.clock_mhz,
-        gpu_clock_mhz=latency.gpu_clock_mhz,
-        gpu_slow_downs=latency.gpu_slow_downs,
-        gpu_shared=latency.gpu_shared,
-        energy_j=latency.energy_j,
-        memory_mb=None if memory is None else memory.added_mb,
-        peak_memory_mb=None if memory is None else memory.peak_mb,
-        gpu_memory_mb=None if memory is None else memory.gpu_mb,
-    )

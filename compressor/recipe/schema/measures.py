@@ -18,10 +18,13 @@ from compressor.methods.protocol import refusal
 from compressor.recipe.schema.numbers import Fraction, Percentile, Points
 
 
-def _distinct(sizes: tuple[float, ...]) -> tuple[float, ...]:
+def _distinct(sizes: tuple[float | None, ...]) -> tuple[float | None, ...]:
     if len(set(sizes)) < len(sizes):
         raise refusal("must not name the same value twice")
     return sizes
+
+
+ThreadCounts = Annotated[tuple[PositiveInt | None, ...], Field(min_length=1), AfterValidator(_distinct)]
 
 
 class Bench(Config):
@@ -32,10 +35,17 @@ class Bench(Config):
     warmup_s: NonNegativeFloat = 0.2
     duration_s: PositiveFloat = 1.0
     min_iterations: PositiveInt = 30
-    threads: PositiveInt | None = Field(default=None, description="of one inference; null: the runtime's own choice")
+    threads: PositiveInt | ThreadCounts | None = Field(
+        default=None, description="of one inference, or several numbers to try; null: the runtime's own choice"
+    )
     transfers: bool = Field(default=False, description="whether copies between host and device are timed too")
     cuda_graph: bool = Field(default=False, description="replay one recorded CUDA graph; refused on a CPU")
     memory: bool = Field(default=False, description="start a process for each file to see what memory it needs")
+
+    @property
+    def thread_counts(self) -> tuple[int | None, ...]:
+        """The numbers of threads to measure with; None: the runtime's own choice."""
+        return self.threads if isinstance(self.threads, tuple) else (self.threads,)
 
     @model_validator(mode="after")
     def _graphs_stay_on_the_device(self) -> Self:
