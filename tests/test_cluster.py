@@ -348,6 +348,7 @@ def worker_of(run):
     return None
 
 
+@pytest.mark.slow  # a real cluster needs the machine to itself
 @pytest.mark.starts
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the worker in /proc")
 def test_a_killed_workers_cell_is_tried_again_and_what_comes_out_is_as_from_this_machine(lab, ray):
@@ -371,6 +372,7 @@ def test_a_killed_workers_cell_is_tried_again_and_what_comes_out_is_as_from_this
     assert {**again, "notes": []} == {**shown, "notes": []}
 
 
+@pytest.mark.slow  # a real cluster needs the machine to itself
 @pytest.mark.starts
 def test_an_interrupt_reaches_the_trainings_on_a_cluster_which_save(lab, ray):
     runs = [Run(FOLDER / f"lenet5-half-{method}-s0") for method in ("ce", "kd")]
