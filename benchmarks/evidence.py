@@ -34,6 +34,8 @@ TITLES = {
     "int8_top1": "INT8 top-1 %",
 }
 DIGITS = {"top1": 2, "int8_top1": 2}  # else 3
+PUBLISHED = "bss"  # what other forms of boundary samples are compared with
+BASELINES = ("ce", "kd", PUBLISHED)
 
 
 def keep(folder: Path, claim: str, commit: str, note: str) -> list[Path]:
@@ -96,10 +98,10 @@ def by_method() -> list[dict[str, Any]]:
     found = []
     for claim, trainings in _claims():
         outcomes = {_cell(each): _outcome(each) for each in trainings}
-        for row in analyse(list(outcomes), outcomes):
+        for row in analyse(list(outcomes), outcomes, baselines=BASELINES):
             (recipe, *_) = [each["recipe"] for each in trainings if _cell(each).method == row.method]
-            for baseline in ("kd", "ce"):
-                difference = row.difference(baseline)
+            for baseline in BASELINES:
+                difference = _to(row, baseline)
                 if difference is not None:
                     verdict = "" if difference.shown else ", not shown"
                     which = f"{row.method} minus {baseline}"
@@ -126,7 +128,9 @@ def _claims() -> Iterator[tuple[str, list[dict[str, Any]]]]:
 def _section(claim: str, trainings: list[dict[str, Any]]) -> str:
     outcomes = {_cell(each): _outcome(each) for each in trainings}
     order = sorted(outcomes, key=lambda cell: (cell.student, cell.seed, cell.method))
-    rows = sorted(analyse(order, outcomes), key=lambda row: (row.student, -(_mean(row, "top1") or 0.0)))
+    rows = sorted(
+        analyse(order, outcomes, baselines=BASELINES), key=lambda row: (row.student, -(_mean(row, "top1") or 0.0))
+    )
     first = trainings[0]
     train, data = first["recipe"]["train"], first["data"]
     commits = sorted({each["commit"][:9] for each in trainings})
@@ -138,8 +142,10 @@ def _section(claim: str, trainings: list[dict[str, Any]]) -> str:
         f"to measure; {train['epochs']} epochs at {precision}; the last epoch counts. "
         f"Commit {', '.join(commits)}, torch {first['versions']['torch']}, {first['machine']['cpu']}.",
         "",
-        "| student | method | seeds | " + " | ".join(TITLES.values()) + " | top-1 minus ce | top-1 minus kd |",
-        "|---|---|---:|" + "---:|" * (len(TITLES) + 2),
+        "| student | method | seeds | "
+        + " | ".join(TITLES.values())
+        + " | top-1 minus ce | top-1 minus kd | top-1 minus bss |",
+        "|---|---|---:|" + "---:|" * (len(TITLES) + 3),
         *(_line(row, trainings) for row in rows),
     ]
     return "\n".join(lines)
@@ -151,8 +157,13 @@ def _line(row: Row, trainings: Iterable[dict[str, Any]]) -> str:
     for name in TITLES:
         values = [value for each in own if (value := each["student"].get(name)) is not None]
         cells.append(_spread(spread(values) if values else None, DIGITS.get(name, 3)))
-    cells += [_difference(row.difference(baseline)) for baseline in ("ce", "kd")]
+    cells += [_difference(_to(row, baseline)) for baseline in BASELINES]
     return "| " + " | ".join(cells) + " |"
+
+
+def _to(row: Row, baseline: str) -> Difference | None:
+    """Return the difference of a row to a baseline; to the published boundary samples, that of other forms of them."""
+    return row.difference(baseline) if baseline != PUBLISHED or row.method.startswith(PUBLISHED) else None
 
 
 def _cell(training: Mapping[str, Any]) -> Cell:

@@ -172,12 +172,18 @@ def _choices(varied: Mapping[str, Sequence[str]]) -> list[tuple[tuple[str, str],
     return [tuple(zip(varied, values, strict=True)) for values in product(*varied.values())]
 
 
-def analyse(cells: Sequence[Cell], outcomes: Mapping[Cell, Outcome]) -> tuple[Row, ...]:
-    """Return one row for each student, method and choice in the order of `cells`; one without an outcome has failed."""
+def analyse(
+    cells: Sequence[Cell], outcomes: Mapping[Cell, Outcome], *, baselines: Sequence[str] = BASELINES
+) -> tuple[Row, ...]:
+    """Return one row for each student, method and choice in the order of `cells`; one without an outcome has failed.
+
+    Args:
+        baselines: methods that differences are taken to, and `FIRST`.
+    """
     rows: dict[object, list[Cell]] = {}
     for cell in cells:
         rows.setdefault((cell.student, cell.method, cell.varied), []).append(cell)
-    return tuple(_row(mine, cells, outcomes) for mine in rows.values())
+    return tuple(_row(mine, cells, outcomes, baselines) for mine in rows.values())
 
 
 def spread(values: Sequence[float]) -> Spread:
@@ -192,19 +198,21 @@ def spread(values: Sequence[float]) -> Spread:
     return Spread(n, mean, sd, (mean - half, mean + half))
 
 
-def _row(mine: Sequence[Cell], cells: Sequence[Cell], outcomes: Mapping[Cell, Outcome]) -> Row:
+def _row(
+    mine: Sequence[Cell], cells: Sequence[Cell], outcomes: Mapping[Cell, Outcome], baselines: Sequence[str]
+) -> Row:
     some = mine[0]
     done = [cell for cell in mine if cell in outcomes]
     spreads = {}
     for metric in METRICS:
         values = [value for cell in done if (value := getattr(outcomes[cell], metric)) is not None]
         spreads[metric] = spread(values) if values else None
-    baselines = [name for name in BASELINES if name != some.method and not (some.method == "ce" and name == "kd")]
-    twins = {name: {cell: _twin(cell, name, cells) for cell in done} for name in {*baselines, "kd"}}
+    others = [name for name in baselines if name != some.method and not (some.method == "ce" and name == "kd")]
+    twins = {name: {cell: _twin(cell, name, cells) for cell in done} for name in {*others, "kd"}}
     first = next((teacher for cell in cells if (teacher := _teacher(cell))), None)
     compared = (
         _difference(done, baseline, metric, _answering(twins[baseline], metric, first), outcomes)
-        for baseline in baselines
+        for baseline in others
         for metric in QUALITIES
     )
     kd = {cell: outcomes[twin] for cell, twin in twins["kd"].items() if twin is not None and twin in outcomes}
