@@ -61,6 +61,9 @@ class Validate(Config):
 
     boundary_samples: NonNegativeInt = Field(default=256, description="images walked to the teacher's boundary")
     attack_samples: NonNegativeInt = Field(default=256, description="images for the FGSM and PGD accuracies")
+    autoattack_samples: NonNegativeInt = Field(
+        default=0, description="images for the accuracy under AutoAttack, seconds each; needs compressor[robust]"
+    )
     epsilon: Annotated[float, Field(gt=0, le=1)] = Field(default=8 / 255, description="largest change of a pixel, of 1")
     similarity_images: NonNegativeInt = Field(
         default=32, description="images walked in teacher and student, to compare their boundaries (MagSim, AngSim)"

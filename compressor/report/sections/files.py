@@ -106,6 +106,7 @@ _ROWS: dict[str, tuple[Row, ...]] = {
         Row("Ways to the boundary, likeness of angle (AngSim)", "", lambda file: _similar(file, file.metrics.angsim)),
         Row("Top-1 under FGSM", "%", lambda file: _cell(file.metrics.fgsm_top1, ".2f")),
         Row("Top-1 under PGD", "%", lambda file: _cell(file.metrics.pgd_top1, ".2f")),
+        Row("Top-1 under AutoAttack", "%", lambda file: _cell(file.metrics.autoattack_top1, ".2f")),
     ),
     "Size": (
         Row("Parameters", "", lambda file: Cell(count(file.network.parameters))),

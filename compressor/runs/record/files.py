@@ -92,6 +92,7 @@ class Metrics(Record):
     class_change: dict[str, float | None] | None = None
     fgsm_top1: float | None = None
     pgd_top1: float | None = None
+    autoattack_top1: float | None = None
     magsim: float | None = None
     angsim: float | None = None
     similarity_walks: int | None = None
