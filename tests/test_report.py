@@ -19,6 +19,7 @@ METRICS = [
     *("target_top1", "target_top1_ci", "ece", "nll", "agreement", "boundary_agreement", "made_agreement"),
     *("accuracy_drop", "accuracy_drop_ci", "worst_class_drop"),
     *("teacher_mistakes_fixed", "new_mistakes", "confidence_drop", "confidence_spread", "confidence_changed"),
+    *("confidence_kappa", "confidence_preserved"),
     *("class_accuracy", "class_change", "fgsm_top1", "pgd_top1", "autoattack_top1", "magsim", "angsim"),
     "similarity_walks",
     "latency_ms",

@@ -24,7 +24,7 @@ from compressor.measure.hard_images import (
     robust_accuracy,
 )
 from compressor.measure.made import MadeImages, made_images
-from compressor.measure.scores import Predictions, infer, predict, score
+from compressor.measure.scores import Predictions, Scores, infer, predict, score, spread_within
 from compressor.measure.similarity import SimilaritySet, similarity_set
 from compressor.recipe import Validate
 from exporters import Runner
@@ -45,6 +45,7 @@ class EvaluationSet:
     autoattacked: AutoAttackSet | None = None
     similar: SimilaritySet | None = None
     made: MadeImages | None = None
+    kappa: float = 1.0  # largest spread of the confidence lost that counts as preserved
 
     @property
     def sizes(self) -> dict[str, Any]:
@@ -106,6 +107,7 @@ def evaluation_set(
         return EvaluationSet(data, made=made)
     if len(data.test) == 0:
         raise InputRejected(f"{data.source} has no test images", hint="a test/ or val/ folder, or --set data.test=0.2")
+    kappa = spread_within(config.confidence_tolerance, config.confidence_share)
     boundary = attacked = autoattacked = similar = None
     if teacher is not None:
         walking: dict[str, Any] = {"std": torch.tensor(teacher.std), "seed": seed, "device": device}
@@ -121,7 +123,7 @@ def evaluation_set(
             autoattacked = autoattack_set(student.module, data.test, count=config.autoattack_samples, **attacking)
     if taught is None and teacher_runner is not None:
         taught = predict(teacher_runner, data.test)
-    return EvaluationSet(data, taught, boundary, attacked, autoattacked, similar, made)
+    return EvaluationSet(data, taught, boundary, attacked, autoattacked, similar, made, kappa)
 
 
 def evaluate(
@@ -154,11 +156,9 @@ def evaluate(
         "worst_class_drop": scores.worst_class_drop,
         "teacher_mistakes_fixed": scores.teacher_mistakes_fixed,
         "new_mistakes": scores.new_mistakes,
-        "confidence_drop": scores.confidence_drop,
-        "confidence_spread": scores.confidence_spread,
-        "confidence_changed": scores.confidence_changed,
         "class_accuracy": dict(zip(classes, scores.per_class, strict=True)),
     }
+    measures |= _confidence(scores, evaluation.kappa)
     if scores.class_change is not None:
         measures["class_change"] = dict(zip(classes, scores.class_change, strict=True))
     if evaluation.boundary is not None and not teacher:
@@ -170,6 +170,18 @@ def evaluate(
         there = score(predict(runner, evaluation.data.target))
         measures |= {"target_top1": there.top1, "target_top1_ci": there.top1_interval}
     return measures | _similarity(runner, None if teacher else evaluation.similar)
+
+
+def _confidence(scores: Scores, kappa: float) -> dict[str, Any]:
+    """Return how the confidence in the teacher's class differs from the teacher's, and whether it is preserved."""
+    spread = scores.confidence_spread
+    return {
+        "confidence_drop": scores.confidence_drop,
+        "confidence_spread": spread,
+        "confidence_changed": scores.confidence_changed,
+        "confidence_kappa": None if spread is None else kappa,
+        "confidence_preserved": None if spread is None else spread <= kappa,
+    }
 
 
 def _under_attack(runner: Runner, evaluation: EvaluationSet) -> dict[str, float | None]:

@@ -68,6 +68,12 @@ class Validate(Config):
     similarity_images: NonNegativeInt = Field(
         default=32, description="images walked in teacher and student, to compare their boundaries (MagSim, AngSim)"
     )
+    confidence_tolerance: Annotated[float, Field(gt=0, le=1)] = Field(
+        default=0.1, description="confidence that an image may lose more or less than the others"
+    )
+    confidence_share: Annotated[float, Field(gt=0, le=1)] = Field(
+        default=0.05, description="of the images, a fraction, that may differ by as much as the tolerance"
+    )
 
 
 class PerBatch(Config):

@@ -88,6 +88,8 @@ class Metrics(Record):
     confidence_drop: float | None = None
     confidence_spread: float | None = None
     confidence_changed: float | None = None
+    confidence_kappa: float | None = None
+    confidence_preserved: bool | None = None
     class_accuracy: dict[str, float | None] | None = None
     class_change: dict[str, float | None] | None = None
     fgsm_top1: float | None = None
