@@ -3,13 +3,15 @@
     python benchmarks/families.py OUT --data folder:photos
     python benchmarks/families.py OUT --data folder:photos --only torchvision/resnet18 timm/vit_tiny_patch16_224
     python benchmarks/families.py OUT --table
+    python benchmarks/families.py OUT --refused
 
 Each network is trained from random weights for `--seconds` on the images, scaled to `--size`, then exported as the
 product does it: fp32, fp16, and INT8 for ONNX Runtime, OpenVINO and TensorRT (whose graph is run by ONNX Runtime). Each
 file is proved against the network; of those that are, points of top-1 lost and the agreement on the test images are
 measured. Beside them stands ONNX Runtime's own quantiser, with its default settings but one scale a channel, on the
-same calibration images. What INT8 is refused is built again with `--max-drop 1`, as the hint says. OUT holds a JSON
-file a network; those that are there are not made again. `--table` prints them as Markdown. Asserts nothing.
+same calibration images. What INT8 is refused is measured all the same, without limits, and built again with
+`--max-drop 1`, as the hint says. OUT holds a JSON file a network; those that are there are not made again. `--table`
+prints them as Markdown, `--refused` the refused files by their error: what lies just above a limit. Asserts nothing.
 """
 
 import argparse
@@ -17,6 +19,7 @@ import json
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -63,12 +66,17 @@ TARGETS: dict[str, dict[str, Any]] = {
 OTHER = "int8 of ONNX Runtime's tool"
 CALIBRATION = 256
 TESTED = 2000  # images
+UNLIMITED = {
+    name: parity.Limits(max_error=np.inf, rms_error=np.inf, pixel_error=np.inf, min_agreement=0.0)
+    for name in parity.LIMITS
+}
 
 
 def main() -> None:
     options = arguments()
-    if options.table:
-        print(table([json.loads(path.read_text()) for path in sorted(options.out.glob("*.json"))]))
+    if options.table or options.refused:
+        rows = [json.loads(path.read_text()) for path in sorted(options.out.glob("*.json"))]
+        print(refused(rows) if options.refused else table(rows))
         return
     options.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(options.threads)
@@ -158,8 +166,10 @@ def source_of(network: Normalized, reference: Runner, data: Dataset) -> Source:
 def exported(
     source: Source, name: str, keys: dict[str, Any], folder: Path, data: Dataset, before: Predictions
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the row of a target, and where INT8 is refused that of what the hint leads to."""
+    """Yield the row of a target, and where INT8 is refused, what it is worth and the row of what the hint leads to."""
     row = built(source, keys, folder, data, before)
+    if "refused" in row and keys["precision"] == "int8":
+        row = built(replace(source, limits=UNLIMITED), keys, folder, data, before) | row
     print(f"  {name}: {row}", flush=True)
     yield name, row
     if "refused" in row and keys["precision"] == "int8":
@@ -178,7 +188,9 @@ def built(source: Source, keys: dict[str, Any], folder: Path, data: Dataset, bef
     except ExporterError as error:
         return {"refused": error.message}
     kept = {} if artifact.calibration is None else {"kept": len(artifact.calibration.kept_fp32)}
-    return {"rms": artifact.parity and artifact.parity.rms_error, **worth(runner, data, before), **kept}
+    proof = artifact.parity
+    errors = {} if proof is None else {"rms": proof.rms_error, "max": proof.relative_error, "pixels": proof.pixel_error}
+    return {**errors, **worth(runner, data, before), **kept}
 
 
 def worth(runner: Runner, data: Dataset, before: Predictions) -> dict[str, Any]:
@@ -236,6 +248,25 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def refused(rows: list[dict[str, Any]]) -> str:
+    """Return the refused files that were measured as Markdown, those that err least first."""
+    found = [
+        (known["rms"], row["arch"], name, known)
+        for row in rows
+        for name, known in row.get("exports", {}).items()
+        if "refused" in known and "drop" in known
+    ]
+    lines = [
+        "| network | file | root mean square error | largest | pixel error | agreement | points lost | refused |",
+        "|---|---|--:|--:|--:|--:|--:|---|",
+    ]
+    for rms, arch, name, known in sorted(found, key=lambda each: each[:3]):
+        errors = f"{rms:.3f} | {known['max']:.2f} | {known['pixels']:.1f}"
+        reason = known["refused"].rpartition(": ")[2]
+        lines.append(f"| {arch} | {name} | {errors} | {known['agreement']:.3f} | {known['drop']:+.2f} | {reason} |")
+    return "\n".join(lines)
+
+
 def cell(exports: dict[str, dict[str, Any]], name: str) -> str:
     row = exports.get(name, {})
     if "refused" not in row:
@@ -260,8 +291,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--size", type=int, default=64, help="height and width of the images")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--table", action="store_true", help="print what is there as Markdown")
+    parser.add_argument("--refused", action="store_true", help="print what was refused as Markdown, by its error")
     options = parser.parse_args()
-    if not options.table and options.data is None:
+    if not (options.table or options.refused) and options.data is None:
         parser.error("--data names the images")
     return options
 

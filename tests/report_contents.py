@@ -73,6 +73,8 @@ def measured(names, **changes):
         "teacher_mistakes_fixed": 0.25,
         "new_mistakes": 0.125,
         "confidence_spread": 0.0625,
+        "confidence_kappa": 0.03125,
+        "confidence_preserved": False,
         "class_change": {name: float(number) - 3 for number, name in enumerate(names)},
         "latency_ms": {"1": timing(4.0), "8": timing(10.0)},
     }

@@ -4,12 +4,21 @@ import importlib
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from shell import ran
+
+from compressor import models
+from compressor.data import open_data
+from compressor.measure.scores import predict
+from compressor.models import Normalized
+from compressor.recipe import Data
+from exporters.parity import LIMITS
+from exporters.pytorch import TorchRunner
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 CPU = torch.device("cpu")
@@ -309,3 +318,28 @@ def test_batch_one_has_every_runtime_with_every_number_of_threads_fastest_first(
     lines = script.table(rows, markdown=True).splitlines()
     assert lines[4] == "| ONNX Runtime fp32 | ONNX Runtime fp32|1 | 3.000 ms | 3.000 ms | 1.00x |"
     assert script.counts_of("1,4,auto") == (1, 4, None)
+
+
+# Families of networks
+
+
+@pytest.mark.heavy
+def test_what_int8_is_refused_for_is_measured_and_listed_by_its_error(benchmark, monkeypatch, tmp_path):
+    families = benchmark("families")
+    data = open_data(Data(name="digits"), device=CPU)
+    network = Normalized(models.build("lenet5", classes=10, input_shape=data.input_shape), data.mean, data.std).eval()
+    reference = TorchRunner(network, input_shape=data.input_shape, classes=10)
+    before = predict(reference, data.test, limit=len(data.test))
+    source = families.source_of(network, reference, data)
+    monkeypatch.setitem(LIMITS, "int8", replace(LIMITS["int8"], rms_error=1e-4))
+
+    rows = dict(families.exported(source, "int8 onnx", {"precision": "int8"}, tmp_path, data, before))
+
+    first = rows["int8 onnx"]
+    assert "root mean square, more than the 0.0001 that int8 explains" in first["refused"]
+    assert 1e-4 < first["rms"] <= first["max"] < 0.3
+    assert first["agreement"] > 0.8
+    assert "refused" in rows["int8 onnx --max-drop 1"]
+    listed = families.refused([{"arch": "lenet5", "exports": rows}]).splitlines()[2:]
+    assert listed[0].startswith(f"| lenet5 | int8 onnx | {first['rms']:.3f} | {first['max']:.2f} | ")
+    assert families.refused([{"arch": "alexnet", "refused": "too small"}]).count("\n") == 1

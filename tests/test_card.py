@@ -140,7 +140,7 @@ def test_no_loss_and_no_measure_are_told_apart(card, changes, words):
 def test_robustness_and_calibration_have_a_row_a_file(card):
     text = card(finished.result())
 
-    assert rows(text, "Robustness")[1] == ["student", "55.50", "44.25", "0.4321"]
+    assert rows(text, "Robustness")[1] == ["student", "55.50", "44.25", "–", "0.4321"]
     assert "Attacks on 64 images, no pixel changed by more than 0.0314." in section(text, "Robustness")
     assert rows(text, "Calibration")[:2] == [["teacher", "0.0180", "–"], ["student", "0.0284", "0.4056"]]
     assert len(rows(text, "Calibration")) == 5

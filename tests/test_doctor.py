@@ -491,13 +491,18 @@ def test_packages_are_tried_only_when_a_recipe_needs_them(monkeypatch):
 
     monkeypatch.setattr(needs, "probe", probe)
     assert missing(demand(findings(), recipe())) == {}
-    wanted = recipe(student={"arch": "timm/resnet10t"}, tracking=[{"kind": "tensorboard"}, {"kind": "mlflow"}])
+    wanted = recipe(
+        student={"arch": "timm/resnet10t"},
+        tracking=[{"kind": "tensorboard"}, {"kind": "mlflow"}],
+        validate={"autoattack_samples": 8},
+    )
     assert missing(demand(findings(), wanted)) == {
         "timm": ("student timm/resnet10t",),
+        "autoattack": ("validate.autoattack_samples",),
         "tensorboard": ("tracking",),
         "mlflow": ("tracking",),
     }
-    assert tried == [[], ["timm", "tensorboard", "mlflow"]]
+    assert tried == [[], ["timm", "autoattack", "tensorboard", "mlflow"]]
 
 
 @pytest.mark.parametrize("answers", [True, False])

@@ -79,7 +79,7 @@ def teacher(**values):
 def run(*artifacts, **values):
     """The record of a run with these artifacts."""
     known = record_of(artifacts=artifacts or (artifact(),), teacher=teacher())
-    counted = known.data.model_copy(update={"boundary_samples": 100, "attack_samples": 200})
+    counted = known.data.model_copy(update={"boundary_samples": 100, "attack_samples": 200, "autoattack_samples": 50})
     return known.model_copy(update={"data": counted, **values})
 
 
@@ -284,7 +284,17 @@ def test_zero_is_a_value_and_not_a_gap():
 
     assert verdict("max_parity_error", 0.0, parity=exact).passed is True
     assert verdict("min_robust_top1", 0.0, pgd_top1=0.0).passed is True
+    assert verdict("min_robust_top1", 0.0, autoattack_top1=0.0).passed is True
     assert verdict("min_top1", 0.0, top1=0.0).passed is True
+
+
+def test_the_robust_accuracy_is_that_of_the_worst_attack_with_the_interval_of_its_own_images():
+    by_pgd = verdict("min_robust_top1", 40.0, undecided="fail", autoattack_top1=60.0)
+    by_autoattack = verdict("min_robust_top1", 30.0, undecided="fail", autoattack_top1=30.0)
+
+    assert (by_pgd.value, by_autoattack.value) == (40.0, 30.0)
+    assert "33.46 to 46.92" in by_pgd.detail  # Wilson's of 200
+    assert "19.1" in by_autoattack.detail  # and of 50
 
 
 def test_the_student_itself_has_no_parity():

@@ -19,14 +19,16 @@ METRICS = [
     *("target_top1", "target_top1_ci", "ece", "nll", "agreement", "boundary_agreement", "made_agreement"),
     *("accuracy_drop", "accuracy_drop_ci", "worst_class_drop"),
     *("teacher_mistakes_fixed", "new_mistakes", "confidence_drop", "confidence_spread", "confidence_changed"),
-    *("class_accuracy", "class_change", "fgsm_top1", "pgd_top1", "magsim", "angsim", "similarity_walks"),
+    *("confidence_kappa", "confidence_preserved"),
+    *("class_accuracy", "class_change", "fgsm_top1", "pgd_top1", "autoattack_top1", "magsim", "angsim"),
+    "similarity_walks",
     "latency_ms",
 ]
 KEYS = {
     record.Result: "result name created recipe_sha256 data training teacher student artifacts gates passed versions "
     "hardware",
     record.Data: "source fingerprint classes train validation test unlabelled target target_test "
-    "boundary_samples attack_samples made epsilon",
+    "boundary_samples attack_samples autoattack_samples made epsilon",
     record.Training: "method seed epochs stages seconds validation_top1 best_validation_top1 best_epoch",
     record.Network: [*METRICS, "arch", "classes", "input_shape", "parameters", "macs", "quantized"],
     record.Artifact: [

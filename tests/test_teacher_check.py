@@ -326,6 +326,34 @@ def test_a_teacher_that_guesses_is_refused(teacher, data):
     rejected(lambda: check_teacher(teacher(stated=EQUAL), random), "at best, hardly more than guessing (25.0 %)")
 
 
+def test_what_the_file_tells_of_other_data_is_said(teacher, data):
+    random = data(labels=lambda true: true[torch.randperm(len(true), generator=torch.Generator().manual_seed(4))])
+    animals = teacher(stated=EQUAL, class_names=("cat", "dog", "horse", "frog"))
+
+    rejected(
+        lambda: check_teacher(animals, random),
+        "hardly more than guessing",
+        "its file calls its classes 'cat', 'dog', 'horse', ..., none as LAMPS does: give the data it was trained on",
+    )
+    rejected(
+        lambda: check_teacher(replace(animals, data="zoo"), random),
+        "its file says that it was trained on zoo: give the data it was trained on",
+    )
+    rejected(
+        lambda: check_teacher(teacher(stated=EQUAL, class_names=NAMES), random), "it was probably trained on other"
+    )
+
+
+def test_an_order_that_looks_shuffled_is_doubted_where_the_file_tells_of_other_classes(teacher, data):
+    animals = teacher(stated=EQUAL, order=(2, 0, 3, 1), class_names=("cat", "dog", "horse", "frog"))
+
+    rejected(
+        lambda: check_teacher(animals, data()),
+        "looks shuffled",
+        "its class 0 is 'light', 1 is 'dark', 2 is 'bright', 3 is 'dim'; but its file calls its classes 'cat', 'dog', ",
+    )
+
+
 def test_class_names_in_another_order_are_gone_by_and_found_out_where_they_are_not_true(teacher, data):
     swapped = ("dark", "light", "dim", "bright")
 

@@ -9,7 +9,7 @@ import json
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from compressor.artifacts.formats import exporter_for, exporter_of, format_of
 from compressor.artifacts.opening import file_facts, located
-from compressor.artifacts.proof import NOISE, graph_images, prove
+from compressor.artifacts.proof import NOISE, NotProved, graph_images, prove
 from compressor.artifacts.rounding import Rounding
 from compressor.errors import InputRejected
 from compressor.files import explained
@@ -42,6 +42,8 @@ class Source:
     `[N, C, H, W]` are what it is asked. `calibration` gives images for INT8 and how many of them lie on the boundary;
     `drop` measures on held-out labelled images how many points of top-1 a runner loses against the reference.
     `metadata` is what a file says of itself. `rounding` is what the reference was trained to be rounded by, if it was.
+    `advice` says what may be done where INT8 of the network does not answer as it does; `limits` are how far apart, by
+    precision, the answers of both may be.
     """
 
     name: str
@@ -52,6 +54,8 @@ class Source:
     drop: Callable[[Runner], float]
     metadata: Mapping[str, str]
     rounding: Rounding | None = None
+    advice: Callable[[Export], str] | None = None
+    limits: Mapping[str, parity.Limits] = field(default_factory=lambda: parity.LIMITS)
 
 
 def build(
@@ -75,18 +79,14 @@ def build(
         with tempfile.TemporaryDirectory(prefix=BUILDING, dir=folder) as place:
             finished = Path(place) / "finished"
             finished.mkdir()
-            with _without(finished, Path(place)):
+            with _without(finished, Path(place)), _advised(source, target):
                 graph, calibration = _graph(source, target, exporter, Path(place), tell)
                 built = _built(source, target, exporter, graph, finished)
-                known, sentence = _proved(
-                    source.reference,
-                    source.images,
-                    exporter,
-                    built,
-                    graph,
-                    provider,
-                    rounded=source.rounding is not None,
+                rounded = source.rounding is not None
+                proving = partial(
+                    prove, reference=source.reference, images=source.images, rounded=rounded, limits=source.limits
                 )
+                known, sentence = _proved(proving, exporter, built, graph, provider)
             for each in sorted(finished.iterdir(), key=lambda file: file == built.path):  # the file itself comes last
                 each.replace(folder / each.name)
     path = folder / built.path.name
@@ -110,7 +110,8 @@ def rebuild(path: Path, tell: Tell, *, provider: str, relative_to: Path | None =
     built = compiler.rebuild(path)
     graph = path.with_name(compiler.described(built.path).source)
     reference = onnx.load(graph)
-    known, sentence = _proved(reference, graph_images(reference, None, seed=0), exporter, built, graph, provider)
+    proving = partial(prove, reference=reference, images=graph_images(reference, None, seed=0))
+    known, sentence = _proved(proving, exporter, built, graph, provider)
     tell(f"built {built.path}: {sentence}")
     return _recorded(built.path, built, known, relative_to)
 
@@ -125,6 +126,18 @@ def _without(*folders: Path) -> Iterator[None]:
         for folder in folders:
             message = message.replace(f"{folder}/", "")
         raise type(error)(message, hint=error.hint) from error
+
+
+@contextmanager
+def _advised(source: Source, target: Export) -> Iterator[None]:
+    """Say what may be done about INT8 that loses too much, where its source knows."""
+    try:
+        yield
+    except (NotProved, quantize.LosesTooMuch) as error:
+        if source.advice is not None and target.precision == "int8" and source.rounding is None:
+            kept = [error.hint] if isinstance(error, quantize.LosesTooMuch) else ["the file was not kept"]
+            error.hint = "; ".join(filter(None, [*kept, source.advice(target)]))
+        raise
 
 
 def _graph(
@@ -241,7 +254,7 @@ def _best_method(
 def _drop(source: Source, opened: Callable[[Path], Runner], candidate: Path) -> float:
     """Return the points of top-1 that a candidate loses; one that the proof would refuse is refused here."""
     runner = opened(candidate)
-    prove(runner, source.reference, source.images)
+    prove(runner, source.reference, source.images, limits=source.limits)
     return source.drop(runner)
 
 
@@ -259,33 +272,26 @@ def _built(source: Source, target: Export, exporter: Exporter, graph: Path, fini
 
 
 def _proved(
-    reference: Runner,
-    images: Images,
-    exporter: Exporter,
-    built: Built,
-    graph: Path,
-    provider: str,
-    *,
-    rounded: bool = False,
+    proving: Callable[[Runner], record.Parity], exporter: Exporter, built: Built, graph: Path, provider: str
 ) -> tuple[dict[str, Any], str]:
     """Return what is known of the artifact, and a sentence: it answers as its source does, or cannot run here."""
     try:
         runner = exporter.load(built.path, provider=provider)
     except RuntimeMissing as missing:
-        note = f"built, not run here: {missing.message}{_proof_of_graph(reference, images, graph, rounded)}"
+        note = f"built, not run here: {missing.message}{_proof_of_graph(proving, graph)}"
         return {"format": built.format, "precision": built.precision, "provider": None, "note": note}, note
-    proof = prove(runner, reference, images, rounded=rounded)
+    proof = proving(runner)
     ran = {"format": runner.format, "precision": runner.precision, "provider": runner.provider}
     return {**ran, "parity": proof}, f"{proof.samples} images, largest error of a logit {proof.max_error:.2g}"
 
 
-def _proof_of_graph(reference: Runner, images: Images, graph: Path, rounded: bool) -> str:
+def _proof_of_graph(proving: Callable[[Runner], record.Parity], graph: Path) -> str:
     """Prove at least the graph that an artifact was built from, where ONNX Runtime can run that on the CPU."""
     try:
         runner = onnx.load(graph)
     except RuntimeMissing:
         return ""
-    proof = prove(runner, reference, images, rounded=rounded)
+    proof = proving(runner)
     return f"; the ONNX graph that it was built from was: largest error of a logit {proof.max_error:.2g}"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 
 import numpy as np
@@ -28,6 +28,10 @@ _ADVICE = {
     "fp16": "try --precision fp32",
     "bf16": "try --precision fp16",
 }
+
+
+class NotProved(ExportFailed):
+    """An exported file that does not answer as its source does."""
 
 
 def proof_images(inputs: Inputs, student: checkpoint.Network, *, seed: int) -> NDArray[np.float32]:
@@ -66,7 +70,14 @@ def _seen(data: Dataset, seed: int) -> NDArray[np.float32]:
     return images
 
 
-def prove(candidate: Runner, reference: Runner, images: NDArray[np.float32], *, rounded: bool = False) -> record.Parity:
+def prove(
+    candidate: Runner,
+    reference: Runner,
+    images: NDArray[np.float32],
+    *,
+    rounded: bool = False,
+    limits: Mapping[str, parity.Limits] = parity.LIMITS,
+) -> record.Parity:
     """Compare an exported file with what it was made from at several batch sizes, on the images of a proof.
 
     What INT8 makes of noise is not asked: its ranges are those of real images, and noise may lie far outside.
@@ -74,18 +85,19 @@ def prove(candidate: Runner, reference: Runner, images: NDArray[np.float32], *, 
     Args:
         rounded: both round their activations, whatever they compute in. Where a sum lies between two levels, the last
             bit of a float decides, and layer upon layer more of them differ: what is allowed to INT8 is allowed.
+        limits: how far apart they may be, by precision.
 
     Raises:
-        ExportFailed: they do not say the same.
+        NotProved: they do not say the same.
     """
     precision = "int8" if rounded else candidate.precision
     if precision == "int8" and reference.precision != "int8":
         images = images[NOISE:]
     found = parity.check(candidate, reference, images)
     for size, each in found.items():
-        problem = parity.verdict(each, precision)
+        problem = parity.verdict(each, precision, limits=limits)
         if problem is not None:
-            raise ExportFailed(
+            raise NotProved(
                 f"the exported file does not answer as its source does at batch {size}: {problem}",
                 hint="the file was not kept; " + _ADVICE.get(candidate.precision, "try another --opset"),
             )

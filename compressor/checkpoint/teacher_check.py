@@ -111,8 +111,8 @@ def check_teacher(
     if other is not None:
         other, _ = by_names(other, dataset.classes)
         _refuse_other_form(network, tried, other, try_all(other, given and given[0], options, split, count), images)
-    _refuse_shuffled(network, tried, dataset.classes, images)
-    _refuse_guessing(network, tried, images)
+    _refuse_shuffled(network, tried, dataset, images)
+    _refuse_guessing(network, tried, dataset, images)
     if given is None:
         best, why = _best(tried, dataset, images)
     else:
@@ -237,33 +237,48 @@ def _refuse_other_form(
         )
 
 
-def _refuse_shuffled(network: Network, tried: Sequence[Tried], names: Sequence[str], images: str) -> None:
+def _refuse_shuffled(network: Network, tried: Sequence[Tried], dataset: Data, images: str) -> None:
     best = max(tried, key=lambda one: max(int(one.right.sum()), int(one.reordered.sum())))
     right = best.reordered
     guessed = _commonest(best.labels)
     if not _clearly_better(right, best.right) or right.float().mean().item() < guessed + _GOOD * (1 - guessed):
         return
     order = best_order(best.predictions, best.labels, network.classes)
-    moved = [(k, names[true]) for k, true in enumerate(order.tolist()) if k != true]
+    moved = [(k, dataset.classes[true]) for k, true in enumerate(order.tolist()) if k != true]
     listed = ", ".join(f"{k} is {name!r}" for k, name in moved[:6]) + (", ..." if len(moved) > 6 else "")
+    told = _told_of_data(network, dataset)
     raise InputRejected(
         f"the order of the classes looks shuffled: {network.called} is right on {best.top1:.1f} % {images} as it is, "
         f"on {100 * right.float().mean().item():.1f} % with its classes re-ordered",
         hint=f"--set data.class_order=[...] gives the order that {network.called} was trained with (natural, a list, "
-        f"or a file of names): its class {listed}",
+        f"or a file of names): its class {listed}" + (f"; but {told}" if told else ""),
     )
 
 
-def _refuse_guessing(network: Network, tried: Sequence[Tried], images: str) -> None:
+def _refuse_guessing(network: Network, tried: Sequence[Tried], dataset: Data, images: str) -> None:
     best = max(tried, key=lambda one: one.top1)
     share = _commonest(best.labels)
     if best.top1 <= 100 * (share + SIGMAS * sqrt(share * (1 - share) / len(best.labels))):
         raise InputRejected(
             f"{network.called} is right on {best.top1:.1f} % {images} at best, "
             f"hardly more than guessing ({100 * share:.1f} %)",
-            hint="it was probably trained on other data, its last layer was not trained, or its training failed: "
-            "give the data it was trained on",
+            hint=(
+                _told_of_data(network, dataset)
+                or "it was probably trained on other data, its last layer was not trained, or its training failed"
+            )
+            + ": give the data it was trained on",
         )
+
+
+def _told_of_data(network: Network, dataset: Data) -> str:
+    """Return what a file tells of other data than these that it was trained on, or `""`."""
+    if network.data is not None and network.data != dataset.source:
+        return f"its file says that it was trained on {network.data}"
+    theirs = network.class_names or dataset.classes
+    if set(theirs) & set(dataset.classes):
+        return ""
+    called = ", ".join(map(repr, theirs[:3])) + (", ..." if len(theirs) > 3 else "")
+    return f"its file calls its classes {called}, none as {dataset.name} does"
 
 
 def _commonest(labels: Tensor) -> float:

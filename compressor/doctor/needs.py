@@ -57,6 +57,8 @@ def _purposes(recipe: Recipe, known: dict[str, Finding]) -> dict[str, list[str]]
         scheme = next((each for each in _LIBRARIES if place.startswith(each)), None)
         if scheme is not None:
             need(_LIBRARIES[scheme], f"data {place}")
+    if recipe.validation.autoattack_samples > 0:
+        need("autoattack", "validate.autoattack_samples")
     for tracker in recipe.tracking:
         need(tracker.kind, "tracking")
     return purposes

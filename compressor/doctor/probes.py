@@ -217,6 +217,7 @@ _PROBES: dict[str, Callable[[], Answer]] = {
     "timm": partial(_package, "timm", "timm", "timm"),
     "datasets": partial(_package, "datasets", "datasets", "hf"),
     "webdataset": partial(_package, "webdataset", "webdataset", "wds"),
+    "autoattack": partial(_package, "pyautoattack", "pyautoattack", "robust"),
     "tensorboard": partial(_package, "torch.utils.tensorboard", "tensorboard", "tensorboard"),
     "mlflow": partial(_package, "mlflow.tracking", "mlflow", "mlflow"),
 }

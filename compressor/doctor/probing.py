@@ -19,7 +19,7 @@ TIMEOUT_S = 120.0
 _AT_ONCE = 2  # each imports a runtime of several hundred megabytes
 _MODULE = "compressor.doctor.probes"
 
-_PACKAGES = {"timm": "timm", "tensorboard": "TensorBoard", "mlflow": "MLflow"}
+_PACKAGES = {"timm": "timm", "autoattack": "AutoAttack", "tensorboard": "TensorBoard", "mlflow": "MLflow"}
 _PACKAGES |= {name: name for name in ("datasets", "webdataset")}
 TITLES = {
     "driver": "NVIDIA driver",

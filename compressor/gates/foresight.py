@@ -62,7 +62,7 @@ def _no_boundary(recipe: Recipe) -> str | None:
 
 
 def _no_attack(recipe: Recipe) -> str | None:
-    wanted = recipe.validation.attack_samples > 0
+    wanted = recipe.validation.attack_samples > 0 or recipe.validation.autoattack_samples > 0
     return None if wanted else "needs attacked images, and validate.attack_samples is 0"
 
 

@@ -84,9 +84,15 @@ def parity_error(subject: Subject) -> Reading:
 
 def robust_top1(subject: Subject) -> Reading:
     """The accuracy in percent under the attack that costs most of it."""
-    attacked = [top1 for top1 in (subject.file.fgsm_top1, subject.file.pgd_top1) if top1 is not None]
-    samples = subject.result.data.attack_samples
-    return _share(min(attacked, default=None), samples, "on attacked images", whole=100)
+    file, data = subject.file, subject.result.data
+    measured = (
+        (file.fgsm_top1, data.attack_samples),
+        (file.pgd_top1, data.attack_samples),
+        (file.autoattack_top1, data.autoattack_samples),
+    )
+    known = [(top1, samples) for top1, samples in measured if top1 is not None]
+    lowest, samples = min(known, key=lambda each: each[0], default=(None, None))
+    return _share(lowest, samples, "on attacked images", whole=100)
 
 
 def size(subject: Subject) -> Reading:

@@ -8,19 +8,23 @@ from typing import Any
 import torch
 
 from compressor import checkpoint
+from compressor.attack import autoattack
 from compressor.data import Dataset
 from compressor.errors import InputRejected
 from compressor.inputs import Inputs
 from compressor.measure.hard_images import (
     AdversarialSet,
+    AutoAttackSet,
     BoundarySet,
     adversarial_set,
+    autoattack_accuracy,
+    autoattack_set,
     boundary_agreement,
     boundary_set,
     robust_accuracy,
 )
 from compressor.measure.made import MadeImages, made_images
-from compressor.measure.scores import Predictions, infer, predict, score
+from compressor.measure.scores import Predictions, Scores, infer, predict, score, spread_within
 from compressor.measure.similarity import SimilaritySet, similarity_set
 from compressor.recipe import Validate
 from exporters import Runner
@@ -38,8 +42,10 @@ class EvaluationSet:
     teacher: Predictions | None = None
     boundary: BoundarySet | None = None
     attacked: AdversarialSet | None = None
+    autoattacked: AutoAttackSet | None = None
     similar: SimilaritySet | None = None
     made: MadeImages | None = None
+    kappa: float = 1.0  # largest spread of the confidence lost that counts as preserved
 
     @property
     def sizes(self) -> dict[str, Any]:
@@ -47,8 +53,9 @@ class EvaluationSet:
         return {
             "boundary_samples": None if self.boundary is None else len(self.boundary.images),
             "attack_samples": None if self.attacked is None else len(self.attacked.labels),
+            "autoattack_samples": None if self.autoattacked is None else len(self.autoattacked.labels),
             "made": None if self.made is None else self.made.sizes,
-            "epsilon": None if self.attacked is None else self.attacked.epsilon,
+            "epsilon": next((each.epsilon for each in (self.attacked, self.autoattacked) if each is not None), None),
         }
 
     @property
@@ -61,6 +68,8 @@ class EvaluationSet:
             parts.append(f"{len(self.boundary.images)} on the teacher's boundary (of {self.boundary.walked} walked)")
         if self.attacked is not None:
             parts.append(f"{len(self.attacked.labels)} attacked within {255 * self.attacked.epsilon:.3g}/255")
+        if self.autoattacked is not None:
+            parts.append(self.autoattacked.sentence)
         if self.similar is not None:
             parts.append(f"{len(self.similar.labels)} walked in two networks")
         if self.data.target is not None:
@@ -83,7 +92,12 @@ def evaluation_set(
     Args:
         taught: the teacher's predictions on the test images, where they are known.
         generated: images of the run's generator, `[N, H, W, C]` uint8.
+
+    Raises:
+        EnvironmentMissing: AutoAttack is asked for and not installed.
     """
+    if config.autoattack_samples > 0:
+        autoattack.require()
     data, teacher, device = inputs.data, inputs.teacher, inputs.device
     made = None
     if teacher is not None and teacher_runner is not None and (generated is not None or len(data.test) == 0):
@@ -93,20 +107,23 @@ def evaluation_set(
         return EvaluationSet(data, made=made)
     if len(data.test) == 0:
         raise InputRejected(f"{data.source} has no test images", hint="a test/ or val/ folder, or --set data.test=0.2")
-    boundary = attacked = similar = None
+    kappa = spread_within(config.confidence_tolerance, config.confidence_share)
+    boundary = attacked = autoattacked = similar = None
     if teacher is not None:
         walking: dict[str, Any] = {"std": torch.tensor(teacher.std), "seed": seed, "device": device}
         if config.boundary_samples > 0:
             boundary = boundary_set(teacher.module, data.test, count=config.boundary_samples, **walking)
         if config.similarity_images > 0:
             similar = similarity_set(teacher.module, data.test, count=config.similarity_images, **walking)
-    if student is not None and config.attack_samples > 0:
-        attacked = adversarial_set(
-            student.module, data.test, count=config.attack_samples, epsilon=config.epsilon, seed=seed, device=device
-        )
+    if student is not None:
+        attacking: dict[str, Any] = {"epsilon": config.epsilon, "seed": seed, "device": device}
+        if config.attack_samples > 0:
+            attacked = adversarial_set(student.module, data.test, count=config.attack_samples, **attacking)
+        if config.autoattack_samples > 0:
+            autoattacked = autoattack_set(student.module, data.test, count=config.autoattack_samples, **attacking)
     if taught is None and teacher_runner is not None:
         taught = predict(teacher_runner, data.test)
-    return EvaluationSet(data, taught, boundary, attacked, similar, made)
+    return EvaluationSet(data, taught, boundary, attacked, autoattacked, similar, made, kappa)
 
 
 def evaluate(
@@ -139,24 +156,43 @@ def evaluate(
         "worst_class_drop": scores.worst_class_drop,
         "teacher_mistakes_fixed": scores.teacher_mistakes_fixed,
         "new_mistakes": scores.new_mistakes,
-        "confidence_drop": scores.confidence_drop,
-        "confidence_spread": scores.confidence_spread,
-        "confidence_changed": scores.confidence_changed,
         "class_accuracy": dict(zip(classes, scores.per_class, strict=True)),
     }
+    measures |= _confidence(scores, evaluation.kappa)
     if scores.class_change is not None:
         measures["class_change"] = dict(zip(classes, scores.class_change, strict=True))
     if evaluation.boundary is not None and not teacher:
         measures["boundary_agreement"] = boundary_agreement(
             infer(runner, evaluation.boundary.images), evaluation.boundary.teacher_logits
         )
-    if evaluation.attacked is not None:
-        robust = robust_accuracy(runner, evaluation.attacked)
-        measures |= {"fgsm_top1": robust.fgsm_top1, "pgd_top1": robust.pgd_top1}
+    measures |= _under_attack(runner, evaluation)
     if evaluation.data.target is not None:
         there = score(predict(runner, evaluation.data.target))
         measures |= {"target_top1": there.top1, "target_top1_ci": there.top1_interval}
     return measures | _similarity(runner, None if teacher else evaluation.similar)
+
+
+def _confidence(scores: Scores, kappa: float) -> dict[str, Any]:
+    """Return how the confidence in the teacher's class differs from the teacher's, and whether it is preserved."""
+    spread = scores.confidence_spread
+    return {
+        "confidence_drop": scores.confidence_drop,
+        "confidence_spread": spread,
+        "confidence_changed": scores.confidence_changed,
+        "confidence_kappa": None if spread is None else kappa,
+        "confidence_preserved": None if spread is None else spread <= kappa,
+    }
+
+
+def _under_attack(runner: Runner, evaluation: EvaluationSet) -> dict[str, float | None]:
+    """Return the accuracies on attacked images; what is not measured now takes back what was measured before."""
+    robust = None if evaluation.attacked is None else robust_accuracy(runner, evaluation.attacked)
+    ensemble = evaluation.autoattacked
+    return {
+        "fgsm_top1": None if robust is None else robust.fgsm_top1,
+        "pgd_top1": None if robust is None else robust.pgd_top1,
+        "autoattack_top1": None if ensemble is None else autoattack_accuracy(runner, ensemble),
+    }
 
 
 def _similarity(runner: Runner, similar: SimilaritySet | None) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Images made hard on purpose: walked to the teacher's boundary, or attacked by FGSM and PGD, then replayed anywhere.
+"""Images made hard on purpose: walked to the teacher's boundary, or attacked, then replayed anywhere.
 
 An artifact has no gradients, so such images are made once on a PyTorch network; every artifact then answers the same
 ones. The network they are made on is left exactly as found: no mode, buffer or `.grad` changes.
@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from compressor.attack import NOT_CROSSED, BoundaryAttack, as_found, fgsm, pgd, sample_targets
+from compressor.attack import NOT_CROSSED, BoundaryAttack, as_found, autoattack, fgsm, pgd, sample_targets
 from compressor.errors import InputRejected
 from compressor.measure.scores import Floats, Labels, Split, agreement, first, infer
 from exporters import Runner
@@ -44,6 +44,23 @@ class AdversarialSet:
     pgd: Floats
     labels: Labels
     epsilon: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoAttackSet:
+    """Images after AutoAttack, as `AdversarialSet`, by `attacks`; `doubts` are what the package warns of."""
+
+    images: Floats
+    labels: Labels
+    epsilon: float
+    attacks: tuple[str, ...]
+    doubts: tuple[str, ...]
+
+    @property
+    def sentence(self) -> str:
+        """How many images there are, what they went through, and how far that is to be trusted."""
+        doubts = f" (it warns: {'; '.join(self.doubts)})" if self.doubts else ""
+        return f"{len(self.labels)} by AutoAttack ({', '.join(self.attacks)}){doubts}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,8 +173,7 @@ def adversarial_set(
     An artifact has none, so the images are made on the PyTorch student and replayed through every artifact. For these
     they are transferred attacks: the accuracy is an upper bound of what an attacker of the artifact itself would leave.
     """
-    if not len(split):
-        raise InputRejected("there are no images to attack", hint="give a split that has images")
+    _require_images(split)
     generator = torch.Generator().manual_seed(seed)
     made: list[tuple[Tensor, ...]] = []
     for images, labels in first(split, min(count, len(split)), batch_size, seed=seed):
@@ -168,6 +184,29 @@ def adversarial_set(
     return AdversarialSet(fgsm=single, pgd=several, labels=true, epsilon=epsilon)
 
 
+def autoattack_set(
+    network: nn.Module,
+    split: Split,
+    *,
+    count: int,
+    epsilon: float,
+    seed: int,
+    device: torch.device | str,
+    batch_size: int = 64,
+) -> AutoAttackSet:
+    """Attack images as `adversarial_set`, by AutoAttack; of the same seed, those are the same images.
+
+    Raises:
+        EnvironmentMissing: the package is not installed.
+    """
+    _require_images(split)
+    batches = list(first(split, min(count, len(split)), batch_size, seed=seed))
+    images, labels = (torch.cat(column).to(device) for column in zip(*batches, strict=True))
+    found = autoattack.attack(network, images, labels, epsilon, seed=seed, batch_size=batch_size)
+    moved, true = _joined([(found.images, labels)])
+    return AutoAttackSet(images=moved, labels=true, epsilon=epsilon, attacks=found.attacks, doubts=found.doubts)
+
+
 def robust_accuracy(runner: Runner, attacked: AdversarialSet, batch_size: int = 256) -> Robustness:
     """Return the accuracies of an artifact on adversarial images."""
     right = [
@@ -176,6 +215,17 @@ def robust_accuracy(runner: Runner, attacked: AdversarialSet, batch_size: int = 
     ]
     samples = len(attacked.labels)
     return Robustness(fgsm_top1=100 * right[0] / samples, pgd_top1=100 * right[1] / samples, samples=samples)
+
+
+def autoattack_accuracy(runner: Runner, attacked: AutoAttackSet, batch_size: int = 256) -> float:
+    """Return the top-1 of an artifact in percent on what AutoAttack left of the images."""
+    right = infer(runner, attacked.images, batch_size).argmax(axis=1) == attacked.labels
+    return 100 * int(right.sum()) / len(right)
+
+
+def _require_images(split: Split) -> None:
+    if not len(split):
+        raise InputRejected("there are no images to attack", hint="give a split that has images")
 
 
 def _boundary_set(kept: Sequence[tuple[Tensor, ...]], walked: int) -> BoundarySet:

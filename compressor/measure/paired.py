@@ -43,8 +43,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a training gave: `top1`, `target_top1` and `pgd_top1` in percent, agreements as fractions, None where not
-    measured.
+    """What a training gave: accuracies (`..._top1`) in percent, agreements as fractions, None where not measured.
 
     `seconds` are those of training alone; `p50_ms` is the student's median latency at its smallest batch.
     """
@@ -54,13 +53,15 @@ class Outcome:
     agreement: float | None = None
     boundary_agreement: float | None = None
     pgd_top1: float | None = None
+    autoattack_top1: float | None = None
     seconds: float = 0.0
     images_per_s: float = 0.0
     p50_ms: float | None = None
 
 
 METRICS = tuple(field.name for field in fields(Outcome))
-QUALITIES = ("top1", "target_top1", "agreement", "boundary_agreement", "pgd_top1")  # that differences are taken of
+# What differences are taken of.
+QUALITIES = ("top1", "target_top1", "agreement", "boundary_agreement", "pgd_top1", "autoattack_top1")
 _WITH_TEACHER = ("agreement", "boundary_agreement")
 
 

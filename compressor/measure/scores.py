@@ -244,6 +244,18 @@ def confidence_difference(logits: NDArray[Any], taught: NDArray[Any]) -> NDArray
     return confidence(taught) - ours
 
 
+def spread_within(tolerance: float, share: float) -> float:
+    """Return kappa, the largest standard deviation with which a difference is as good as the same everywhere.
+
+    By Chebyshev's inequality, of images whose differences spread by at most `tolerance * sqrt(share)`, at most `share`
+    (a fraction) differ from the mean by `tolerance` or more, however the differences are distributed.
+
+    Source: that confidence is preserved where sigma <= kappa is of Vengertsev and Sherman, arXiv:2401.11365; this
+    kappa is ours, theirs is derived from the losses of a training.
+    """
+    return tolerance * sqrt(share)
+
+
 def _calibration_error(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> float:
     """Return the mean over images of |confidence - accuracy| of their bin."""
     bins = np.clip(np.ceil(confidence * ECE_BINS).astype(int) - 1, 0, ECE_BINS - 1)

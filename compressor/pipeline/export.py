@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 from compressor import checkpoint
@@ -22,6 +22,7 @@ from compressor.measure.made import noise_bytes, read_generated, stand_in
 from compressor.models.quantised import Quantised
 from compressor.pipeline.finished_run import FinishedRun, open_run, stored_recipe
 from compressor.pipeline.identity import stage_inputs
+from compressor.pipeline.next_commands import of_run
 from compressor.progress import Tell
 from compressor.recipe import ENGINES, Export, Override, load
 from compressor.runs import record
@@ -123,6 +124,7 @@ def _source(opened: FinishedRun, tell: Tell) -> Source:
         drop=accuracy_drop(reference, lambda: prepared.data),
         metadata=_metadata(opened),
         rounding=None if quantised is None else Rounding.of(quantised, student.input_shape),
+        advice=partial(of_run, opened),
     )
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -28,6 +29,7 @@ from compressor.inputs import Inputs, open_inputs
 from compressor.machine.devices import choose_device
 from compressor.measure.evaluation import EvaluationSet, evaluate
 from compressor.measure.scores import predict
+from compressor.pipeline.next_commands import of_graph
 from compressor.progress import Tell
 from compressor.recipe import Calibration, Data, Export, Teacher
 from compressor.runs import record
@@ -203,10 +205,19 @@ def export_graph(
     chosen = choose_device(device or "auto")
     held_out = target.max_drop is not None or target.calibration.method == "auto"
     with open_foreign(path, data, teacher, tell, device=chosen, given=given, held_out=held_out) as foreign:
-        return _exported(foreign, target, folder, tell, provider=provider_of(target.format, chosen.type))
+        advice = partial(of_graph, foreign, data, given)
+        return _exported(foreign, target, folder, tell, provider=provider_of(target.format, chosen.type), advice=advice)
 
 
-def _exported(foreign: ForeignGraph, target: Export, folder: Path, tell: Tell, *, provider: str) -> record.Artifact:
+def _exported(
+    foreign: ForeignGraph,
+    target: Export,
+    folder: Path,
+    tell: Tell,
+    *,
+    provider: str,
+    advice: Callable[[Export], str],
+) -> record.Artifact:
     path, inputs = foreign.network.path, foreign.inputs
     reference = foreign.normalised(onnx.load(foreign.path))
 
@@ -223,6 +234,7 @@ def _exported(foreign: ForeignGraph, target: Export, folder: Path, tell: Tell, *
         calibration=calibration,
         drop=accuracy_drop(reference, lambda: foreign.known_inputs().data),
         metadata=_metadata(foreign, path),
+        advice=advice,
     )
     artifact = build(source, target, folder, tell, provider=provider)
     return artifact if inputs is None else _examined(artifact, reference, inputs, tell)

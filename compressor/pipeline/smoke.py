@@ -88,6 +88,7 @@ def _tiny(recipe: Recipe) -> Recipe:
     measured = {
         "boundary_samples": recipe.validation.boundary_samples,
         "attack_samples": recipe.validation.attack_samples,
+        "autoattack_samples": recipe.validation.autoattack_samples,
         "similarity_images": recipe.validation.similarity_images,
     }
     few = {name: min(count, _SAMPLES) for name, count in measured.items()}

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from compressor import checkpoint, models, tracking
+from compressor.attack import autoattack
 from compressor.errors import UsageError
 from compressor.files import write_text
 from compressor.gates import require_same_data, unmeasurable
@@ -36,7 +37,7 @@ def check(recipe: Recipe) -> None:
 
     Raises:
         UsageError: the recipe lacks a teacher or data, misspells a name, or has a gate on what no stage measures.
-        EnvironmentMissing: a tracker cannot be used.
+        EnvironmentMissing: a tracker cannot be used, or what is to be measured needs a package that is not here.
     """
     require_runnable(recipe)
     require_known(recipe)
@@ -44,6 +45,8 @@ def check(recipe: Recipe) -> None:
     if problems:
         raise UsageError(problems[0], hint="; ".join(problems[1:]) or None)
     tracking.require(recipe)
+    if recipe.validation.autoattack_samples > 0:
+        autoattack.require()
 
 
 def train(

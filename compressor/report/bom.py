@@ -23,7 +23,7 @@ from compressor.runs import manifest, record
 from compressor.runs.folder import Run
 
 NAME = "bom.cdx.json"
-_MEASURES = ("top1", "ece", "agreement", "boundary_agreement", "accuracy_drop", "pgd_top1")
+_MEASURES = ("top1", "ece", "agreement", "boundary_agreement", "accuracy_drop", "pgd_top1", "autoattack_top1")
 _OURS = "compressor"
 
 

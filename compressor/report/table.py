@@ -41,7 +41,10 @@ def _table(rows: Sequence[Row], title: str) -> Table:
     table = Table(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD)
     for heading in ["", "network"]:
         table.add_column(heading, no_wrap=True)
-    headings = ["params", "MB", "top-1 %", "agree", "boundary", "ECE", "PGD %", *(f"b{batch} ms" for batch in timed)]
+    headings = ["params", "MB", "top-1 %", "agree", "boundary", "ECE", "PGD %"]
+    autoattacked = any(metrics.autoattack_top1 is not None for _, metrics, _ in rows)
+    headings += ["AutoAttack %"] if autoattacked else []
+    headings += [f"b{batch} ms" for batch in timed]
     headings += ["speed-up"] if timed else []
     similar = any(metrics.magsim is not None for _, metrics, _ in rows)
     headings += ["MagSim", "AngSim"] if similar else []
@@ -63,6 +66,7 @@ def _table(rows: Sequence[Row], title: str) -> Table:
             number(metrics.ece, ".3f"),
             number(metrics.pgd_top1, ".1f"),
         ]
+        cells += [number(metrics.autoattack_top1, ".1f")] if autoattacked else []
         cells += [milliseconds(None if timing is None else timing.p50) for timing in map(metrics.timing, timed)]
         if timed:
             cells.append(times(speed_up(metrics, rows[0][1], timed[0])))

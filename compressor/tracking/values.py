@@ -13,7 +13,7 @@ from compressor.runs import record
 _MEASURES = (
     *("top1", "top5", "ece", "nll", "agreement", "boundary_agreement", "accuracy_drop", "worst_class_drop"),
     *("teacher_mistakes_fixed", "new_mistakes", "confidence_drop", "confidence_spread", "confidence_changed"),
-    *("fgsm_top1", "pgd_top1", "size_bytes"),
+    *("fgsm_top1", "pgd_top1", "autoattack_top1", "size_bytes"),
 )
 _TIMES = ("p50", "p99", "images_per_s")
 

@@ -23,7 +23,7 @@ from exporters.quantize.calibrated import Calibrated, calibrate
 from exporters.quantize.graph import Quantized, expect_symmetric
 from exporters.quantize.places import Place, Places, places_of
 from exporters.quantize.scheme import METHODS, RECIPES, SCHEMES, Method, Range, Recipe
-from exporters.quantize.search import Search
+from exporters.quantize.search import LosesTooMuch, Search
 from exporters.quantize.simulated import simulated
 from exporters.quantize.source import store_constants
 
@@ -31,6 +31,7 @@ __all__ = [
     "METHODS",
     "RECIPES",
     "SCHEMES",
+    "LosesTooMuch",
     "Method",
     "Place",
     "Places",
@@ -136,7 +137,7 @@ def quantize_within(
 
     Raises:
         ArtifactRejected, RuntimeMissing: see `quantize`.
-        ExportFailed: no number of layers meets `max_drop` while most weights are int8; names the best drop seen, or why
+        LosesTooMuch: no number of layers meets `max_drop` while most weights are int8; names the best drop seen, or why
             the last candidate was refused where all were.
     """
     with tempfile.TemporaryDirectory(prefix="compress.") as folder:

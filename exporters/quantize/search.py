@@ -16,6 +16,10 @@ from exporters.quantize.scheme import WEIGHTED
 from exporters.quantize.tools import constants_of
 
 
+class LosesTooMuch(ExportFailed):
+    """However many layers stay in fp32, INT8 does not meet the limit, or is refused."""
+
+
 @dataclass
 class Search:
     """The fewest layers to keep in fp32, found by measuring candidates."""
@@ -73,16 +77,16 @@ class Search:
         int8 = sum(sizes[name] for name in ranked) - np.cumsum([sizes[name] for name in ranked[:-1]], dtype=int)
         return int((2 * int8 > total).sum())
 
-    def _missed(self, most: int, layers: int) -> ExportFailed:
+    def _missed(self, most: int, layers: int) -> LosesTooMuch:
         kept = f"with up to {most} of {layers} layers kept in fp32"
         if most < layers - 1:
             kept += ", and keeping more would leave most weights in fp32"
         if self.refusal is not None and not np.isfinite(self.best):
-            return ExportFailed(
+            return LosesTooMuch(
                 f"{self.refusal.message}; that is {kept}",
                 hint="calibrate on other images, or export with precision fp16",
             )
-        return ExportFailed(
+        return LosesTooMuch(
             f"INT8 loses {self.best:.2f} points at best, more than {self.max_drop:g}, {kept}",
             hint="allow a larger drop, calibrate on other images, or export with precision fp16",
         )

@@ -77,6 +77,7 @@ def _outcome(planned: Plan, cell: Cell, result: record.Result, *, bench: bool) -
         agreement=student.agreement,
         boundary_agreement=student.boundary_agreement,
         pgd_top1=student.pgd_top1,
+        autoattack_top1=student.autoattack_top1,
         seconds=seconds,
         images_per_s=images / seconds if seconds > 0 else 0.0,
         p50_ms=None if smallest is None else latencies[smallest].p50,

@@ -49,7 +49,8 @@ class Plan:
         result, measured = record.read(folder), wanted.validation
         walked = result.data.boundary_samples is not None or wanted.teacher is None or measured.boundary_samples == 0
         attacked = result.data.attack_samples is not None or measured.attack_samples == 0
-        return result if walked and attacked else None
+        autoattacked = result.data.autoattack_samples is not None or measured.autoattack_samples == 0
+        return result if walked and attacked and autoattacked else None
 
     def finished(self, cell: Cell) -> bool:
         """Whether a cell is trained and examined."""

@@ -61,9 +61,18 @@ class Validate(Config):
 
     boundary_samples: NonNegativeInt = Field(default=256, description="images walked to the teacher's boundary")
     attack_samples: NonNegativeInt = Field(default=256, description="images for the FGSM and PGD accuracies")
+    autoattack_samples: NonNegativeInt = Field(
+        default=0, description="images for the accuracy under AutoAttack, seconds each; needs compressor[robust]"
+    )
     epsilon: Annotated[float, Field(gt=0, le=1)] = Field(default=8 / 255, description="largest change of a pixel, of 1")
     similarity_images: NonNegativeInt = Field(
         default=32, description="images walked in teacher and student, to compare their boundaries (MagSim, AngSim)"
+    )
+    confidence_tolerance: Annotated[float, Field(gt=0, le=1)] = Field(
+        default=0.1, description="confidence that an image may lose more or less than the others"
+    )
+    confidence_share: Annotated[float, Field(gt=0, le=1)] = Field(
+        default=0.05, description="of the images, a fraction, that may differ by as much as the tolerance"
     )
 
 

@@ -29,7 +29,9 @@ _MEASURES = (
     ("agreement", "agree", ".3f"),
     ("boundary_agreement", "boundary", ".3f"),
     ("pgd_top1", "PGD %", ".1f"),
+    ("autoattack_top1", "AutoAttack %", ".1f"),
 )
+_UNUSUAL = ("target_top1", "autoattack_top1")
 _ACCURACIES = {"top1": "top-1", "target_top1": "target top-1"}  # whose differences are shown
 
 
@@ -139,8 +141,9 @@ def _cells(compared: Comparison) -> Iterator[list[str]]:
 
 
 def _measures(compared: Comparison) -> list[tuple[str, str, str]]:
-    """Return what is shown of each row, with its heading and form; the target domain only where there is one."""
-    return [each for each in _MEASURES if each[0] != "target_top1" or _adapted(compared)]
+    """Return what is shown of each row, with its heading and form; what is not usual only where it was measured."""
+    measured = {metric for row in compared.rows for metric, spread in row.spreads.items() if spread is not None}
+    return [each for each in _MEASURES if each[0] not in _UNUSUAL or each[0] in measured]
 
 
 def _differences(compared: Comparison) -> list[tuple[str, str]]:

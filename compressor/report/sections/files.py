@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from compressor.report.numbers import NONE, count, megabytes, milliseconds, number, signed, times
-from compressor.runs.record import Artifact, Named, Timing, batches
+from compressor.runs.record import Artifact, Metrics, Named, Timing, batches
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,13 @@ def _similar(file: Named, value: float | None) -> Cell:
     return Cell(NONE) if value is None else Cell(signed(value, 3), f"{file.metrics.similarity_walks} walks")
 
 
+def _spread(metrics: Metrics) -> Cell:
+    if metrics.confidence_spread is None or metrics.confidence_kappa is None:
+        return _cell(metrics.confidence_spread, ".3f")
+    verdict = "preserved: at most" if metrics.confidence_preserved else "not preserved: over"
+    return Cell(f"{metrics.confidence_spread:.3f}", f"{verdict} {metrics.confidence_kappa:.3f}")
+
+
 def _parity(file: Named) -> Cell:
     known = file.metrics.parity if isinstance(file.metrics, Artifact) else None
     return _cell(None if known is None else known.max_error, ".2g")
@@ -97,7 +104,7 @@ _ROWS: dict[str, tuple[Row, ...]] = {
         Row("Agreement", "", lambda file: _cell(file.metrics.agreement, ".3f")),
         Row("Teacher's mistakes fixed", "", lambda file: _cell(file.metrics.teacher_mistakes_fixed, ".3f")),
         Row("New mistakes", "", lambda file: _cell(file.metrics.new_mistakes, ".3f")),
-        Row("Spread of the confidence lost", "", lambda file: _cell(file.metrics.confidence_spread, ".3f")),
+        Row("Spread of the confidence lost", "", lambda file: _spread(file.metrics)),
         Row("Largest logit error against the student", "", _parity),
     ),
     "Under attack and at the boundary": (
@@ -106,6 +113,7 @@ _ROWS: dict[str, tuple[Row, ...]] = {
         Row("Ways to the boundary, likeness of angle (AngSim)", "", lambda file: _similar(file, file.metrics.angsim)),
         Row("Top-1 under FGSM", "%", lambda file: _cell(file.metrics.fgsm_top1, ".2f")),
         Row("Top-1 under PGD", "%", lambda file: _cell(file.metrics.pgd_top1, ".2f")),
+        Row("Top-1 under AutoAttack", "%", lambda file: _cell(file.metrics.autoattack_top1, ".2f")),
     ),
     "Size": (
         Row("Parameters", "", lambda file: Cell(count(file.network.parameters))),

@@ -88,10 +88,13 @@ class Metrics(Record):
     confidence_drop: float | None = None
     confidence_spread: float | None = None
     confidence_changed: float | None = None
+    confidence_kappa: float | None = None
+    confidence_preserved: bool | None = None
     class_accuracy: dict[str, float | None] | None = None
     class_change: dict[str, float | None] | None = None
     fgsm_top1: float | None = None
     pgd_top1: float | None = None
+    autoattack_top1: float | None = None
     magsim: float | None = None
     angsim: float | None = None
     similarity_walks: int | None = None

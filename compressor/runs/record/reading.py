@@ -52,9 +52,9 @@ def read_file(path: Path) -> Result:
 
 _TIMES = ("p50", "p90", "p95", "p99", "mean", "images_per_s")
 _RANGES = {
-    **dict.fromkeys(("top1", "top5", "target_top1", "fgsm_top1", "pgd_top1"), (0.0, 100.0)),
+    **dict.fromkeys(("top1", "top5", "target_top1", "fgsm_top1", "pgd_top1", "autoattack_top1"), (0.0, 100.0)),
     **dict.fromkeys(("ece", "agreement", "boundary_agreement", "teacher_mistakes_fixed", "new_mistakes"), (0.0, 1.0)),
-    **dict.fromkeys(("confidence_spread", "confidence_changed"), (0.0, 1.0)),
+    **dict.fromkeys(("confidence_spread", "confidence_changed", "confidence_kappa"), (0.0, 1.0)),
     "confidence_drop": (-1.0, 1.0),
     **dict.fromkeys(("accuracy_drop", "worst_class_drop"), (-100.0, 100.0)),
     **dict.fromkeys(("size_bytes", "samples"), (1, inf)),

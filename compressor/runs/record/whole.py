@@ -44,6 +44,7 @@ class Data(Record):
     target_test: int | None = None
     boundary_samples: int | None = None
     attack_samples: int | None = None
+    autoattack_samples: int | None = None
     made: dict[str, int] | None = None
     epsilon: float | None = None
 
