@@ -23,6 +23,8 @@ from compressor.measure.hard_images import adversarial_set, autoattack_accuracy,
 from compressor.recipe import Validate
 from compressor.report import single
 
+pytestmark = pytest.mark.heavy  # thousands of answers an image
+
 needs_autoattack = pytest.mark.skipif(
     find_spec("pyautoattack") is None, reason="AutoAttack is not installed: pip install 'compressor[robust]'"
 )

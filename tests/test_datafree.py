@@ -21,6 +21,8 @@ from compressor.recipe import Training
 from compressor.training.loop import TrainingState, fit
 from compressor.training.sources import empty_batches
 
+pytestmark = pytest.mark.heavy  # generators are trained
+
 SHAPE = (3, 8, 8)
 SMALL = Upsample(noise=6, width=4)
 LOGITS = torch.tensor([[2.0, 0.0, -1.0], [0.0, 1.0, 1.0]])

@@ -30,6 +30,8 @@ from compressor.report.difference_html import Shown, page
 from exporters import onnx as exporter
 from exporters.pytorch import TorchRunner
 
+pytestmark = pytest.mark.heavy  # searches walk in every test
+
 STD = torch.full((1,), 0.25)
 RESOLUTION = 1 / (GRID * 2**HALVINGS)
 CPU = torch.device("cpu")

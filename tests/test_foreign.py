@@ -21,6 +21,8 @@ from compressor.checkpoint.teacher_check import _believable
 from exporters import onnx, quantize
 from exporters.errors import ArtifactRejected, ExportFailed
 
+pytestmark = pytest.mark.heavy  # files are written, opened and answered in every test
+
 
 class Wrapped(nn.Module):
     """A network with something of its user's around it."""

@@ -358,6 +358,7 @@ def test_images_on_the_boundary_flip_and_are_excused(student, sets):
     assert parity.decisive(LIMITS["fp16"].max_error) == 0
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("images", ["random", "boundary"])
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
 @pytest.mark.parametrize(
@@ -518,6 +519,7 @@ def quantised(trunk, folder, mean):
     return onnx.load(path)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("mean", [(0, 0, 0), (3, 3, 3), (5, 0, -5), (8, 8, 8)], ids=str)
 def test_another_mean_that_hides_in_the_rounding_of_int8_is_found(student, trunk, sets, tmp_path, mean):
     runner = quantised(trunk, tmp_path, mean)
