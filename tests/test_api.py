@@ -103,6 +103,12 @@ def test_a_mistake_is_the_sentence_that_a_command_would_print(place, arguments, 
     assert list(place.iterdir()) == []
 
 
+@pytest.mark.parametrize("size", [0, (8, 0), (8,), "8"])
+def test_a_size_that_cannot_be_is_a_sentence_too(size):
+    with pytest.raises(UsageError, match=r"data\.image_size"):
+        api.benchmark("model.onnx", image_size=size)
+
+
 def test_a_name_that_is_not_offered_is_none_of_the_package():
     with pytest.raises(AttributeError, match="no attribute 'distil'"):
         compressor.distil  # noqa: B018 (an attribute is looked up)

@@ -110,6 +110,6 @@ def benchmark(
         provider=provider,
         options=options,
         overrides=overrides(settings, below=("bench",)),
-        data=Data.model_validate({"image_size": image_size}),
+        data=section(Data, ("data",), overrides(None if image_size is None else {"data.image_size": image_size})),
         given=Normalisation(output=output_name),
     )

@@ -120,22 +120,30 @@ def strict(
     size = shape or _usual(arch, _channels(read.tensors))
     binary, classes = classes == 1, max(classes, 2)
     expected = _expected(arch, classes, size, changes)
-    attempts = [{prefix + name: tensor for name, tensor in read.tensors.items()} for prefix in _prefixes(read.prefixes)]
-    if binary:
-        attempts = [_two_classes(tensors, expected) for tensors in attempts]
-    if _sizes(read.tensors) == _sizes(expected):
-        attempts += [_mapped(one, read.tensors) for one in _renamed(read, arch, classes)]
-    for number, tensors in enumerate(attempts):
+    tried = []
+    for tensors, renamed in _attempts(read, arch, classes, expected, binary):
         if not any(_problems(tensors, expected).values()):
             module = _changed(models.build(arch, classes=classes, input_shape=size), changes)
             _fill(module, tensors)
-            renamed = number > len(read.prefixes)
             return Fit(module.eval(), arch, classes, size, len(tensors), renamed, binary)
-    nearest = min(attempts, key=lambda tensors: sum(len(names) for names in _problems(tensors, expected).values()))
+        tried.append(tensors)
+    nearest = min(tried, key=lambda tensors: sum(len(names) for names in _problems(tensors, expected).values()))
     raise InputRejected(
         f"{path} does not fit {models.title(arch)} with {classes} classes: {_listed(_problems(nearest, expected))}",
         hint=hint or _suggestion(read.tensors, arch),
     )
+
+
+def _attempts(
+    read: Tensors, arch: str, classes: int, expected: Mapping[str, Tensor], binary: bool
+) -> Iterator[tuple[dict[str, Tensor], bool]]:
+    """Yield the tensors by the names that they may stand for, and whether that is by new ones, which take longest."""
+    for prefix in _prefixes(read.prefixes):
+        tensors = {prefix + name: tensor for name, tensor in read.tensors.items()}
+        yield _two_classes(tensors, expected) if binary else tensors, False
+    if _sizes(read.tensors) == _sizes(expected):
+        for one in _renamed(read, arch, classes):
+            yield _mapped(one, read.tensors), True
 
 
 def _two_classes(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
