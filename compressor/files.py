@@ -6,9 +6,16 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, Any
 
 from compressor.errors import InputRejected
 
+try:
+    import fcntl
+except ImportError:  # not a POSIX system
+    fcntl = None  # type: ignore[assignment]
+
+LOCKS = fcntl is not None  # whether the system has locks that end with the process that holds them, however it ends
 _REASONS = {
     errno.ENOSPC: "the disk is full",
     errno.EFBIG: "the file would be larger than is allowed here",
@@ -43,6 +50,22 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def locked(file: IO[Any], *, wait: bool) -> bool:
+    """Take the lock of an open file for as long as it is open, on a system that has `LOCKS`.
+
+    Args:
+        wait: until nobody else holds it.
+
+    Returns:
+        whether it is taken.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def append_text(path: Path, text: str) -> None:

@@ -16,6 +16,17 @@ QUICK = [
 ]
 
 
+COMPARED = """
+recipe: 1
+name: mine
+data: {name: digits, batch_size: 64}
+teacher: {checkpoint: teacher}
+student: {arch: lenet5-half}
+method: {kind: bss, temperature: 2.5, attack: {steps: 2, size: 16}}
+validate: {boundary_samples: 16, attack_samples: 16}
+"""
+
+
 class Ran:
     def __init__(self, code: int, out: str, err: str) -> None:
         self.code, self.out, self.err = code, out, err

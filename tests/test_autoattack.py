@@ -23,8 +23,6 @@ from compressor.measure.hard_images import adversarial_set, autoattack_accuracy,
 from compressor.recipe import Validate
 from compressor.report import single
 
-pytestmark = pytest.mark.heavy  # thousands of answers an image
-
 needs_autoattack = pytest.mark.skipif(
     find_spec("pyautoattack") is None, reason="AutoAttack is not installed: pip install 'compressor[robust]'"
 )
@@ -71,6 +69,7 @@ def test_the_accuracy_is_the_closed_form_on_a_linear_network(linear, classes):
     assert found.doubts == ()
 
 
+@pytest.mark.heavy
 @needs_autoattack
 def test_autoattack_leaves_less_than_pgd_which_leaves_less_than_fgsm(tiny, images):
     network, pixels = tiny(), images(24)
@@ -144,6 +143,7 @@ class Stairs(nn.Module):
         return self.network((10 * images).round() / 10 + 0 * images)
 
 
+@pytest.mark.heavy
 @needs_autoattack
 def test_what_the_package_doubts_is_said_once_and_not_printed(linear, capfd):
     network, split, distances = settled(linear, 5, images=8)

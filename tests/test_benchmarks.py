@@ -234,6 +234,7 @@ def test_operations_are_counted_both_ways(benchmark):
 # Growth and overhead
 
 
+@pytest.mark.heavy
 def test_a_point_that_fails_is_named_and_the_others_are_drawn(benchmark, monkeypatch, tmp_path):
     growth, asked = benchmark("growth"), []
 

@@ -234,7 +234,8 @@ def test_a_finished_cache_needs_no_right_to_write(images, tmp_path, monkeypatch)
         raise AssertionError("nothing is to be written")
 
     monkeypatch.setattr(Path, "mkdir", never)
-    opened(f"folder:{images}", cache=place)
+    (note,) = [each for each in opened(f"folder:{images}", cache=place).notes if "decoded images" in each]
+    assert "read from" in note
 
 
 def test_the_record_says_where_the_images_are_from(images, tmp_path):

@@ -904,6 +904,7 @@ def test_a_key_chooses_among_several_sets_of_weights(state, tmp_path):
     rejected(lambda: read_tensors(tmp_path / "x.pt", weights="ema"), "no weights under 'ema'")
 
 
+@pytest.mark.heavy
 def test_metrics_beside_the_network_are_left_out_by_name(trained, state, tmp_path, images):
     lightning = {f"model.{name}": tensor for name, tensor in state.items()}
     lightning |= {"val_acc.confmat": torch.ones(10, 10), "val_acc.total": torch.tensor(5)}

@@ -28,6 +28,7 @@ def _without_torchvision(monkeypatch):
 IN_A_CHILD = ("TorchScript", "torch.export", "ONNX")  # tried in a process of its own
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[pytest.mark.starts] if name in IN_A_CHILD else []) for name in READERS]
 )

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from layers import starts
-from shell import ran, refused, typed
+from shell import COMPARED, ran, refused, typed
 
 from compressor.errors import EnvironmentMissing, UsageError
 from compressor.machine import cluster
@@ -24,16 +24,7 @@ from compressor.pipeline.compare import at_a_time, place_of, places
 from compressor.runs.folder import Run
 from compressor.runs.lock import free, working
 
-RECIPE = """
-recipe: 1
-name: mine
-data: {name: digits, batch_size: 64}
-teacher: {checkpoint: teacher}
-student: {arch: lenet5-half}
-method: {kind: bss, temperature: 2.5, attack: {steps: 2, size: 16}}
-train: {epochs: 12, lr: 0.05, schedule: {kind: constant}}
-validate: {boundary_samples: 16, attack_samples: 16}
-"""
+RECIPE = COMPARED + "train: {epochs: 12, lr: 0.05, schedule: {kind: constant}}"
 FOLDER = Path("runs/mine-compare")
 COMPARE = ["compare", "mine.yaml", "--quiet", "--methods", "ce,kd", "--seeds", "1"]
 

@@ -15,7 +15,7 @@ from xml.etree import ElementTree
 
 import pytest
 import torch
-from shell import ran, refused, typed
+from shell import COMPARED, ran, refused, typed
 
 from compressor.errors import CompressError, Diverged
 from compressor.machine.workers import Ended, SideBySide
@@ -31,17 +31,10 @@ from compressor.runs import record
 from compressor.runs.folder import Run
 from compressor.runs.lock import working
 
-RECIPE = """
-recipe: 1
-name: mine
-data: {name: digits, batch_size: 64}
-teacher: {checkpoint: teacher}
-student: {arch: lenet5-half}
-method: {kind: bss, temperature: 2.5, attack: {steps: 2, size: 16}}
-train: {epochs: 1, lr: 0.05, schedule: {kind: constant}}
-validate: {boundary_samples: 16, attack_samples: 16}
-bench: {batch_sizes: [1, 4], warmup_s: 0.01, duration_s: 0.02, min_iterations: 3}
-gates: {min_top1: 99.9}
+RECIPE = f"""{COMPARED}
+train: {{epochs: 1, lr: 0.05, schedule: {{kind: constant}}}}
+bench: {{batch_sizes: [1, 4], warmup_s: 0.01, duration_s: 0.02, min_iterations: 3}}
+gates: {{min_top1: 99.9}}
 """
 COMPARE = ["compare", "mine.yaml", "--quiet"]
 FOLDER = Path("runs/mine-compare")

@@ -60,6 +60,7 @@ def prepared(tiny, tmp_path, epochs=80, stages=None, **settings):
     return Prepared(CPU, open_data(recipe.data, device=CPU), (teacher,), recipe)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("times", "chosen", "said"),
     [

@@ -21,8 +21,6 @@ from compressor.recipe import Training
 from compressor.training.loop import TrainingState, fit
 from compressor.training.sources import empty_batches
 
-pytestmark = pytest.mark.heavy  # generators are trained
-
 SHAPE = (3, 8, 8)
 SMALL = Upsample(noise=6, width=4)
 LOGITS = torch.tensor([[2.0, 0.0, -1.0], [0.0, 1.0, 1.0]])
@@ -165,6 +163,7 @@ def test_the_student_closes_the_distance_that_the_generator_opens(setting):
         assert sum(update.terms.values()).item() == pytest.approx(0, abs=1e-5)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     "config", [DFAD(), DFQ(), Qimera(), DFAD(boundary_weight=1.0)], ids=["dfad", "dfq", "qimera", "boundary"]
 )
@@ -188,6 +187,7 @@ def test_a_run_without_data_moves_student_and_generator_and_leaves_the_teacher(s
     assert not any(layer._forward_pre_hooks for layer in made.teachers[0].modules())
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("train", ["gradient", "ce-gan"])
 def test_a_resumed_run_ends_with_the_very_weights(setting, train):
     config = small(DFQ(student_steps=2), train=train)
@@ -204,6 +204,7 @@ def test_a_resumed_run_ends_with_the_very_weights(setting, train):
         assert all(torch.equal(mine, theirs) for mine, theirs in pairs)
 
 
+@pytest.mark.heavy
 def test_all_copies_of_an_evolution_are_one_network_between_steps(setting):
     state = state_of(small(DFAD(), train="ce-gan"), setting())
     list(fit(state, batches()))

@@ -30,8 +30,6 @@ from compressor.report.difference_html import Shown, page
 from exporters import onnx as exporter
 from exporters.pytorch import TorchRunner
 
-pytestmark = pytest.mark.heavy  # searches walk in every test
-
 STD = torch.full((1,), 0.25)
 RESOLUTION = 1 / (GRID * 2**HALVINGS)
 CPU = torch.device("cpu")
@@ -119,6 +117,7 @@ def test_of_two_parallel_hyperplanes_exactly_the_slab_between_them_differs_on_gi
     assert given.pairs == [(1, 0, between.sum())]
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("guides", [(True, True), (True, False), (False, True)])
 def test_what_gradients_find_lies_in_the_slab_at_the_known_distance(threshold, square, guides):
     a, b = side(threshold(0.9), guided=guides[0]), side(threshold(1.1), guided=guides[1])
@@ -227,6 +226,7 @@ def test_the_target_is_what_both_together_hold_likely():
 # Invariants
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("guided", [True, False])
 def test_an_artifact_does_not_differ_from_itself(scholar, images, guided):
     a, b = (side(scholar(1), 4, guided=guided) for _ in range(2))
@@ -248,6 +248,7 @@ def test_what_rounding_explains_is_not_a_difference(threshold, square):
     assert len(found.nearest.bases) == 0
 
 
+@pytest.mark.heavy
 def test_a_coarser_copy_differs_in_a_thin_slab_and_another_network_in_a_thick_one(scholar, images):
     """The nearest difference may be as near in both: how far the boundaries are apart tells them from each other."""
     coarse = scholar(1)
@@ -263,6 +264,7 @@ def test_a_coarser_copy_differs_in_a_thin_slab_and_another_network_in_a_thick_on
     assert weakest[0] < weakest[1] / 4
 
 
+@pytest.mark.heavy
 def test_finds_differ_stay_in_the_box_and_are_as_far_as_is_said(scholar, images):
     a, b = side(scholar(1), 4), side(scholar(2), 4)
 

@@ -21,8 +21,6 @@ from compressor.checkpoint.teacher_check import _believable
 from exporters import onnx, quantize
 from exporters.errors import ArtifactRejected, ExportFailed
 
-pytestmark = pytest.mark.heavy  # files are written, opened and answered in every test
-
 
 class Wrapped(nn.Module):
     """A network with something of its user's around it."""
@@ -111,6 +109,7 @@ def test_the_output_that_is_named_is_the_only_one(small, tmp_path):
     assert len(onnx_package.load(tmp_path / "copy.onnx").graph.node) < len(onnx_package.load(path).graph.node)
 
 
+@pytest.mark.heavy
 def test_an_open_size_is_fixed(tmp_path):
     torch.manual_seed(0)
     network = resnet18(num_classes=7).eval()
@@ -156,6 +155,7 @@ def test_a_gate_within_the_network_stays(small, tmp_path):
     assert onnx.adapt(path, tmp_path / "copy.onnx") is None
 
 
+@pytest.mark.heavy
 def test_an_export_of_ours_keeps_what_its_network_ends_with(small, tmp_path):
     network, _ = small
     onnx.export(nn.Sequential(network, nn.Sigmoid()).eval(), tmp_path / "ours.onnx", input_shape=(3, 16, 16))

@@ -439,6 +439,7 @@ def test_a_teacher_is_bit_identical_after_training(lesson, training):
     assert all(module.training is training for module in teacher.modules())
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     "method",
     [CE(), KD(), CCKD(form="loss"), BSS(), BSS(update_batchnorm=False, every=2, attack=Attack(keep="crossed"))],

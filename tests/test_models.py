@@ -255,6 +255,7 @@ def test_the_same_seed_gives_the_same_network():
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
+@pytest.mark.heavy
 @settings(max_examples=30, derandomize=True)
 @given(arch=st.sampled_from(MEMBERS), classes=st.integers(2, 300), channels=st.integers(1, 4), renamed=st.booleans())
 def test_weights_lead_back_to_their_architecture(arch, classes, channels, renamed):
@@ -356,6 +357,7 @@ def test_the_other_networks_with_a_stem_for_small_images_are_told_apart(arch):
     assert [one.arch for one in candidates(network.state_dict())] == [arch]
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(("head", "shortcut"), [("fc", "downsample"), ("zzz", "downsample"), ("linear", "shortcut")])
 def test_a_file_that_sorts_its_keys_still_leads_back(head, shortcut):
     weights = run_in(raw("resnet68-conv", size=16)).state_dict()  # ten blocks and more: `10` sorts before `2`
@@ -513,6 +515,7 @@ def test_images_that_a_network_cannot_take_are_refused(arch, shape, message):
     assert refused.value.hint
 
 
+@pytest.mark.heavy
 @pytest.mark.usefixtures("few_torchvision")
 def test_weights_that_fit_nothing_are_explained_by_the_nearest():
     weights = raw("resnet20").state_dict()

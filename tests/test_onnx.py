@@ -130,6 +130,7 @@ def test_a_file_gives_the_logits_of_the_network_at_any_batch_size(network, expor
     np.testing.assert_allclose(onnx.load(exported)(images), expected(network, images), atol=1e-5)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("batch", [1, 2, 7])
 def test_an_fp16_file_gives_nearly_the_logits_of_the_network(network, halved, batch):
     images = pixels(batch, seed=batch)

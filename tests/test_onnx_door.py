@@ -226,6 +226,7 @@ REFUSED = {
 }  # fmt: skip
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_would_hang_or_crash_is_refused_in_a_sentence_by_inspect_too(tmp_path, capfd, name):
     make, words = REFUSED[name]

@@ -50,6 +50,15 @@ def test_one_seed_or_equal_values_have_no_interval():
 # Differences
 
 
+def test_any_method_can_be_what_others_are_compared_with():
+    found = outcomes(kd=[51, 63], bss=[54, 65], newton=[55, 64])
+    by_method = {row.method: row for row in analyse(tuple(found), found, baselines=("bss",))}
+
+    assert by_method["newton"].difference("bss").spread.mean == 0
+    assert by_method["newton"].difference("kd") is None
+    assert by_method["bss"].difference("bss") is None
+
+
 def test_differences_are_taken_within_a_seed():
     found = rows(outcomes(ce=[50, 60, 70], kd=[51, 63, 72], bss=[54, 65, 75]))
 

@@ -530,6 +530,7 @@ def test_another_mean_that_hides_in_the_rounding_of_int8_is_found(student, trunk
         assert ("another mean or standard deviation" in str(verdict(parity, "int8"))) == any(mean), parity
 
 
+@pytest.mark.heavy
 def test_images_are_rounded_for_both_sides_where_one_takes_uint8(student, trunk, sets, tmp_path):
     runner = converted(trunk, tmp_path, "fp32", "uint8", "logits")
     images = sets["random"]

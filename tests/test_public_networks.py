@@ -14,8 +14,6 @@ from compressor.models.densenet import Layer, Transition
 from compressor.models.layers import on_meta
 from compressor.models.squeeze import Active, Preact, Weighed
 
-pytestmark = pytest.mark.heavy  # large networks are built for every case
-
 
 def made(arch, size=32, classes=10):
     return build(arch, classes=classes, input_shape=(3, size, size))
@@ -76,6 +74,7 @@ def long(block, layer, part):
 FORMS = ["", "-front", "-linear"]
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("counts", "growth", "arch"),
     [
@@ -97,6 +96,7 @@ def test_dense_networks_are_found_under_any_names_and_their_three_forms_are_name
     )
 
 
+@pytest.mark.heavy
 def test_what_batchnorm_remembers_tells_the_forms_of_a_dense_network_apart():
     for form in FORMS:
         torch.manual_seed(3)
@@ -134,6 +134,7 @@ def test_a_transition_averages_four_pixels_with_or_without_relu():
         assert torch.allclose(transition(x), torch.full((1, 1, 2, 2), expected), atol=1e-4)
 
 
+@pytest.mark.heavy
 def test_torchvisions_dense_network_with_a_3x3_stem_keeps_its_pooling():
     theirs = torchvision.models.densenet121(num_classes=10)
     theirs.features.conv0 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
@@ -243,6 +244,7 @@ def cifar_squeezed(count=3):
     return found | linear("fc", 10, 64)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("weights", "arch", "exact"),
     [
@@ -262,6 +264,7 @@ def test_public_files_are_found_by_their_tensors(weights, arch, exact):
     assert one.classes == (100 if arch == "mobilenetv2-stem1" else 10)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("arch", "module", "expected"),
     [
@@ -309,6 +312,7 @@ def test_blocks_add_their_input_to_what_they_weigh():
         torch.testing.assert_close(block.eval()(x), x)
 
 
+@pytest.mark.heavy
 def test_a_pooled_network_has_torchvisions_answers():
     theirs = torchvision.models.resnet18(num_classes=10)
     theirs.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)

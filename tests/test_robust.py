@@ -198,6 +198,7 @@ def test_an_attack_moves_no_statistics_and_leaves_no_gradient(tiny, images, conf
     assert all(p.grad is None for p in teacher.parameters())
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("config", METHODS)
 def test_it_trains_through_the_loop_and_the_same_seed_gives_the_same_weights(tiny, images, config):
     def trained():

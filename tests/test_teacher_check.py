@@ -411,6 +411,7 @@ def answered(data, images, network):
     return SimpleNamespace(**vars(data(count=4)) | {"input_shape": (3, 8, 8), "test": split, "validation": split})
 
 
+@pytest.mark.heavy
 def test_a_forced_architecture_with_the_same_tensors_is_refused_with_the_one_that_was_trained(teacher, data, centred):
     trained, images = centred
 
@@ -432,6 +433,7 @@ def test_what_batchnorm_remembers_is_not_believed_against_the_images(teacher, da
     assert check_teacher(forced, answered(data, images, right)).top1 == 100
 
 
+@pytest.mark.heavy
 def test_images_tell_whether_a_stem_was_pooled(teacher, data, monkeypatch):
     monkeypatch.setattr(wide_stem, "WIDTHS", (4, 4, 4, 4))
     torch.manual_seed(0)

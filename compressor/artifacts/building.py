@@ -169,11 +169,8 @@ def _preparation(reference: Runner) -> dict[str, str]:
     """Return what a service must do to an image, and what it must not, for machines to read."""
     _, height, width = reference.input_shape
     size = {"short_side": height} if height == width else {"cover": [height, width]}
-    resize = {
-        **size,
-        "filter": "bilinear, antialiased",
-        "crop": "centre",
-    }  # as images of a folder are brought to a size
+    # As the images of a folder are brought to a size.
+    resize = {**size, "filter": "bilinear, antialiased", "crop": "centre"}
     return {"compress.normalisation": "inside", "compress.resize": json.dumps(resize)}
 
 

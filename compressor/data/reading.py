@@ -1,6 +1,5 @@
 """Many encoded images as one source: held on the device, mapped from a cache, or streamed where they are too large."""
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from compressor.data.images import Damaged, File, Header, decode, listed, read_h
 from compressor.data.split import Held, Source
 from compressor.data.streamed import Opener, Streamed, path_itself, spoken
 from compressor.errors import InputRejected
+from compressor.machine.hardware import cores
 
 RESIDENT_LIMIT = 2**30  # bytes of decoded uint8 images; a set of more is streamed
 _CHUNK = 64  # files that a thread takes at a time
@@ -66,7 +66,7 @@ def open_files(
     if cache is not None:
         path, scan, made = packed(cache, shape, (size, channels), looked.decoded)
         notes.append(f"{len(files):,} decoded images are {'kept in' if made else 'read from'} {path}")
-        source = Mapped(path, device, min(workers, _processors()))
+        source = Mapped(path, device, min(workers, len(cores())))
         if held:
             source = Held(torch.from_numpy(np.array(source.images)).to(device))
     elif held:
@@ -75,7 +75,7 @@ def open_files(
         source = Held(images.to(device))
     else:
         scan = looked.headers()
-        workers = min(workers, _processors())
+        workers = min(workers, len(cores()))
         source = Streamed(files, shape[1:], size, device, workers, list(scan.damaged.values()), opener)
     if held:
         notes.insert(0, f"{len(files):,} images ({raw / 2**20:,.1f} MiB) are held on {device} as bytes")
@@ -117,7 +117,7 @@ class _Look:
     def _scan(self, look: Callable[[int], Header | Damaged]) -> Scan:
         damaged: dict[int, Damaged] = {}
         transparent = 0
-        threads = 1 if self.first.height * self.first.width < _TINY else min(16, _processors())
+        threads = 1 if self.first.height * self.first.width < _TINY else min(16, len(cores()))
         for row, seen in enumerate(_in_threads(look, len(self.files), threads)):
             if isinstance(seen, Damaged):
                 damaged[row] = seen
@@ -173,8 +173,3 @@ def _in_threads(work: Callable[[int], Header | Damaged], count: int, threads: in
             yield from seen
     finally:
         pool.shutdown(cancel_futures=True)  # do not read on when the caller has refused a file
-
-
-def _processors() -> int:
-    """Return how many processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

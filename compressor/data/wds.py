@@ -42,7 +42,7 @@ class Member(NamedTuple):
     name: str
 
     def open(self) -> IO[bytes]:
-        with open(self.shard, "rb") as file:  # noqa: PTH123 (a Path for each of a million images takes seconds)
+        with Path(self.shard).open("rb") as file:
             file.seek(self.offset)
             return io.BytesIO(file.read(self.size))
 
@@ -74,7 +74,7 @@ def open_wds(pattern: str, config: Data, device: torch.device, held: bool | None
     shards = expanded(pattern)
     notes: list[str] = []
     splits = _splits(shards, f"{WDS}{pattern}", notes)
-    inside = os.path.commonpath([os.path.dirname(shard) for shard in shards])  # noqa: PTH120 (as above)
+    inside = os.path.commonpath([Path(shard).parent for shard in shards])
     listings = {split: _listing(each, config) for split, each in splits.items()}
     lone_validation(listings, notes)
     classes, numbers = numbered({split: labels for split, (_, labels) in listings.items()}, None, notes)
@@ -120,7 +120,7 @@ def expanded(pattern: str) -> list[str]:
         if path.is_dir():
             found = sorted(map(str, path.rglob("*.tar")))
         else:
-            found = [str(path)] if path.is_file() else sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207
+            found = [str(path)] if path.is_file() else sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207 (Path globs below a folder only)
         if not found:
             raise InputRejected(
                 f"there is no shard {path}" + (f", one of {len(places):,} in {pattern}" if len(places) > 1 else ""),

@@ -10,17 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from compressor.errors import UsageError
-from compressor.files import explained
-
-try:
-    import fcntl
-except ImportError:  # not a POSIX system
-    fcntl = None  # type: ignore[assignment]
+from compressor.files import LOCKS, explained, locked
 
 LOCK = ".lock"
-_POLL_S = 0.1
 BUILDING = ".building-"  # how folders begin in which an artifact is made
 _WRITTEN = (".", "student", "checkpoints", "export", "report")  # folders of a run that files are written to
+_POLL_S = 0.1
 
 
 def free(folder: Path, seconds: float) -> bool:
@@ -44,7 +39,7 @@ def working(folder: Path) -> Iterator[None]:
         UsageError: another process works in it.
         InputRejected: it cannot be written to.
     """
-    if fcntl is None:  # no such locks on this system
+    if not LOCKS:
         yield
         return
     hint = f"free some space, or choose another folder: compress validate {shlex.quote(str(folder))} --out FOLDER"
@@ -52,14 +47,12 @@ def working(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         opened = (folder / LOCK).open("a+", encoding="ascii")
     with opened as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        if not locked(lock, wait=False):
             lock.seek(0)
             raise UsageError(
                 f"another process works in {folder} (process {lock.read().strip() or 'unknown'})",
                 hint="wait for it to end, or choose another --out",
-            ) from None
+            )
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
