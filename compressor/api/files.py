@@ -9,7 +9,7 @@ from compressor import pipeline
 from compressor.api.given import Settings, data_section, overrides, path_of, teacher_section, tell_of
 from compressor.pipeline import Normalisation
 from compressor.pipeline.bench import NO_OPTIONS, BenchOptions
-from compressor.pipeline.foreign import UNSTATED
+from compressor.pipeline.normalisation import UNSTATED
 from compressor.progress import Tell
 from compressor.recipe import Data, Export, Teacher, section
 from compressor.runs import record

@@ -2,7 +2,8 @@
 
 from compressor.pipeline.bench import BenchOptions, bench, bench_file
 from compressor.pipeline.export import export, rebuild
-from compressor.pipeline.foreign import Normalisation, export_graph
+from compressor.pipeline.foreign import export_graph
+from compressor.pipeline.normalisation import Normalisation
 from compressor.pipeline.report import report
 from compressor.pipeline.run import run
 from compressor.pipeline.smoke import smoke

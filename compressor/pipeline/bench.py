@@ -33,8 +33,9 @@ from compressor.machine.gpu import Gpu, NvmlMissing, cuda_uuid, find_gpu
 from compressor.machine.hardware import hardware, other_machine
 from compressor.pipeline.costs import Costs, by_threads, thread_sentences
 from compressor.pipeline.finished_run import FinishedRun, open_run
-from compressor.pipeline.foreign import UNSTATED, Normalisation, adapted, size_of
+from compressor.pipeline.foreign import adapted, size_of
 from compressor.pipeline.identity import stage_inputs
+from compressor.pipeline.normalisation import UNSTATED, Normalisation
 from compressor.pipeline.same_runtime import medians, teacher_in
 from compressor.progress import Tell
 from compressor.recipe import Bench, Data, Override, section

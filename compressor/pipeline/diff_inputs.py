@@ -18,15 +18,8 @@ from compressor.errors import InputRejected, UsageError
 from compressor.inputs import open_inputs
 from compressor.machine.devices import choose_device
 from compressor.pipeline.finished_run import stored_recipe
-from compressor.pipeline.foreign import (
-    UNSTATED,
-    ForeignGraph,
-    Normalisation,
-    adapted,
-    fitting,
-    opened_graph,
-    size_of,
-)
+from compressor.pipeline.foreign import ForeignGraph, adapted, fitting, opened_graph, size_of
+from compressor.pipeline.normalisation import UNSTATED, Normalisation
 from compressor.progress import Tell
 from compressor.recipe import Data
 from compressor.runs.folder import Run, find, is_run

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -30,32 +29,12 @@ from compressor.machine.devices import choose_device
 from compressor.measure.evaluation import EvaluationSet, evaluate
 from compressor.measure.scores import predict
 from compressor.pipeline.next_commands import of_graph
+from compressor.pipeline.normalisation import UNSTATED, Normalisation
 from compressor.progress import Tell
 from compressor.recipe import Calibration, Data, Export, Teacher
 from compressor.runs import record
 from exporters import Runner, onnx
 from exporters.errors import UserError
-
-
-@dataclass(frozen=True)
-class Normalisation:
-    """What a user says of a graph: how its images are prepared, or that the best may be taken, and which output counts.
-
-    `mean` and `std` have one value a channel, red first, also where the graph takes blue first.
-    """
-
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-    normalize: Literal["given", "auto"] = "given"
-    channel_order: Literal["rgb", "bgr"] = "rgb"
-    output: str | None = None
-
-    @property
-    def bgr(self) -> bool:
-        return self.channel_order == "bgr"
-
-
-UNSTATED = Normalisation()
 
 
 @dataclass(frozen=True)
@@ -205,7 +184,9 @@ def export_graph(
     chosen = choose_device(device or "auto")
     held_out = target.max_drop is not None or target.calibration.method == "auto"
     with open_foreign(path, data, teacher, tell, device=chosen, given=given, held_out=held_out) as foreign:
-        advice = partial(of_graph, foreign, data, given)
+        advice = partial(
+            of_graph, foreign.network.path, None if foreign.inputs is None else foreign.inputs.teacher, data, given
+        )
         return _exported(foreign, target, folder, tell, provider=provider_of(target.format, chosen.type), advice=advice)
 
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
+from compressor import checkpoint
 from compressor.artifacts.building import recipe_of
 from compressor.artifacts.formats import exporter_for
 from compressor.choices import NOTHING
 from compressor.dotted import dotted
+from compressor.pipeline.finished_run import FinishedRun
+from compressor.pipeline.normalisation import Normalisation
 from compressor.recipe import Data, Export
 from compressor.runs.folder import argument
-
-if TYPE_CHECKING:
-    from compressor.pipeline.finished_run import FinishedRun
-    from compressor.pipeline.foreign import ForeignGraph, Normalisation
 
 _EPOCHS, _SLOWER = 3, 10  # of a training through the rounding: so many, at this part of the learning rate
 # What says which images there are and how they are trained on, without the second streams of other methods.
@@ -39,13 +39,12 @@ def of_run(opened: FinishedRun, target: Export) -> str:
     return _sentence(again, distil, target)
 
 
-def of_graph(foreign: ForeignGraph, data: Data, given: Normalisation, target: Export) -> str:
+def of_graph(path: Path, teacher: checkpoint.Network | None, data: Data, given: Normalisation, target: Export) -> str:
     """Return the same of an ONNX file: it cannot be trained itself, but the checkpoint that was given as its teacher.
 
     Without data, neither can be done, and `--data` is left for the user to fill in.
     """
-    teacher = None if foreign.inputs is None else foreign.inputs.teacher
-    again = ["compress", "export", "--from", str(foreign.network.path), *_flags(target), *_of_images(given)]
+    again = ["compress", "export", "--from", str(path), *_flags(target), *_of_images(given)]
     again += ["--data", data.name or "folder:PATH"]
     again += [] if data.image_size is None else ["--image-size", "x".join(map(str, data.image_size))]
     again += [] if teacher is None else ["--teacher", str(teacher.path)]

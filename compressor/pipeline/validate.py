@@ -17,8 +17,9 @@ from compressor.measure.made import read_generated
 from compressor.measure.predictions import FilePredictions, StoredPredictions
 from compressor.measure.scores import predict
 from compressor.pipeline.finished_run import FinishedRun, open_run
-from compressor.pipeline.foreign import UNSTATED, Normalisation, open_foreign
+from compressor.pipeline.foreign import open_foreign
 from compressor.pipeline.identity import stage_inputs
+from compressor.pipeline.normalisation import UNSTATED, Normalisation
 from compressor.progress import Tell
 from compressor.recipe import Data, Override, Teacher, Validate
 from compressor.runs import record
